@@ -1,0 +1,338 @@
+//! What operators ask: plan, cancel, hold, promote, grant. Signed by deploy keys on operators' machines.
+
+use ensign_crypto::PublicKey;
+use serde::{Deserialize, Serialize};
+
+use crate::codec::Ext;
+use crate::digest::{CutSeed, DeviceId, Digest};
+use crate::ids::{Ident, Label, Labels, Version};
+use crate::limits;
+use crate::reason::Refusal;
+use crate::refuse;
+use crate::statement::Document;
+use crate::trust::roles::FORMAT;
+
+/// Who gets which release, in which waves. Its identity is the digest of the payload, its id the first 16 bytes of that.
+/// What the controller enforces alone stands in [`Pace`]; devices enforce the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    pub format: u16,
+    pub issued: u64,
+    pub product: Ident,
+    /// Greater than that of the last plan a device started for the product.
+    pub seq: u64,
+    pub cut_seed: CutSeed,
+    pub release: PlanRelease,
+    /// In order; waves are numbered from 1.
+    pub waves: Vec<Wave>,
+    pub not_before: u64,
+    pub expires: u64,
+    /// Maintenance windows, in the grammar of the contract. A device that cannot evaluate one refuses the plan.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<String>,
+    /// May only tighten the manifest's numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthBounds>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverts: Option<Reverts>,
+    /// Present where the plan may go back to a lower counter, with the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downgrade: Option<String>,
+    /// Present where the plan may be used from a stick: digest of the snapshot it is fresh with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offline: Option<Digest>,
+    /// Passes windows and locks; never waves, evidence or floors.
+    pub emergency: bool,
+    pub pace: Pace,
+    /// The selector and exclusions it was cut from, and why: for people.
+    pub select: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    #[serde(default, skip_serializing_if = "Ext::is_empty")]
+    pub ext: Ext,
+}
+
+/// The release a plan brings: `manifest` is the manifest's digest, in plans, receipts and reverts alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRelease {
+    pub version: Version,
+    pub counter: u64,
+    pub manifest: Digest,
+    pub length: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wave {
+    pub cohort: Cohort,
+    /// How long a device of this wave must have been healthy before its receipt counts for the next gate, seconds of boot clock.
+    pub min_soak_s: u64,
+    pub gate: GateKind,
+    /// What opens this wave.
+    pub evidence: Evidence,
+}
+
+/// Who is in a wave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cohort {
+    /// Exactly the devices under this Merkle root (RFC 9162, `plan::merkle`).
+    Listed { root: Digest, count: u32 },
+    /// Whoever the newest grant's labels match, up to this cumulative share in basis points.
+    Selector { expr: String, cumulative_bp: u32 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GateKind {
+    Auto,
+    /// Also needs a signed [`Promote`].
+    Manual,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Evidence {
+    /// Receipts of distinct devices of the nearest earlier wave that has any. 0 only where no earlier wave has a device.
+    Receipts(u32),
+    /// The device waits by its own clock: the sum of the earlier waves' soaks.
+    Dwell,
+}
+
+/// Bounds on the manifest's health numbers, seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthBounds {
+    pub window_s: u64,
+    pub deadline_s: u64,
+}
+
+/// A prepared revert: which plan it takes back, from where to where, for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reverts {
+    pub plan: Digest,
+    pub from: Digest,
+    pub to: Digest,
+    pub revert_for_s: u64,
+    pub failures: u32,
+}
+
+/// What the controller enforces: signed so that everyone sees the same, but a stolen controller may ignore it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pace {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_parallel: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_per: Option<Label>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_per_h: Option<u32>,
+    pub prefetch: bool,
+    pub priority: u32,
+    pub stop: Stop,
+}
+
+/// What stops a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    pub failed: Bound,
+    pub dark: Bound,
+    /// Finished devices before a percentage counts.
+    pub min_sample: u32,
+    /// Silence that makes an updated device dark; none = three check-in intervals, at least 30 min. Seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dark_after_s: Option<u64>,
+    /// Healthy share of those not held and reached that a wave needs, basis points.
+    pub quorum_bp: u32,
+    /// Not connected for this long since the wave opened = unreached, seconds.
+    pub reach_s: u64,
+    pub on_breach: OnBreach,
+}
+
+/// A count, or a share in basis points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bound {
+    Count(u32),
+    BasisPoints(u32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBreach {
+    Halt,
+    Revert,
+}
+
+/// Ends a plan for ever; devices remember it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cancel {
+    pub format: u16,
+    pub issued: u64,
+    pub plan: Digest,
+    pub product: Ident,
+    pub reason: String,
+}
+
+/// Takes one device out of every update, or lets it in again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    pub format: u16,
+    pub issued: u64,
+    pub device: DeviceId,
+    /// Greater than that of the hold before.
+    pub seq: u64,
+    pub held: bool,
+    pub reason: String,
+}
+
+/// Opens a manual gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promote {
+    pub format: u16,
+    pub issued: u64,
+    pub plan: Digest,
+    pub wave: u32,
+}
+
+/// Labels that operators give to a device, or to every device that joins with a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grant {
+    pub format: u16,
+    pub issued: u64,
+    pub subject: Subject,
+    pub labels: Labels,
+    /// The highest one counts; a token's grant has 0.
+    pub label_seq: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    Device(DeviceId),
+    /// `expires` and `uses` bind joining only; what joined stays evidence.
+    Token {
+        key: PublicKey,
+        uses: u32,
+        expires: u64,
+        approve: bool,
+    },
+}
+
+impl Document for Plan {
+    const KIND: &'static str = "plan";
+    const MAX_BYTES: usize = limits::PLAN_BYTES;
+
+    fn check(&self) -> Result<(), Refusal> {
+        check_format(Self::KIND, self.format)?;
+        if self.waves.is_empty() || self.waves.len() > limits::WAVES {
+            return refuse!(
+                LimitExceeded,
+                "the plan has {} waves, 1 to {} are allowed",
+                self.waves.len(),
+                limits::WAVES
+            );
+        }
+        if self.expires <= self.issued || self.expires - self.issued > limits::PLAN_LIFE_S {
+            return refuse!(
+                LifetimeRefused,
+                "the plan lives from {} to {}, at most {} s are allowed",
+                self.issued,
+                self.expires,
+                limits::PLAN_LIFE_S
+            );
+        }
+        let mut earlier = 0u64;
+        for (wave, number) in self.waves.iter().zip(1u32..) {
+            if let Evidence::Receipts(m) = wave.evidence {
+                let fits = if earlier == 0 {
+                    m == 0
+                } else {
+                    m >= 1 && u64::from(m) <= earlier
+                };
+                if !fits || m as usize > limits::GATE_RECEIPTS {
+                    return refuse!(
+                        Malformed,
+                        "wave {number} asks for {m} receipts, {earlier} devices come before it"
+                    );
+                }
+            }
+            match &wave.cohort {
+                Cohort::Listed { count, .. } => earlier += u64::from(*count),
+                Cohort::Selector { .. } => earlier = u64::MAX / 2,
+            }
+        }
+        if let Bound::BasisPoints(bp) = self.pace.stop.failed
+            && bp > 10_000
+        {
+            return refuse!(
+                Malformed,
+                "stop-failed is {bp} basis points, at most 10000 are possible"
+            );
+        }
+        if self.pace.stop.quorum_bp > 10_000 {
+            return refuse!(
+                Malformed,
+                "quorum is {} basis points, at most 10000 are possible",
+                self.pace.stop.quorum_bp
+            );
+        }
+        Ok(())
+    }
+}
+
+macro_rules! small_statement {
+    ($type:ty, $kind:literal) => {
+        impl Document for $type {
+            const KIND: &'static str = $kind;
+            const MAX_BYTES: usize = limits::STATEMENT_BYTES;
+
+            fn check(&self) -> Result<(), Refusal> {
+                check_format(Self::KIND, self.format)
+            }
+        }
+    };
+}
+pub(super) use small_statement;
+
+small_statement!(Cancel, "cancel");
+small_statement!(Hold, "hold");
+small_statement!(Promote, "promote");
+
+impl Document for Grant {
+    const KIND: &'static str = "grant";
+    const MAX_BYTES: usize = limits::STATEMENT_BYTES;
+
+    fn check(&self) -> Result<(), Refusal> {
+        check_format(Self::KIND, self.format)?;
+        if self.labels.len() > limits::LABELS {
+            return refuse!(
+                LimitExceeded,
+                "the grant has {} labels, at most {} are allowed",
+                self.labels.len(),
+                limits::LABELS
+            );
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn check_format(kind: &str, format: u16) -> Result<(), Refusal> {
+    if format != FORMAT {
+        return refuse!(
+            VersionUnknown,
+            "{kind} has format {format}, this program knows {FORMAT}"
+        );
+    }
+    Ok(())
+}

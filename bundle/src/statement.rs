@@ -1,0 +1,136 @@
+//! Signed documents: what every role and statement has in common, and the one way to open and to seal them.
+//!
+//! Order of a verifier (docs/formats.md): size cap → envelope → signatures over the raw payload → strict scanner → decode → checks.
+
+use ensign_crypto::{Envelope, PublicKey, SecretKey, aad, require_threshold};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec;
+use crate::digest::{Digest, FleetId};
+use crate::limits;
+use crate::reason::{Code, Refusal};
+use crate::refuse;
+
+/// The payload of an envelope of one kind.
+pub trait Document: Serialize + DeserializeOwned {
+    /// `plan` in `application/vnd.ensign.plan+cbor`.
+    const KIND: &'static str;
+    /// Largest envelope, bytes.
+    const MAX_BYTES: usize;
+    /// Most CBOR items.
+    const MAX_ITEMS: usize = limits::ROLE_ITEMS;
+
+    /// What the types alone do not say: orders, ranges, fields that must agree.
+    fn check(&self) -> Result<(), Refusal>;
+}
+
+/// A document whose signatures were counted, with the bytes it came from.
+#[derive(Clone, Debug)]
+pub struct Signed<T> {
+    pub body: T,
+    pub envelope: Envelope,
+}
+
+impl<T> Signed<T> {
+    /// SHA-256 of the payload: the identity of a statement, whoever else signs it later.
+    pub fn digest(&self) -> Digest {
+        Digest(self.envelope.payload_digest())
+    }
+}
+
+/// Opens a document that at least `threshold` distinct `keys` of `fleet` have signed.
+pub fn open<T: Document>(
+    bytes: &[u8],
+    keys: &[PublicKey],
+    threshold: u32,
+    fleet: &FleetId,
+) -> Result<Signed<T>, Refusal> {
+    let envelope = envelope::<T>(bytes)?;
+    count(&envelope, keys, threshold, fleet)?;
+    let body = body(&envelope)?;
+    Ok(Signed { body, envelope })
+}
+
+/// Opens a document without looking at its signatures. For showing it, and for documents that name their own keys (root, binding):
+/// those are then counted with [`count`].
+pub fn open_unverified<T: Document>(bytes: &[u8]) -> Result<Signed<T>, Refusal> {
+    let envelope = envelope::<T>(bytes)?;
+    let body = body(&envelope)?;
+    Ok(Signed { body, envelope })
+}
+
+/// Refuses unless at least `threshold` distinct `keys` signed the envelope for `fleet`. Returns the keys that did.
+pub fn count(
+    envelope: &Envelope,
+    keys: &[PublicKey],
+    threshold: u32,
+    fleet: &FleetId,
+) -> Result<Vec<PublicKey>, Refusal> {
+    if envelope.signatures().is_empty() {
+        return refuse!(Unsigned, "the {} has no signature", envelope.kind());
+    }
+    require_threshold(envelope, keys, threshold, &aad(&fleet.0)).map_err(|e| {
+        let known = envelope
+            .signatures()
+            .iter()
+            .any(|s| keys.iter().any(|k| k.id() == s.key));
+        let code = if known {
+            Code::ThresholdNotMet
+        } else {
+            Code::RoleNotAuthorised
+        };
+        Refusal::new(code, format!("{}: {e}", envelope.kind()))
+    })
+}
+
+/// An unsigned envelope around `body`.
+pub fn seal<T: Document>(body: &T) -> Result<Envelope, Refusal> {
+    body.check()?;
+    let payload = codec::encode(body).map_err(|e| Refusal::new(Code::Malformed, format!("{}: {e}", T::KIND)))?;
+    Ok(Envelope::new(T::KIND, payload))
+}
+
+/// The bytes of `body` signed by `keys` for `fleet`.
+pub fn sign<T: Document>(body: &T, keys: &[&SecretKey], fleet: &FleetId) -> Result<Vec<u8>, Refusal> {
+    let mut envelope = seal(body)?;
+    for key in keys {
+        envelope.sign(key, &aad(&fleet.0));
+    }
+    let bytes = envelope.encode();
+    if bytes.len() > T::MAX_BYTES {
+        return refuse!(
+            LimitExceeded,
+            "{} has {} bytes, at most {} are allowed",
+            T::KIND,
+            bytes.len(),
+            T::MAX_BYTES
+        );
+    }
+    Ok(bytes)
+}
+
+fn envelope<T: Document>(bytes: &[u8]) -> Result<Envelope, Refusal> {
+    if bytes.len() > T::MAX_BYTES {
+        return refuse!(
+            LimitExceeded,
+            "{} has {} bytes, at most {} are allowed",
+            T::KIND,
+            bytes.len(),
+            T::MAX_BYTES
+        );
+    }
+    let envelope =
+        Envelope::parse(bytes, T::MAX_BYTES).map_err(|e| Refusal::new(Code::Malformed, format!("{}: {e}", T::KIND)))?;
+    if envelope.kind() != T::KIND {
+        return refuse!(Malformed, "expected a {}, found a {}", T::KIND, envelope.kind());
+    }
+    Ok(envelope)
+}
+
+fn body<T: Document>(envelope: &Envelope) -> Result<T, Refusal> {
+    let body: T = codec::decode(envelope.payload(), T::MAX_ITEMS)
+        .map_err(|e| Refusal::new(Code::Malformed, format!("{}: {e}", T::KIND)))?;
+    body.check()?;
+    Ok(body)
+}

@@ -1,0 +1,3 @@
+//! The TUF roles and their state machine.
+
+pub mod roles;
