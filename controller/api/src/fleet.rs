@@ -1,0 +1,76 @@
+//! The fleet as a whole, and its metadata.
+
+use std::collections::BTreeMap;
+
+use ensign_bundle::digest::FleetId;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::device::DeviceState;
+use crate::value::{Base64, Time};
+
+/// The fleet at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Fleet {
+    #[schema(value_type = String)]
+    pub id: FleetId,
+    pub name: String,
+    /// `HOST:PORT` that devices and operators use.
+    pub address: String,
+    /// Version of the controller.
+    pub version: String,
+    /// Keys without passphrases: no fleet for production.
+    pub lab: bool,
+    pub frozen: Option<Frozen>,
+    /// How many devices are in each state.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub devices: BTreeMap<DeviceState, u64>,
+    pub connected: u64,
+    pub dark: u64,
+    pub releases: u64,
+    /// Rollouts that are not finished.
+    pub rollouts: u64,
+    pub root: RoleState,
+    pub targets: RoleState,
+    pub snapshot: RoleState,
+    pub timestamp: RoleState,
+}
+
+/// Nothing starts anywhere until an operator lifts it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Frozen {
+    pub since: Time,
+    pub reason: String,
+}
+
+/// Which version of a role is current, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RoleState {
+    pub version: u64,
+    pub expires: Time,
+}
+
+/// What a client of TUF needs to refresh: every root above the one it has in ascending order, then targets, snapshot, timestamp.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Metadata {
+    pub kind: MetadataKind,
+    /// The envelope.
+    pub bytes: Base64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MetadataKind {
+    Root,
+    Targets,
+    Snapshot,
+    Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct MetadataQuery {
+    /// Root version that the client has; 0 or absent = none.
+    #[serde(default)]
+    pub root: u64,
+}

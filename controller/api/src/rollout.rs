@@ -1,0 +1,259 @@
+//! Rollouts: how they are started, where they stand, and why a device waits.
+
+use ensign_bundle::digest::{DeviceId, Digest, PlanId};
+use ensign_bundle::ids::{Ident, Version};
+use ensign_crypto::PublicKey;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::value::{Base64, Reason, Time};
+
+/// A signed plan and the devices under its Merkle roots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StartRollout {
+    /// Envelope of the plan.
+    pub plan: Base64,
+    /// Wave by wave, ids strictly increasing.
+    pub waves: Vec<Vec<Member>>,
+}
+
+/// A leaf of a listed cohort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Member {
+    #[schema(value_type = String)]
+    pub device: DeviceId,
+    #[schema(value_type = String)]
+    pub receipt_key: PublicKey,
+}
+
+/// `rollout status`, and a row of `rollout ls`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rollout {
+    #[schema(value_type = String)]
+    pub id: PlanId,
+    #[schema(value_type = String)]
+    pub product: Ident,
+    #[schema(value_type = String)]
+    pub version: Version,
+    pub state: RolloutState,
+    pub reason: Option<Reason>,
+    pub waves: Vec<WaveStatus>,
+    pub bytes: TransferBytes,
+    /// Goes up with every change: what a long poll waits for.
+    pub revision: u64,
+    /// The plan's digest: what a cancel names.
+    #[schema(value_type = String)]
+    pub plan: Digest,
+    pub seq: u64,
+    pub started: Time,
+    pub expires: Time,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RolloutState {
+    Scheduled,
+    Running,
+    Paused,
+    Halted,
+    Aborted,
+    Reverting,
+    Reverted,
+    Superseded,
+    Expired,
+    Done,
+}
+
+/// How many devices of a wave are where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WaveStatus {
+    /// From 1.
+    pub index: u32,
+    pub state: WaveState,
+    /// Devices in this wave alone.
+    pub target: u32,
+    pub pending: u32,
+    pub active: u32,
+    pub ok: u32,
+    pub failed: u32,
+    pub dark: u32,
+    pub unreached: u32,
+    pub held: u32,
+    pub soak_left_s: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaveState {
+    Waiting,
+    Open,
+    Soaking,
+    Done,
+    Halted,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TransferBytes {
+    /// Records of blocks and patches with their framing, retries included.
+    pub sent: u64,
+    /// Plain size less `sent`.
+    pub saved: u64,
+}
+
+/// Waits until the rollout's revision is above `after`, at most `wait_s` seconds (0 to 60), then answers what is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct RolloutQuery {
+    #[serde(default)]
+    pub after: Option<u64>,
+    #[serde(default)]
+    pub wait_s: Option<u64>,
+}
+
+/// Devices whose slots are given back although they are dark.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReleaseSlots {
+    #[schema(value_type = Vec<String>)]
+    pub devices: Vec<DeviceId>,
+    #[serde(default)]
+    pub reason: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct WhyQuery {
+    #[param(value_type = String)]
+    pub device: DeviceId,
+}
+
+/// The rule that decides about a device just now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Why {
+    #[schema(value_type = String)]
+    pub device: DeviceId,
+    #[schema(value_type = Option<String>)]
+    pub rollout: Option<PlanId>,
+    /// From 1; none = in no wave.
+    pub wave: Option<u32>,
+    /// Of the device: the words of `device ls`.
+    pub status: String,
+    pub reason: Option<Reason>,
+    pub next_eligible: Option<Time>,
+    pub hint: String,
+}
+
+impl RolloutState {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Halted => "halted",
+            Self::Aborted => "aborted",
+            Self::Reverting => "reverting",
+            Self::Reverted => "reverted",
+            Self::Superseded => "superseded",
+            Self::Expired => "expired",
+            Self::Done => "done",
+        }
+    }
+
+    /// Nothing changes any more.
+    pub const fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::Aborted | Self::Reverted | Self::Superseded | Self::Expired | Self::Done
+        )
+    }
+}
+
+impl WaveState {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Open => "open",
+            Self::Soaking => "soaking",
+            Self::Done => "done",
+            Self::Halted => "halted",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_has_the_keys_of_the_contract() {
+        let wave = WaveStatus {
+            index: 1,
+            state: WaveState::Soaking,
+            target: 3,
+            pending: 0,
+            active: 1,
+            ok: 2,
+            failed: 0,
+            dark: 0,
+            unreached: 0,
+            held: 0,
+            soak_left_s: 60,
+        };
+        let status = Rollout {
+            id: PlanId([2; 16]),
+            product: Ident::parse("app").unwrap(),
+            version: Version::parse("1.0.0").unwrap(),
+            state: RolloutState::Running,
+            reason: None,
+            waves: vec![wave],
+            bytes: TransferBytes { sent: 1, saved: 2 },
+            revision: 1,
+            plan: Digest([2; 32]),
+            seq: 1,
+            started: Time(0),
+            expires: Time(1),
+        };
+        let json = serde_json::to_value(&status).unwrap();
+        for key in ["id", "product", "version", "state", "reason", "waves", "bytes"] {
+            assert!(json.get(key).is_some(), "{key}");
+        }
+        let keys = [
+            "index",
+            "state",
+            "target",
+            "pending",
+            "active",
+            "ok",
+            "failed",
+            "dark",
+            "unreached",
+            "held",
+            "soak_left_s",
+        ];
+        for key in keys {
+            assert!(json["waves"][0].get(key).is_some(), "{key}");
+        }
+        assert_eq!(json["bytes"], serde_json::json!({"sent": 1, "saved": 2}));
+        assert_eq!(serde_json::from_value::<Rollout>(json).unwrap(), status);
+    }
+
+    #[test]
+    fn names_are_what_json_says() {
+        for state in [
+            RolloutState::Scheduled,
+            RolloutState::Superseded,
+            RolloutState::Done,
+            RolloutState::Halted,
+        ] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        for state in [
+            WaveState::Waiting,
+            WaveState::Open,
+            WaveState::Soaking,
+            WaveState::Done,
+            WaveState::Halted,
+        ] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+    }
+}
