@@ -1,1 +1,3 @@
-//! tests
+//! Harness for tests, the demo and benchmarks: real processes on loopback, and the simulation.
+
+pub mod harness;
