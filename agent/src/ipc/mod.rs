@@ -94,17 +94,34 @@ pub enum Need {
 pub enum ToAdmin {
     Status,
     /// Makes (or shows) the receipt key for joining this fleet. Answer: `ReceiptKey`.
-    BeginEnroll { fleet: FleetId },
+    BeginEnroll {
+        fleet: FleetId,
+    },
     /// Signs the payload of a binding that names this receipt key. Answer: `Signature`.
-    SignBinding { payload: ByteBuf },
+    SignBinding {
+        payload: ByteBuf,
+    },
     /// One descriptor: root 1 to the newest back to back with these lengths, then the grant, then the binding. Creates the trust
     /// state, refuses unless root 1 has the hash. Answer: `Done`.
-    FinishEnroll { root_hash: Digest, fleet: FleetId, roots: Vec<u64>, grant: u64, binding: u64 },
-    Rollback { reason: String },
-    Lock { reason: String, ttl_s: u64 },
+    FinishEnroll {
+        root_hash: Digest,
+        fleet: FleetId,
+        roots: Vec<u64>,
+        grant: u64,
+        binding: u64,
+    },
+    Rollback {
+        reason: String,
+    },
+    Lock {
+        reason: String,
+        ttl_s: u64,
+    },
     Unlock,
     /// None = every entry.
-    ClearDenied { manifest: Option<Digest> },
+    ClearDenied {
+        manifest: Option<Digest>,
+    },
     /// One descriptor: a bundle. Answer: `Done` or `Refused`.
     Apply,
     Leave,
@@ -113,11 +130,18 @@ pub enum ToAdmin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FromAdmin {
-    Done { text: String },
+    Done {
+        text: String,
+    },
     Refused(Refusal),
     State(Box<State>),
-    ReceiptKey { key: ensign_crypto::PublicKey },
-    Signature { key: ensign_crypto::PublicKey, bytes: ByteBuf },
+    ReceiptKey {
+        key: ensign_crypto::PublicKey,
+    },
+    Signature {
+        key: ensign_crypto::PublicKey,
+        bytes: ByteBuf,
+    },
 }
 
 /// From the applier to the runner (`runner.sock`): the few privileged verbs.
@@ -127,7 +151,13 @@ pub enum ToRunner {
     /// systemd where root is `/`, the hook otherwise.
     Unit { verb: UnitVerb, name: String },
     /// Runs a path inside the live component, argv without a shell. `args[0]` is the path relative to the component.
-    Exec { component: String, args: Vec<String>, product: String, version: String, timeout_s: u64 },
+    Exec {
+        component: String,
+        args: Vec<String>,
+        product: String,
+        version: String,
+        timeout_s: u64,
+    },
     /// Runs `etc/ensign/hooks/labels` after `labels.json` changed.
     LabelsChanged,
 }
@@ -147,7 +177,9 @@ pub enum FromRunner {
     /// The verb or probe succeeded.
     Ok,
     /// It ran and failed: exit status and the last line it printed.
-    Failed { text: String },
+    Failed {
+        text: String,
+    },
     /// No hook manages units under this root: counts as success, logged once.
     NotManaged,
     Refused(Refusal),

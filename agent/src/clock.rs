@@ -1,0 +1,30 @@
+//! The only module of the device that reads clocks.
+#![expect(clippy::disallowed_methods, reason = "this is the module made for reading clocks")]
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
+
+/// Time since the machine started, suspension included (CLOCK_BOOTTIME): leases, trials and soaks count on it. Nobody sets it.
+pub fn boot() -> Duration {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
+    Duration::from(time)
+}
+
+/// Wall clock, seconds since 1970. 0 where it stands before that.
+pub fn unix() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// Changes with every start of the machine.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
+}
+
+/// True where the kernel says that something keeps the wall clock right (NTP).
+pub fn synchronised() -> bool {
+    // systemd-timesyncd and chrony's helper leave this stamp; without either the clock counts as not synchronised.
+    std::path::Path::new("/run/systemd/timesync/synchronized").exists()
+}

@@ -1,0 +1,88 @@
+//! Where everything lies on a device, relative to its root (`docs/contract.md`, "On the device").
+
+use std::path::{Path, PathBuf};
+
+/// The paths of one device. `/` in production, any directory under `--root`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    root: PathBuf,
+}
+
+macro_rules! places {
+    ($($(#[$doc:meta])* $name:ident = $path:literal;)*) => {
+        $($(#[$doc])* pub fn $name(&self) -> PathBuf { self.root.join($path) })*
+    };
+}
+
+impl Paths {
+    /// The paths under `root`. It should be absolute where processes with other working directories use it.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// True for the machine's own root: systemd manages units, users are separate.
+    pub fn is_system(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    places! {
+        /// Shipped configuration.
+        lib = "usr/lib/ensign";
+        /// The administrator's configuration: `agent.toml`, `agent.d`, `handlers`, `hooks`.
+        etc = "etc/ensign";
+        /// Runs as `unit start|stop|restart|is-active NAME` under a root other than `/`.
+        unit_hook = "etc/ensign/hooks/unit";
+        /// Runs when `labels.json` changed.
+        labels_hook = "etc/ensign/hooks/labels";
+        /// Sockets.
+        run = "run/ensign";
+        /// TLS key, session counter, download cache: the link half's.
+        link = "var/lib/ensign/link";
+        link_key = "var/lib/ensign/link/tls.pem";
+        link_cache = "var/lib/ensign/link/cache";
+        /// What `enroll` left behind for `run`: id, name, fleet.
+        link_device = "var/lib/ensign/link/device.json";
+        link_session = "var/lib/ensign/link/session";
+        /// Receipt key, trust state, journal: the applier's.
+        applier = "var/lib/ensign/applier";
+        applier_lock = "var/lib/ensign/applier/lock";
+        receipt_key = "var/lib/ensign/applier/receipt.pem";
+        trust = "var/lib/ensign/applier/trust";
+        journal = "var/lib/ensign/applier/journal";
+        /// Manifests and block tables of what runs, what ran before and what is being staged.
+        manifests = "var/lib/ensign/applier/manifests";
+        deploy = "var/lib/ensign/deploy";
+        /// Component contents by digest, immutable.
+        trees = "var/lib/ensign/deploy/trees";
+        /// Trees being written, on the same mount as `trees`.
+        staging = "var/lib/ensign/deploy/trees/.staging";
+        generations = "var/lib/ensign/deploy/generations";
+        /// The one pointer.
+        current = "var/lib/ensign/deploy/current";
+        /// What applications write; survives updates.
+        data = "var/lib/ensign/data";
+        /// Newest signed labels, id and name, for applications (0644).
+        labels = "var/lib/ensign/labels.json";
+    }
+
+    /// The live tree of a component.
+    pub fn live(&self, component: &str) -> PathBuf {
+        self.current().join(component)
+    }
+}
+
+/// Names of the sockets in [`Paths::run`].
+pub mod sockets {
+    /// The applier listens for the link half.
+    pub const APPLIER: &str = "applier.sock";
+    /// The applier listens for root's commands.
+    pub const ADMIN: &str = "admin.sock";
+    /// The runner listens for the applier.
+    pub const RUNNER: &str = "runner.sock";
+    /// The link half listens for `ensign-agent status`.
+    pub const AGENT: &str = "agent.sock";
+}
