@@ -1,3 +1,4 @@
 //! Harness for tests, the demo and benchmarks: real processes on loopback, and the simulation.
 
 pub mod harness;
+pub mod random;

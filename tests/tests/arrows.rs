@@ -1,5 +1,7 @@
 //! The arrows of the architecture, read from `cargo metadata`: which crate may depend on which, and what pure crates do without.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use crate::random::Random;
+
 /// Writes files (name → content); a name that ends in `!` is executable.
 pub fn write_tree(root: &Path, files: &[(&str, &str)]) -> Result<()> {
     for (name, content) in files {
@@ -29,7 +31,7 @@ pub fn write_tree(root: &Path, files: &[(&str, &str)]) -> Result<()> {
 /// What real trees contain somewhere: empty files and folders, symlinks (dangling too), odd names, a file of `big` bytes,
 /// thousands of small ones. The same seed gives the same tree.
 pub fn nasty_tree(root: &Path, seed: u64, big: usize) -> Result<()> {
-    let mut random = Random(seed | 1);
+    let mut random = Random::new(seed);
     fs::create_dir_all(root.join("empty-folder/below"))?;
     write_tree(
         root,
@@ -56,7 +58,7 @@ pub fn nasty_tree(root: &Path, seed: u64, big: usize) -> Result<()> {
     for number in 0..3000 {
         let folder = root.join(format!("many/{:02}/{}", number % 40, number % 7));
         fs::create_dir_all(&folder)?;
-        let length = (random.next() % 900) as usize;
+        let length = random.below(900);
         fs::File::create(folder.join(format!("file-{number}.txt")))?.write_all(&random.bytes(length))?;
     }
     Ok(())
@@ -116,27 +118,5 @@ pub(super) fn make_writable(root: &Path) {
             let _ = fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o755));
             make_writable(&entry.path());
         }
-    }
-}
-
-/// SplitMix64: seeded noise for contents, nothing secret.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        let mut out = Vec::with_capacity(length + 8);
-        while out.len() < length {
-            out.extend_from_slice(&self.next().to_le_bytes());
-        }
-        out.truncate(length);
-        out
     }
 }
