@@ -37,6 +37,8 @@ pub const BLOCK_BYTES: usize = 1 << 20;
 pub const STORED_BLOCK_BYTES: usize = BLOCK_BYTES;
 /// Largest block table, bytes.
 pub const BLOCK_TABLE_BYTES: usize = 256 << 20;
+/// CBOR items in a block table: 7 for a block and 4 for a piece, with as many files as there may be.
+pub const BLOCK_TABLE_ITEMS: usize = 16 << 20;
 /// Header of a bundle file, bytes.
 pub const HEADER_BYTES: usize = 64 << 10;
 /// Path inside a component, bytes.
