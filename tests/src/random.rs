@@ -8,7 +8,7 @@ impl Random {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,13 +18,13 @@ impl Random {
 
     /// A number below `bound`; 0 for a bound of 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next().checked_rem(bound as u64).unwrap_or(0)).unwrap_or(0)
+        usize::try_from(self.number().checked_rem(bound as u64).unwrap_or(0)).unwrap_or(0)
     }
 
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         let mut out = Vec::with_capacity(length + 8);
         while out.len() < length {
-            out.extend_from_slice(&self.next().to_le_bytes());
+            out.extend_from_slice(&self.number().to_le_bytes());
         }
         out.truncate(length);
         out
