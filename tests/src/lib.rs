@@ -1,4 +1,5 @@
 //! Harness for tests, the demo and benchmarks: real processes on loopback, and the simulation.
 
+pub mod demo;
 pub mod harness;
 pub mod random;
