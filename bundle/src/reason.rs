@@ -29,10 +29,10 @@ impl Refusal {
 }
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal, $exit:literal, $hint:literal;)*) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $exit:literal, $hint:literal;)*) => {
         /// A reason code. The documentation of each variant is its page's first line.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub enum Code { $($(#[$doc])* #[serde(rename = $name)] $variant,)* }
+        pub enum Code { $($(#[doc = $doc])+ #[serde(rename = $name)] $variant,)* }
 
         impl Code {
             /// Every code, in the order of the table.
@@ -51,6 +51,11 @@ macro_rules! codes {
             /// What to type or do next.
             pub const fn hint(self) -> &'static str {
                 match self { $(Self::$variant => $hint,)* }
+            }
+
+            /// What it means, in a sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+),)* }
             }
         }
     };
