@@ -14,6 +14,8 @@ pub const TIMESTAMP_BYTES: usize = 16 << 10;
 pub const PLAN_BYTES: usize = 64 << 10;
 /// Largest gate, bytes.
 pub const GATE_BYTES: usize = 64 << 10;
+/// Largest stored trust state, bytes.
+pub const TRUST_STATE_BYTES: usize = 256 << 20;
 /// Largest grant, cancel, hold, promote, binding, receipt, lease or time attestation, bytes.
 pub const STATEMENT_BYTES: usize = 4 << 10;
 /// CBOR items in a role or statement.

@@ -1,0 +1,140 @@
+//! TUF 5.6: targets and the roles that it delegates to.
+
+use super::super::format::{At, Candidate, Delegator, Format, Meta, Profile};
+use super::{Held, Machine, Step, check_expiry, present};
+use crate::reason::{Code, Refusal};
+use crate::refuse;
+
+impl<F: Format, P: Profile<F>> Machine<F, P> {
+    /// Takes the targets that the newest snapshot lists. A snapshot that waits for them becomes trusted with them, or is
+    /// dropped when they do not let go what it drops.
+    pub fn update_targets(&mut self, bytes: &[u8], at: &At) -> Result<Step, Refusal> {
+        let result = self.try_targets(bytes, at);
+        if result.is_err() {
+            self.pending = None;
+        }
+        result
+    }
+
+    fn try_targets(&mut self, bytes: &[u8], at: &At) -> Result<Step, Refusal> {
+        let snapshot = self.newest_snapshot(at)?;
+        let name = F::targets_name();
+        let pin = self.pin(&snapshot.body, &name)?;
+        F::check_pin(&pin, "targets", bytes)?;
+        let new = self.format.open_targets(bytes, &self.root.body)?;
+        check_version("targets", &new, F::pin_version(&pin))?;
+        check_expiry("targets", &new, at.now)?;
+        let candidate = Candidate::Targets {
+            root: &self.root.body,
+            new: &new,
+        };
+        self.profile.check(candidate, at)?;
+        if let Some(pending) = &self.pending {
+            self.check_leaving(&pending.body, &new)?;
+        }
+        if let Some(pending) = self.pending.take() {
+            self.commit_snapshot(pending);
+        }
+        let unchanged = self.targets.as_ref().is_some_and(|held| held.bytes == bytes);
+        self.targets = Some(Held {
+            bytes: bytes.to_vec(),
+            body: new,
+        });
+        if unchanged {
+            return Ok(Step::Unchanged);
+        }
+        // Keys may have left: what is still covered is found out by counting again.
+        for (name, held) in std::mem::take(&mut self.delegated) {
+            if self.open_delegated(&name, &held.bytes).is_ok() {
+                self.delegated.insert(name, held);
+            }
+        }
+        Ok(Step::Updated)
+    }
+
+    /// Takes a delegated role that the snapshot lists, checked exactly as targets are.
+    pub fn update_delegated(&mut self, name: &F::Name, bytes: &[u8], at: &At) -> Result<Step, Refusal> {
+        self.check_fresh(at)?;
+        let snapshot = present(self.snapshot.as_ref(), "snapshot")?;
+        let targets = present(self.targets.as_ref(), "targets")?;
+        let pin = self.pin(&snapshot.body, name)?;
+        let what = name.to_string();
+        F::check_pin(&pin, &what, bytes)?;
+        let new = self.open_delegated(name, bytes)?;
+        check_version(&what, &new, F::pin_version(&pin))?;
+        check_expiry(&what, &new, at.now)?;
+        let candidate = Candidate::Delegated {
+            root: &self.root.body,
+            targets: &targets.body,
+            pin: &pin,
+            name,
+            new: &new,
+        };
+        self.profile.check(candidate, at)?;
+        let held = Held {
+            bytes: bytes.to_vec(),
+            body: new,
+        };
+        match self.delegated.insert(name.clone(), held) {
+            Some(old) if old.bytes == bytes => Ok(Step::Unchanged),
+            _ => Ok(Step::Updated),
+        }
+    }
+
+    /// A delegated role that is held, listed by the newest snapshot and unexpired.
+    pub fn fresh_delegated(&self, name: &F::Name, at: &At) -> Result<&Held<F::Delegated>, Refusal> {
+        self.check_fresh(at)?;
+        let snapshot = present(self.snapshot.as_ref(), "snapshot")?;
+        let pin = self.pin(&snapshot.body, name)?;
+        let what = name.to_string();
+        let held = present(self.delegated.get(name), &what)?;
+        F::check_pin(&pin, &what, &held.bytes)?;
+        check_expiry(&what, &held.body, at.now)?;
+        Ok(held)
+    }
+
+    /// Opens a role with the keys that targets gives it, or another held role that delegates to it.
+    pub(super) fn open_delegated(&self, name: &F::Name, bytes: &[u8]) -> Result<F::Delegated, Refusal> {
+        let targets = present(self.targets.as_ref(), "targets")?;
+        let first = self
+            .format
+            .open_delegated(bytes, name, Delegator::Targets(&targets.body));
+        let Err(refusal) = first else { return first };
+        for (other, parent) in &self.delegated {
+            if other == name {
+                continue;
+            }
+            if let Ok(role) = self
+                .format
+                .open_delegated(bytes, name, Delegator::Delegated(&parent.body))
+            {
+                return Ok(role);
+            }
+        }
+        Err(refusal)
+    }
+
+    fn newest_snapshot(&self, at: &At) -> Result<&crate::trust::machine::Held<F::Snapshot>, Refusal> {
+        self.check_root_fresh(at)?;
+        let timestamp = present(self.timestamp.as_ref(), "timestamp")?;
+        let snapshot = present(self.pending.as_ref().or(self.snapshot.as_ref()), "snapshot")?;
+        if !self.snapshot_is_current() {
+            return refuse!(MetadataMissing, "the snapshot that the timestamp names is not there");
+        }
+        if at.online {
+            check_expiry("timestamp", &timestamp.body, at.now)?;
+            check_expiry("snapshot", &snapshot.body, at.now)?;
+        }
+        Ok(snapshot)
+    }
+}
+
+fn check_version(what: &str, role: &impl Meta, listed: u64) -> Result<(), Refusal> {
+    if role.version() != listed {
+        return Err(Refusal::new(
+            Code::RollbackRefused,
+            format!("{what} version {} offered, the snapshot lists {listed}", role.version()),
+        ));
+    }
+    Ok(())
+}
