@@ -7,6 +7,8 @@ pub mod blocks;
 pub mod codec;
 pub mod container;
 pub mod digest;
+#[cfg(test)]
+mod fixture;
 pub mod ids;
 pub mod limits;
 pub mod manifest;

@@ -276,7 +276,7 @@ mod tests {
             decode(&row(BlockKind::Zstd, &[0; 9], &claims), &claims),
             Err(Code::Malformed)
         );
-        // A gibibyte of zeros, claimed honestly, then with a header that lies.
+        // 64 MiB of zeros claimed honestly; then a gibibyte under a header that lies.
         let zeros = zstd::bulk::compress(&vec![0; 64 << 20], 1).unwrap();
         let mut bomb = row(BlockKind::Zstd, &[0; 9], &zeros);
         assert_eq!(decode(&bomb, &zeros), Err(Code::Malformed));

@@ -6,6 +6,8 @@
 mod frame;
 mod layout;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use frame::{LEVELS, decode_block, encode_block};
 pub use layout::{BlockPlan, StoredBlock, StreamFile, layout, stream_files};

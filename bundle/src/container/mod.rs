@@ -18,7 +18,11 @@ use crate::reason::{Code, Refusal};
 use crate::refuse;
 
 mod contents;
+#[cfg(test)]
+mod golden;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use contents::{ChainDocument, Contents};
@@ -98,6 +102,10 @@ impl Header {
         fill(reader, &mut bytes, "the header")?;
         let header: Self =
             codec::decode(&bytes, HEADER_ITEMS).map_err(|e| Refusal::new(Code::Malformed, format!("header: {e}")))?;
+        // Nobody signs the header, so it must have one form: the decoder takes a byte string for a key, an array for a map.
+        if codec::encode(&header).ok().as_ref() != Some(&bytes) {
+            return refuse!(Malformed, "the header is not in the one form that is written");
+        }
         if header.releases.is_empty() {
             return refuse!(Malformed, "the bundle holds no release");
         }

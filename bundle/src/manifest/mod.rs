@@ -20,6 +20,8 @@ mod draft;
 mod entry;
 mod health;
 mod publish;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub use draft::{Draft, Tree, TreeDraft};

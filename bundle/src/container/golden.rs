@@ -1,0 +1,94 @@
+//! The bytes of format 1, kept for ever: every later version reads them, and this one still writes them.
+//!
+//! `ENSIGN_BLESS=1 cargo test -p ensign-bundle golden` writes the files where they are missing.
+
+use std::io::{Cursor, Write};
+use std::path::Path;
+
+use crate::container::read;
+use crate::fixture::{self, FLEET, NOW, key, noise, small_source, verify};
+use crate::limits::BLOCK_BYTES;
+use crate::manifest::{Handler, Kind, Probe, Restart, TreeDraft};
+use crate::{digest::Digest, ids::Ident};
+
+/// Two components, every kind of entry, probe and block; signed by the keys of seeds 32 × 1 and 32 × 2 for the fleet 32 × 3.
+fn golden_release() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    let mut source = small_source();
+    source.insert("noise".to_owned(), fixture::file(&noise(7, 200)));
+    source.insert(
+        "large".to_owned(),
+        fixture::file(&b"0123456789abcdef".repeat(BLOCK_BYTES / 16 + 1)),
+    );
+    let (web, mut blocks) = fixture::tree("web", &source, fixture::entries(&source));
+    let firmware = [("firmware.bin".to_owned(), fixture::file(&[0; 5000]))].into();
+    let mut mcu = TreeDraft::new(Ident::parse("mcu").unwrap(), Kind::Handler, fixture::entries(&firmware)).unwrap();
+    mcu.handler = Some(Handler {
+        id: Ident::parse("stm32").unwrap(),
+        protocol: 1,
+    });
+    mcu.units = vec!["mcu.service".to_owned()];
+    let block = mcu.plans()[0].store(&[0; 5000], 3).unwrap();
+    blocks.push(block.stored);
+    let mut draft = fixture::draft("1.2.3");
+    draft.add(web);
+    draft.add(mcu.finish(&[block.row]).unwrap());
+    draft.security_floor = 1_000_000_000_000;
+    draft.compatible.arch.push("aarch64".to_owned());
+    draft.health.probes = vec![
+        Probe::Exec {
+            component: Ident::parse("web").unwrap(),
+            path: fixture::path("bin/run"),
+            args: vec!["--check".to_owned()],
+        },
+        Probe::Unit {
+            unit: "mcu.service".to_owned(),
+        },
+        Probe::Http {
+            url: "http://127.0.0.1:8080/health".to_owned(),
+        },
+        Probe::Tcp {
+            address: "127.0.0.1:8080".to_owned(),
+        },
+        Probe::Controller { within_s: 600 },
+    ];
+    draft.restart = Some(Restart { timeout_s: 90 });
+    draft.data_epoch = 2;
+    draft.provenance.sbom = Some(Digest::of(b"sbom"));
+    draft.provenance.created = Some(NOW);
+    let mut unsigned = draft.freeze().unwrap();
+    for seed in [1, 2] {
+        unsigned.sign(&key(seed), &FLEET, NOW).unwrap();
+    }
+    let contents = unsigned.contents();
+    let (manifest, table) = (contents.manifest_bytes.clone(), contents.tables[0].bytes().to_vec());
+    (manifest, table, fixture::write(&unsigned, &blocks))
+}
+
+fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
+    if std::env::var_os("ENSIGN_BLESS").is_some() && !path.exists() {
+        std::fs::File::create(&path).unwrap().write_all(bytes).unwrap();
+    }
+    std::fs::read(&path).unwrap()
+}
+
+#[test]
+fn golden_bytes_are_written_and_read() {
+    let (manifest, table, bundle) = golden_release();
+    assert_eq!(golden("manifest-v1.cbor", &manifest), manifest, "manifest");
+    assert_eq!(golden("table-v1.cborseq", &table), table, "block table");
+    let kept = golden("bundle-v1.bin", &bundle);
+    assert_eq!(kept, bundle, "bundle file");
+    verify(&kept).unwrap();
+    let read = read(&mut Cursor::new(&kept)).unwrap();
+    let contents = read.single().unwrap();
+    assert_eq!(
+        (&contents.manifest_bytes, contents.tables[0].bytes()),
+        (&manifest, &table[..])
+    );
+    let digest = contents.manifest.components[0].tree_digest().to_string();
+    assert_eq!(
+        digest,
+        "9afd7f5592e3e2afa13f1609d247eae9a7ea0d57571b7a9f8ea55d99e0878a77"
+    );
+}
