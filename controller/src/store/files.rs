@@ -265,3 +265,57 @@ fn failed(what: &'static str, path: &Path, source: io::Error) -> BlobError {
         source,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reopening_keeps_blobs_and_drops_what_was_unfinished() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Files::open(dir.path()).unwrap();
+        store.put(Digest::of(b"blob"), b"blob").unwrap();
+        let mut left = store.0.unfinished().unwrap();
+        left.write_all(b"half").unwrap();
+        let left = left.into_temp_path().keep().unwrap();
+        assert!(left.exists());
+        let store = Files::open(dir.path()).unwrap();
+        assert!(!left.exists());
+        assert_eq!(store.list().unwrap(), [Digest::of(b"blob")]);
+        assert_eq!(store.read(Digest::of(b"blob"), 4).unwrap().unwrap(), b"blob");
+    }
+
+    #[test]
+    fn a_damaged_blob_is_set_aside_and_can_be_stored_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Files::open(dir.path()).unwrap();
+        let digest = Digest::of(b"blob");
+        for damaged in [&b"bloc"[..], b"blo", b""] {
+            store.put(digest, b"blob").unwrap();
+            durable::write(&store.0.path_of(digest), damaged).unwrap();
+            assert!(matches!(store.read(digest, 100), Err(BlobError::Damaged { .. })));
+            assert_eq!(store.missing(&[digest]).unwrap(), [digest]);
+            assert!(dir.path().join(DAMAGED).join(digest.to_string()).exists());
+            store.put(digest, b"blob").unwrap();
+            assert_eq!(store.read(digest, 100).unwrap().unwrap(), b"blob");
+        }
+    }
+
+    #[test]
+    fn a_blob_whose_name_is_not_synced_counts_as_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Files::open(dir.path()).unwrap();
+        let digest = Digest::of(b"blob");
+        // The directory cannot be synced, as it is gone: the write fails, and nobody may build on it.
+        let away = dir.path().join("away");
+        let home = store.0.dir_of(digest);
+        durable::rename(&home, &away).unwrap();
+        assert!(matches!(store.put(digest, b"blob"), Err(BlobError::Io { .. })));
+        durable::rename(&away, &home).unwrap();
+        durable::write(&store.0.path_of(digest), b"blob").unwrap();
+        assert!(!store.contains(digest).unwrap());
+        store.put(digest, b"blob").unwrap();
+        assert!(store.contains(digest).unwrap());
+        assert!(fs::read_dir(dir.path().join(INCOMING)).unwrap().next().is_none());
+    }
+}

@@ -1,6 +1,7 @@
 //! The ledger: small rows under path-like keys, changed together or not at all.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -37,7 +38,7 @@ pub trait Ledger: Send + Sync + 'static {
 }
 
 /// A value and the number of the commit that wrote it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Row {
     /// Commits are numbered through the whole ledger, so a version never comes back, not even after the row was deleted.
     pub version: u64,
@@ -45,7 +46,7 @@ pub struct Row {
 }
 
 /// One row to be written, or deleted if there is no value.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Change {
     pub key: String,
     pub expect: Expect,
@@ -128,8 +129,25 @@ impl From<LedgerError> for Refusal {
     }
 }
 
-impl std::fmt::Display for Expect {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// Values may be secret: `Debug` shows their length.
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, value } = self;
+        write!(f, "Row {{ version: {version}, {} bytes }}", value.len())
+    }
+}
+
+/// See [`Row`].
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, expect, value } = self;
+        let bytes = value.as_ref().map(Vec::len);
+        write!(f, "Change {{ {key:?}, expect: {expect}, bytes: {bytes:?} }}")
+    }
+}
+
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Absent => f.write_str("nothing"),
             Self::Version(version) => write!(f, "version {version}"),

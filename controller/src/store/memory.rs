@@ -60,7 +60,7 @@ impl Ledger for MemoryLedger {
 type Blobs = Arc<Mutex<BTreeMap<Digest, Arc<[u8]>>>>;
 
 /// Blobs that are gone with the process.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct MemoryBlobs(Blobs);
 
 impl MemoryBlobs {
@@ -110,7 +110,6 @@ impl BlobStore for MemoryBlobs {
     }
 }
 
-#[derive(Debug)]
 struct MemoryUpload {
     blobs: Blobs,
     bytes: Vec<u8>,

@@ -8,3 +8,6 @@ mod group_commit;
 pub mod ledger;
 pub mod memory;
 pub mod sled;
+
+#[cfg(test)]
+mod conformance;

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -34,7 +35,6 @@ const ACKNOWLEDGED: &str = "acknowledged";
 const ACKNOWLEDGED_BYTES: usize = 17;
 
 /// A ledger in a directory that belongs to this process alone as long as it is open.
-#[derive(Debug)]
 pub struct Sled {
     dir: PathBuf,
     rows: sled::Db,
@@ -52,7 +52,6 @@ struct Newest {
 }
 
 /// The files that a sync covers.
-#[derive(Debug)]
 struct Disk {
     db: File,
     acknowledged: File,
@@ -166,6 +165,13 @@ impl Sled {
     /// A commit that panicked has stopped the group; its numbers were not touched.
     fn newest_for_writing(&self) -> RwLockWriteGuard<'_, Newest> {
         self.newest.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Without the rows, which sled would show.
+impl fmt::Debug for Sled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sled").field("dir", &self.dir).finish_non_exhaustive()
     }
 }
 
@@ -356,5 +362,148 @@ fn corrupt(dir: &Path, what: String) -> LedgerError {
     LedgerError::Corrupt {
         path: dir.to_owned(),
         what,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ledger::Expect;
+    use super::*;
+
+    fn put(key: &str, value: &[u8]) -> Change {
+        Change {
+            key: key.to_owned(),
+            expect: Expect::Any,
+            value: Some(value.to_vec()),
+        }
+    }
+
+    #[test]
+    fn reopening_keeps_rows_versions_and_the_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut newest = 0;
+        for round in 0_u8..4 {
+            let ledger = Sled::open(dir.path()).unwrap();
+            assert_eq!(ledger.scan("").unwrap().len(), usize::from(round));
+            let key = format!("row/{round}");
+            ledger.commit(vec![put(&key, &[round]), put("gone", b"")]).unwrap();
+            ledger.commit(vec![Change::delete("gone", Expect::Any)]).unwrap();
+            let row = ledger.read(&key).unwrap().unwrap();
+            assert!(row.version > newest);
+            newest = row.version + 1;
+        }
+    }
+
+    #[test]
+    fn a_second_opening_is_refused_until_the_first_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Sled::open(dir.path()).unwrap();
+        assert!(matches!(Sled::open(dir.path()), Err(LedgerError::InUse { .. })));
+        drop(first);
+        Sled::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Sled::open(dir.path()).unwrap();
+        ledger.rows.insert(FORMAT_KEY, &(FORMAT + 1).to_be_bytes()).unwrap();
+        drop(ledger);
+        for _ in 0..2 {
+            match Sled::open(dir.path()) {
+                Err(LedgerError::VersionUnknown { found, known, .. }) => {
+                    assert_eq!((found, known), (FORMAT + 1, FORMAT))
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_foreign_sled_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let foreign = sled::open(dir.path()).unwrap();
+        foreign.insert("key", "value").unwrap();
+        drop(foreign);
+        assert!(matches!(Sled::open(dir.path()), Err(LedgerError::Corrupt { .. })));
+    }
+
+    /// The newest row of a ledger of several segments is gone or unreadable: that must not look like an older ledger.
+    #[test]
+    fn a_log_that_lost_acknowledged_commits_is_refused() {
+        for damage in [forget_everything as fn(&Path), cut_the_log, overwrite_the_log] {
+            let dir = tempfile::tempdir().unwrap();
+            let ledger = Sled::open(dir.path()).unwrap();
+            for i in 0..200 {
+                ledger.commit(vec![put(&format!("row/{i:03}"), &[1; 4000])]).unwrap();
+            }
+            drop(ledger);
+            damage(dir.path());
+            match Sled::open(dir.path()) {
+                Err(LedgerError::Corrupt { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn forget_everything(dir: &Path) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() && !path.ends_with(ACKNOWLEDGED) {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+
+    fn remove_snapshots(dir: &Path) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_name().as_encoded_bytes().starts_with(b"snap.") {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+    }
+
+    fn cut_the_log(dir: &Path) {
+        remove_snapshots(dir);
+        let db = File::options().write(true).open(dir.join("db")).unwrap();
+        db.set_len(db.metadata().unwrap().len() / 2).unwrap();
+    }
+
+    fn overwrite_the_log(dir: &Path) {
+        remove_snapshots(dir);
+        let db = File::options().write(true).open(dir.join("db")).unwrap();
+        let len = db.metadata().unwrap().len();
+        let garbage = vec![0xA5; usize::try_from(len / 2).unwrap()];
+        db.write_all_at(&garbage, len - len / 2).unwrap();
+    }
+
+    #[test]
+    fn an_acknowledged_file_of_somebody_else_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Sled::open(dir.path()).unwrap());
+        for content in ["hello", "not sixteen digits", "zzzzzzzzzzzzzzzz\n"] {
+            durable::write(&dir.path().join(ACKNOWLEDGED), content.as_bytes()).unwrap();
+            assert!(
+                matches!(Sled::open(dir.path()), Err(LedgerError::Corrupt { .. })),
+                "{content}"
+            );
+        }
+    }
+
+    #[test]
+    fn large_rows_survive_and_their_pages_are_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Sled::open(dir.path()).unwrap();
+        for i in 0..40 {
+            ledger.commit(vec![put(&format!("large/{i}"), &[7; 60_000])]).unwrap();
+        }
+        let large = fs::read_dir(dir.path().join("blobs")).unwrap().count();
+        assert!(large > 0, "rows this large make pages of their own files");
+        assert!(!ledger.disk.synced_blobs.lock().unwrap().is_empty());
+        drop(ledger);
+        let rows = Sled::open(dir.path()).unwrap().scan("large/").unwrap();
+        assert_eq!(rows.len(), 40);
+        assert!(rows.iter().all(|(_, row)| row.value == [7; 60_000]));
     }
 }
