@@ -412,7 +412,7 @@ mod tests {
         for _ in 0..2 {
             match Sled::open(dir.path()) {
                 Err(LedgerError::VersionUnknown { found, known, .. }) => {
-                    assert_eq!((found, known), (FORMAT + 1, FORMAT))
+                    assert_eq!((found, known), (FORMAT + 1, FORMAT));
                 }
                 other => panic!("{other:?}"),
             }
@@ -496,7 +496,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Sled::open(dir.path()).unwrap();
         for i in 0..40 {
-            ledger.commit(vec![put(&format!("large/{i}"), &[7; 60_000])]).unwrap();
+            ledger
+                .commit(vec![put(&format!("large/{i}"), &vec![7; 60_000])])
+                .unwrap();
         }
         let large = fs::read_dir(dir.path().join("blobs")).unwrap().count();
         assert!(large > 0, "rows this large make pages of their own files");
@@ -504,6 +506,6 @@ mod tests {
         drop(ledger);
         let rows = Sled::open(dir.path()).unwrap().scan("large/").unwrap();
         assert_eq!(rows.len(), 40);
-        assert!(rows.iter().all(|(_, row)| row.value == [7; 60_000]));
+        assert!(rows.iter().all(|(_, row)| row.value == vec![7; 60_000]));
     }
 }
