@@ -46,8 +46,16 @@ pub fn open<T: Document>(
     threshold: u32,
     fleet: &FleetId,
 ) -> Result<Signed<T>, Refusal> {
+    open_with(bytes, |envelope| count(envelope, keys, threshold, fleet).map(|_| ()))
+}
+
+/// Opens a document whose signatures `verify` accepts: for statements that several roles must have signed.
+pub fn open_with<T: Document>(
+    bytes: &[u8],
+    verify: impl FnOnce(&Envelope) -> Result<(), Refusal>,
+) -> Result<Signed<T>, Refusal> {
     let envelope = envelope::<T>(bytes)?;
-    count(&envelope, keys, threshold, fleet)?;
+    verify(&envelope)?;
     let body = body(&envelope)?;
     Ok(Signed { body, envelope })
 }

@@ -252,25 +252,16 @@ impl Document for Plan {
                 limits::PLAN_LIFE_S
             );
         }
-        let mut earlier = 0u64;
-        for (wave, number) in self.waves.iter().zip(1u32..) {
-            if let Evidence::Receipts(m) = wave.evidence {
-                let fits = if earlier == 0 {
-                    m == 0
-                } else {
-                    m >= 1 && u64::from(m) <= earlier
-                };
-                if !fits || m as usize > limits::GATE_RECEIPTS {
-                    return refuse!(
-                        Malformed,
-                        "wave {number} asks for {m} receipts, {earlier} devices come before it"
-                    );
-                }
-            }
-            match &wave.cohort {
-                Cohort::Listed { count, .. } => earlier += u64::from(*count),
-                Cohort::Selector { .. } => earlier = u64::MAX / 2,
-            }
+        self.check_waves()?;
+        if let Some(reverts) = &self.reverts
+            && (reverts.failures == 0 || reverts.failures as usize > limits::GATE_RECEIPTS)
+        {
+            return refuse!(
+                Malformed,
+                "a revert asks for {} receipts of failure, 1 to {} are possible",
+                reverts.failures,
+                limits::GATE_RECEIPTS
+            );
         }
         if let Bound::BasisPoints(bp) = self.pace.stop.failed
             && bp > 10_000
@@ -286,6 +277,48 @@ impl Document for Plan {
                 "quorum is {} basis points, at most 10000 are possible",
                 self.pace.stop.quorum_bp
             );
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// Each wave asks for evidence that the nearest earlier wave with a device can give, and for none where there is no such wave.
+    fn check_waves(&self) -> Result<(), Refusal> {
+        let mut nearest: Option<&Cohort> = None;
+        for (wave, number) in self.waves.iter().zip(1u32..) {
+            if let Evidence::Receipts(receipts) = wave.evidence {
+                let most = match nearest {
+                    None => 0,
+                    Some(Cohort::Listed { count, .. }) => {
+                        (*count).min(u32::try_from(limits::GATE_RECEIPTS).unwrap_or(u32::MAX))
+                    }
+                    // Nobody can prove to be in a cohort that is not listed.
+                    Some(Cohort::Selector { .. }) => {
+                        return refuse!(
+                            Malformed,
+                            "wave {number} follows a selector and must wait by dwell, not by receipts"
+                        );
+                    }
+                };
+                if receipts > most || (receipts == 0 && nearest.is_some()) {
+                    return refuse!(
+                        Malformed,
+                        "wave {number} asks for {receipts} receipts, the wave before it can give 1 to {most}"
+                    );
+                }
+            }
+            match &wave.cohort {
+                Cohort::Listed { count: 0, .. } => {}
+                Cohort::Selector { expr, cumulative_bp } => {
+                    crate::selector::Selector::parse(expr)?;
+                    if *cumulative_bp > 10_000 {
+                        return refuse!(Malformed, "wave {number} reaches {cumulative_bp} basis points of 10000");
+                    }
+                    nearest = Some(&wave.cohort);
+                }
+                Cohort::Listed { .. } => nearest = Some(&wave.cohort),
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! [`format`] is what the machine asks of a codec, [`machine`] the workflow, [`ensign`] the codec and [`profile`] the extra rules of
 //! what ships; [`Trusted`] ties them to what a device remembers, [`TrustState`] is its stored form.
 
+mod asked;
 pub mod ensign;
 pub mod format;
 pub mod machine;
