@@ -1,0 +1,241 @@
+//! Keeps a session with the controller: connect, `hello`, `welcome`, then frames both ways until it ends, then again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::text::printable;
+use ensign_bundle::wire::{self, FromDevice, Hello, Report, ToDevice, Welcome};
+use ensign_crypto::SecretKey;
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::sync::{mpsc, watch};
+
+use super::backoff::Backoff;
+use super::engine::Event;
+use super::identity::{self, Device, IdentityError};
+use super::session::{self, ConnectError, FrameError, Target};
+use crate::clock;
+use crate::config::Config;
+use crate::ipc::State;
+use crate::paths::Paths;
+
+/// How long a controller may take to welcome.
+const WELCOME: Duration = Duration::from_secs(10);
+/// A session that lived this long was a success: the next wait starts small again.
+const SETTLED: Duration = Duration::from_secs(5);
+/// Words of a fact.
+const FACT_CHARS: usize = 100;
+
+/// A session that was welcomed.
+#[derive(Debug)]
+pub struct Up {
+    pub connection: Connection,
+    pub address: String,
+    pub welcome: Welcome,
+    /// The applier's challenge in `hello`: leases of this session answer it.
+    pub nonce: ensign_bundle::digest::Nonce,
+    /// What is put here is sent.
+    pub reports: watch::Sender<Option<Report>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("the controller refused: {0}")]
+    Refused(Refusal),
+    #[error("no welcome within {} s", WELCOME.as_secs())]
+    Silent,
+    #[error("expected a welcome, got something else")]
+    NoWelcome,
+}
+
+impl SessionError {
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Connect(e) => e.refusal(),
+            Self::Refused(refusal) => Refusal::new(refusal.code, printable(&refusal.text, 300)),
+            Self::Frame(_) | Self::Silent | Self::NoWelcome => {
+                Refusal::new(Code::ControllerUnreachable, self.to_string())
+            }
+            Self::Identity(_) => Refusal::new(Code::Io, self.to_string()),
+        }
+    }
+}
+
+/// What a session needs from elsewhere.
+#[derive(Debug)]
+pub struct Controller {
+    pub paths: Paths,
+    pub config: Config,
+    pub key: SecretKey,
+    pub device: Device,
+    /// The applier's newest state; nothing is sent before there is one.
+    pub state: watch::Receiver<Option<State>>,
+    pub events: mpsc::UnboundedSender<Event>,
+}
+
+impl Controller {
+    /// Keeps connected for ever.
+    pub async fn keep_connected(mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            let Ok(state) = self.state.wait_for(Option::is_some).await.map(|s| s.clone()) else {
+                return;
+            };
+            let Some(state) = state else { continue };
+            let started = clock::boot();
+            let nonce = state.nonce;
+            let refusal = self.session(state).await.err().map(|e| e.refusal());
+            if let Some(refusal) = &refusal {
+                tracing::warn!(code = %refusal.code, error = %refusal.text, "no session with the controller");
+            }
+            if self.events.send(Event::ControllerDown(refusal)).is_err() {
+                return;
+            }
+            if clock::boot().saturating_sub(started) >= SETTLED {
+                backoff.reset();
+            }
+            // A new applier needs a new session, at once: its leases answer its own nonce.
+            let renewed = self.state.borrow().as_ref().is_some_and(|s| s.nonce != nonce);
+            if !renewed {
+                let mut random = [0; 8];
+                // Without randomness every wait is the shortest; that is still a wait of the next try's handshake.
+                let _ = getrandom::fill(&mut random);
+                tokio::time::sleep(backoff.next(u64::from_ne_bytes(random))).await;
+            }
+        }
+    }
+
+    /// One session from the first packet to its end.
+    async fn session(&mut self, state: State) -> Result<(), SessionError> {
+        let target = self.target(&state);
+        let (connection, address) = session::connect(&target, &self.key, wire::ALPN).await?;
+        let nonce = state.nonce;
+        let hello = self.hello(state)?;
+        let opened = tokio::time::timeout(WELCOME, greet(&connection, hello)).await;
+        let (send, recv, welcome) = opened.map_err(|_| SessionError::Silent)??;
+        tracing::info!(%address, device = %welcome.device, "connected");
+        let (reports, outgoing) = watch::channel(None);
+        let up = Up {
+            connection: connection.clone(),
+            address,
+            welcome,
+            nonce,
+            reports,
+        };
+        if self.events.send(Event::ControllerUp(Box::new(up))).is_err() {
+            return Ok(());
+        }
+        let ended = self.frames(&connection, send, recv, outgoing, nonce).await;
+        connection.close(0_u8.into(), b"");
+        ended
+    }
+
+    async fn frames(
+        &mut self,
+        connection: &Connection,
+        mut send: SendStream,
+        mut recv: RecvStream,
+        mut outgoing: watch::Receiver<Option<Report>>,
+        nonce: ensign_bundle::digest::Nonce,
+    ) -> Result<(), SessionError> {
+        let events = &self.events;
+        let writer = async {
+            while outgoing.changed().await.is_ok() {
+                let report = outgoing.borrow_and_update().clone();
+                if let Some(report) = report {
+                    session::write(&mut send, &FromDevice::Report(report)).await?;
+                }
+            }
+            Ok(())
+        };
+        let reader = async {
+            loop {
+                match session::read::<ToDevice>(&mut recv).await? {
+                    ToDevice::Refused(refusal) => return Err(SessionError::Refused(refusal)),
+                    frame => {
+                        if events.send(Event::Controller(frame)).is_err() {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        };
+        let state = &mut self.state;
+        let replaced = async {
+            // A new applier has a new nonce; one that died comes back with one.
+            let other = |s: &Option<State>| s.as_ref().is_some_and(|s| s.nonce != nonce);
+            let _ = state.wait_for(other).await;
+            tracing::info!("the applier started anew: connecting again");
+        };
+        tokio::select! {
+            ended = writer => ended,
+            ended = reader => ended,
+            () = replaced => Ok(()),
+            error = connection.closed() => Err(FrameError::Lost(session::closed(&error)).into()),
+        }
+    }
+
+    fn target(&self, state: &State) -> Target {
+        let root = state.controller.as_ref();
+        let given = [
+            self.config.controller.addresses.clone(),
+            root.map(|c| c.addresses.clone()).unwrap_or_default(),
+            self.device.addresses.clone(),
+        ];
+        Target {
+            addresses: given.into_iter().find(|a| !a.is_empty()).unwrap_or_default(),
+            pins: root
+                .map(|c| c.keys.clone())
+                .filter(|keys| !keys.is_empty())
+                .unwrap_or_else(|| vec![self.device.pin]),
+            keep_alive: self.config.link.keep_alive,
+            idle_timeout: self.config.link.idle_timeout,
+        }
+    }
+
+    fn hello(&self, state: State) -> Result<Hello, SessionError> {
+        Ok(Hello {
+            protocol: wire::PROTOCOL,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            facts: facts(&self.config),
+            held: state.held,
+            session: identity::next_session(&self.paths)?,
+            boot_id: clock::boot_id(),
+            nonce: state.nonce,
+            status: state.report.status,
+        })
+    }
+}
+
+async fn greet(connection: &Connection, hello: Hello) -> Result<(SendStream, RecvStream, Welcome), SessionError> {
+    let lost = |e: quinn::ConnectionError| SessionError::from(FrameError::Lost(session::closed(&e)));
+    let (mut send, mut recv) = connection.open_bi().await.map_err(lost)?;
+    session::write(&mut send, &FromDevice::Hello(hello)).await?;
+    match session::read::<ToDevice>(&mut recv).await? {
+        ToDevice::Welcome(welcome) => Ok((send, recv, welcome)),
+        ToDevice::Refused(refusal) => Err(SessionError::Refused(refusal)),
+        ToDevice::Desired(_) | ToDevice::Ack { .. } => Err(SessionError::NoWelcome),
+    }
+}
+
+/// What the device says about itself: for people and filters, believed by nobody.
+fn facts(config: &Config) -> BTreeMap<String, String> {
+    let mut facts = BTreeMap::from([
+        ("arch".to_owned(), std::env::consts::ARCH.to_owned()),
+        ("os".to_owned(), std::env::consts::OS.to_owned()),
+    ]);
+    if let Ok(uname) = nix::sys::utsname::uname() {
+        facts.insert("kernel".to_owned(), uname.release().to_string_lossy().into_owned());
+    }
+    if !config.applier.hardware.is_empty() {
+        facts.insert("hardware".to_owned(), config.applier.hardware.clone());
+    }
+    facts.values_mut().for_each(|v| *v = printable(v, FACT_CHARS));
+    facts
+}

@@ -1,0 +1,615 @@
+//! What to do next, from what is: asked anew after every event, so that lost, repeated or reordered ones do no harm.
+//!
+//! Four things are derived, each from two levels: documents (what the controller wants − the cache), the offer (what is wanted −
+//! what this applier was offered), blobs (what the applier needs − the cache) and the report (what the applier says − what the
+//! controller acknowledged). A restart of either side only means that the second level is empty again.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use ensign_bundle::digest::Digest;
+use ensign_bundle::limits;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::trust::roles::FileRef;
+use ensign_bundle::wire::{Desired, DocRef, Phase, Report, Request, ToDevice};
+use tokio::sync::{mpsc, watch};
+
+use super::applier::Outgoing;
+use super::cache::{Cache, CacheError};
+use super::controller::Up;
+use super::fetch::{self, FetchError, Outcome};
+use super::status::LinkStatus;
+use crate::chain::chain;
+use crate::clock;
+use crate::config;
+use crate::ipc::{DESCRIPTORS, FromApplier, Need, Offer, OfferedRollout, Piece, State, ToApplier};
+
+/// Blobs of one request.
+const BATCH_BLOBS: usize = 128;
+/// Bytes of one request, more only for a single larger blob: with four streams, a round trip's worth is always asked for.
+const BATCH_BYTES: u64 = 2 << 20;
+/// Before something is asked for again that was absent, damaged or cut off for another reason than a lost connection.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// Before a report that was not acknowledged is sent again.
+const REPORT_AGAIN: Duration = Duration::from_secs(10);
+/// Longest time without any event: level triggers need no more.
+const TICK: Duration = Duration::from_secs(60);
+/// Blobs handed over before the cache is cut to its size again: at most that many megabytes too much.
+const PRUNE_EVERY: usize = 64;
+/// Receipts of one report: 64 KiB is one frame, a receipt at most 4 KiB.
+const REPORT_RECEIPTS: usize = 12;
+
+/// What can happen to the link half.
+#[derive(Debug)]
+pub enum Event {
+    ApplierUp(mpsc::Sender<Outgoing>),
+    ApplierDown,
+    Applier(FromApplier),
+    ControllerUp(Box<Up>),
+    /// The reason, unless the link itself ended the session.
+    ControllerDown(Option<Refusal>),
+    Controller(ToDevice),
+    Fetch(Outcome),
+    /// A stream ended; these files were asked for on it and not decided.
+    StreamEnded {
+        left: Vec<Digest>,
+        received: u64,
+        error: Option<FetchError>,
+    },
+}
+
+/// The link half's state.
+#[derive(Debug)]
+pub struct Engine {
+    config: config::Link,
+    cache: Cache,
+    events: mpsc::UnboundedSender<Event>,
+    applier: Option<mpsc::Sender<Outgoing>>,
+    /// A request to the applier has no answer yet.
+    asked: Option<Asked>,
+    state: watch::Sender<Option<State>>,
+    session: Option<Session>,
+    wanted: Option<Desired>,
+    /// What this applier was offered last.
+    offered: Option<Desired>,
+    /// Blobs the applier lacks, in its order.
+    need: Option<Wanted>,
+    /// Of the needed blobs and wanted documents: what the cache has.
+    have: HashSet<Digest>,
+    in_flight: HashSet<Digest>,
+    /// Not to be asked for before this boot-clock time.
+    delayed: HashMap<Digest, Duration>,
+    /// Acknowledged by the controller, not yet told to the applier.
+    acknowledged: Option<u64>,
+    /// Blobs handed over since the cache was last cut to its size.
+    taken: usize,
+    status: watch::Sender<LinkStatus>,
+}
+
+#[derive(Debug)]
+struct Session {
+    up: Box<Up>,
+    /// Streams in use.
+    streams: usize,
+    interval: Duration,
+    /// The report sent last, and when.
+    sent: Option<(Report, Duration)>,
+    acknowledged: u64,
+}
+
+/// What the applier needs to go on.
+#[derive(Debug)]
+struct Wanted {
+    manifest: Digest,
+    blobs: Vec<FileRef>,
+    /// Bytes of records received for this release, retries and framing included.
+    received: u64,
+}
+
+/// The request that the applier is working on.
+#[derive(Debug)]
+enum Asked {
+    State,
+    Offer,
+    Provide(Vec<Digest>),
+}
+
+impl Engine {
+    pub fn new(
+        config: config::Link,
+        cache: Cache,
+        events: mpsc::UnboundedSender<Event>,
+        state: watch::Sender<Option<State>>,
+        status: watch::Sender<LinkStatus>,
+    ) -> Self {
+        Self {
+            config,
+            cache,
+            events,
+            applier: None,
+            asked: None,
+            state,
+            session: None,
+            wanted: None,
+            offered: None,
+            need: None,
+            have: HashSet::new(),
+            in_flight: HashSet::new(),
+            delayed: HashMap::new(),
+            acknowledged: None,
+            taken: 0,
+            status,
+        }
+    }
+
+    /// Runs until the senders of events are gone.
+    pub async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) {
+        loop {
+            let next = tokio::time::timeout(self.pause(), events.recv()).await;
+            match next {
+                Ok(Some(event)) => self.take(event),
+                Ok(None) => return,
+                Err(_) => {}
+            }
+            while let Ok(event) = events.try_recv() {
+                self.take(event);
+            }
+            self.drive();
+        }
+    }
+
+    /// What an event says, noted. Nothing is done here.
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::ApplierUp(to) => {
+                self.applier = Some(to);
+                (self.asked, self.offered, self.need) = (None, None, None);
+                self.ask(ToApplier::Hello, Vec::new(), Asked::State);
+            }
+            Event::ApplierDown => {
+                self.applier = None;
+                (self.asked, self.offered, self.need) = (None, None, None);
+                self.status.send_modify(|s| s.applier = false);
+            }
+            Event::Applier(message) => self.take_answer(message),
+            Event::ControllerUp(up) => {
+                let interval = Duration::from_secs(up.welcome.interval_s.clamp(1, limits::CLAMP_S));
+                self.status.send_modify(|s| s.connected(&up));
+                // What an earlier session wanted carries leases for an applier that may be gone.
+                (self.wanted, self.offered) = (None, None);
+                self.delayed.clear();
+                self.session = Some(Session {
+                    up,
+                    streams: 0,
+                    interval,
+                    sent: None,
+                    acknowledged: 0,
+                });
+            }
+            Event::ControllerDown(refusal) => {
+                self.session = None;
+                self.status.send_modify(|s| s.disconnected(refusal));
+            }
+            Event::Controller(ToDevice::Desired(desired)) => {
+                tracing::debug!(
+                    generation = desired.generation,
+                    rollout = desired.rollout.is_some(),
+                    "wanted"
+                );
+                self.wanted = Some(desired);
+            }
+            Event::Controller(ToDevice::Ack { seq }) => {
+                if let Some(session) = &mut self.session {
+                    session.acknowledged = session.acknowledged.max(seq);
+                }
+                self.acknowledged = self.acknowledged.max(Some(seq));
+            }
+            // The session itself handles these; they never come here.
+            Event::Controller(ToDevice::Welcome(_) | ToDevice::Refused(_)) => {}
+            Event::Fetch(Outcome::Fetched(digest)) => {
+                self.in_flight.remove(&digest);
+                self.have.insert(digest);
+            }
+            Event::Fetch(Outcome::Absent(digest)) => {
+                self.in_flight.remove(&digest);
+                tracing::info!(%digest, "the controller gives no such bytes");
+                self.delay(digest);
+            }
+            Event::StreamEnded { left, received, error } => self.take_stream_end(left, received, error),
+        }
+    }
+
+    fn take_answer(&mut self, message: FromApplier) {
+        if let FromApplier::Changed(state) = message {
+            self.take_state(*state);
+            return;
+        }
+        let asked = self.asked.take();
+        match message {
+            FromApplier::State(state) | FromApplier::Changed(state) => self.take_state(*state),
+            FromApplier::Need(need) => {
+                // What was just handed over and is needed again was damaged: the cache must not hand it over for ever.
+                if let (Some(Asked::Provide(given)), Need::Blobs { blobs, .. }) = (&asked, &need) {
+                    for file in blobs.iter().filter(|file| given.contains(&file.digest)) {
+                        tracing::warn!(digest = %file.digest, "the applier refused cached bytes");
+                        self.cache.remove(&file.digest);
+                        self.have.remove(&file.digest);
+                        self.delayed.insert(file.digest, clock::boot() + ASK_AGAIN);
+                    }
+                }
+                self.take_need(need, asked);
+            }
+            FromApplier::Refused(refusal) => {
+                tracing::warn!(code = %refusal.code, error = %refusal.text, "the applier refused");
+                self.need = None;
+                self.status.send_modify(|s| s.last_error = Some(refusal));
+            }
+        }
+    }
+
+    fn take_state(&mut self, state: State) {
+        self.status.send_modify(|s| s.told(&state));
+        let phase = state.report.status.phase;
+        let before = self.state.send_replace(Some(state)).map(|s| s.report.status.phase);
+        if before != Some(phase) && self.need.is_none() {
+            self.prune();
+        }
+    }
+
+    fn take_need(&mut self, need: Need, asked: Option<Asked>) {
+        match need {
+            Need::Nothing => {
+                self.need = None;
+                self.prune();
+            }
+            Need::Blobs { manifest, blobs } => {
+                let received = self
+                    .need
+                    .take()
+                    .filter(|n| n.manifest == manifest)
+                    .map_or(0, |n| n.received);
+                for file in &blobs {
+                    if !self.in_flight.contains(&file.digest)
+                        && !self.have.contains(&file.digest)
+                        && self.cache.has(file)
+                    {
+                        self.have.insert(file.digest);
+                    }
+                }
+                self.need = Some(Wanted {
+                    manifest,
+                    blobs,
+                    received,
+                });
+                if let Some(Asked::Provide(given)) = asked {
+                    self.taken += given.len();
+                    if self.taken >= PRUNE_EVERY {
+                        self.prune();
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_stream_end(&mut self, left: Vec<Digest>, received: u64, error: Option<FetchError>) {
+        if let Some(need) = &mut self.need {
+            need.received += received;
+        }
+        if let Some(session) = &mut self.session {
+            session.streams = session.streams.saturating_sub(1);
+        }
+        for digest in &left {
+            self.in_flight.remove(digest);
+        }
+        if let Some(error) = error {
+            tracing::debug!(%error, left = left.len(), "a stream ended early");
+            if !matches!(error, FetchError::Frame(_)) {
+                self.status
+                    .send_modify(|s| s.last_error = Some(Refusal::new(Code::Io, chain(&error))));
+            }
+            for digest in left {
+                self.delay(digest);
+            }
+        }
+    }
+
+    /// Does whatever is to be done now.
+    fn drive(&mut self) {
+        self.delayed.retain(|_, until| *until > clock::boot());
+        if self.asked.is_none() && self.applier.is_some() {
+            self.ask_applier();
+        }
+        self.fetch();
+        self.report();
+    }
+
+    /// The most urgent thing to say to the applier, one at a time.
+    fn ask_applier(&mut self) {
+        if let Some(seq) = self.acknowledged.take() {
+            self.ask(ToApplier::Acknowledged { seq }, Vec::new(), Asked::State);
+        } else if let Some(offer) = self.next_offer() {
+            match offer {
+                Ok((message, file)) => self.ask(message, vec![file.into()], Asked::Offer),
+                Err(error) => self.trouble(&error),
+            }
+        } else {
+            self.provide();
+        }
+    }
+
+    /// The offer of what is wanted, once all its documents are here, unless this applier has it.
+    fn next_offer(&mut self) -> Option<Result<(ToApplier, File), CacheError>> {
+        let wanted = self.wanted.as_ref()?;
+        if self.offered.as_ref() == Some(wanted) {
+            return None;
+        }
+        let documents = documents(wanted);
+        let mut bytes = Vec::new();
+        for document in &documents {
+            match self.cache.bytes(&reference(document)) {
+                Some(found) => bytes.push(found),
+                None => {
+                    self.have.remove(&document.digest);
+                    return None;
+                }
+            }
+        }
+        let offer = Offer {
+            documents: documents
+                .iter()
+                .map(|d| Piece {
+                    kind: d.kind,
+                    length: d.length,
+                })
+                .collect(),
+            rollout: wanted.rollout.as_ref().map(|r| OfferedRollout {
+                member: r.member.clone(),
+                lease: r.lease.clone(),
+            }),
+        };
+        self.status.send_modify(|s| s.offered(&documents, &bytes));
+        let file = match self.cache.scratch(&bytes) {
+            Ok(file) => file,
+            Err(error) => return Some(Err(error)),
+        };
+        self.offered = Some(wanted.clone());
+        Some(Ok((ToApplier::Offer(offer), file)))
+    }
+
+    /// Hands over what the applier needs and the cache has, in the applier's order.
+    fn provide(&mut self) {
+        let Some(need) = &self.need else { return };
+        let (mut blobs, mut descriptors, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+        for file in need.blobs.iter().filter(|file| self.have.contains(&file.digest)) {
+            if blobs.len() == DESCRIPTORS {
+                break;
+            }
+            match self.cache.file(file) {
+                Some(open) => {
+                    blobs.push(file.digest);
+                    descriptors.push(OwnedFd::from(open));
+                }
+                None => gone.push(file.digest),
+            }
+        }
+        for digest in gone {
+            self.have.remove(&digest);
+        }
+        if !blobs.is_empty() {
+            let asked = Asked::Provide(blobs.clone());
+            self.ask(ToApplier::Provide { blobs }, descriptors, asked);
+        }
+    }
+
+    fn ask(&mut self, message: ToApplier, descriptors: Vec<OwnedFd>, asked: Asked) {
+        let Some(to) = &self.applier else { return };
+        match to.try_send(Outgoing { message, descriptors }) {
+            Ok(()) => self.asked = Some(asked),
+            // The connection is gone; `ApplierDown` follows.
+            Err(_) => self.applier = None,
+        }
+    }
+
+    /// Opens streams for what is lacking, as many as the configuration allows.
+    fn fetch(&mut self) {
+        while let Some(session) = self.session.as_ref()
+            && session.streams < self.config.streams
+        {
+            let free = self.config.streams - session.streams;
+            let Some((request, files)) = self.next_documents().or_else(|| self.next_blobs(free)) else {
+                return;
+            };
+            self.open_stream(request, files);
+        }
+    }
+
+    fn next_documents(&mut self) -> Option<(Request, Vec<FileRef>)> {
+        let wanted = self.wanted.as_ref()?;
+        if self.offered.as_ref() == Some(wanted) {
+            return None;
+        }
+        let mut lacking = Vec::new();
+        for file in documents(wanted).iter().map(reference) {
+            if self.have.contains(&file.digest) || !self.may_ask(&file.digest) || lacking.contains(&file) {
+                continue;
+            }
+            if self.cache.has(&file) {
+                self.have.insert(file.digest);
+            } else {
+                lacking.push(file);
+            }
+        }
+        lacking.truncate(BATCH_BLOBS);
+        let digests = lacking.iter().map(|f| f.digest).collect();
+        (!lacking.is_empty()).then_some((Request::Documents { digests }, lacking))
+    }
+
+    /// The next blobs in the applier's order. Never far ahead of it: what was fetched and not taken is bounded.
+    fn next_blobs(&self, free: usize) -> Option<(Request, Vec<FileRef>)> {
+        let need = self.need.as_ref()?;
+        let waiting: u64 = need
+            .blobs
+            .iter()
+            .filter(|f| self.have.contains(&f.digest) || self.in_flight.contains(&f.digest))
+            .map(|f| f.length)
+            .sum();
+        let mut budget = self.config.ahead_bytes.saturating_sub(waiting).min(BATCH_BYTES);
+        let lacking: Vec<FileRef> = need
+            .blobs
+            .iter()
+            .filter(|f| !self.have.contains(&f.digest) && self.may_ask(&f.digest))
+            .copied()
+            .collect();
+        let share = lacking.len().div_ceil(free.max(1)).min(BATCH_BLOBS);
+        let mut files: Vec<FileRef> = Vec::new();
+        for file in lacking.into_iter().take(share) {
+            let first = files.is_empty() && waiting == 0;
+            if file.length > budget && !first {
+                break;
+            }
+            budget = budget.saturating_sub(file.length);
+            files.push(file);
+        }
+        let request = Request::Blobs {
+            manifest: need.manifest,
+            digests: files.iter().map(|f| f.digest).collect(),
+        };
+        (!files.is_empty()).then_some((request, files))
+    }
+
+    fn open_stream(&mut self, request: Request, files: Vec<FileRef>) {
+        let Some(session) = &mut self.session else { return };
+        session.streams += 1;
+        self.in_flight.extend(files.iter().map(|f| f.digest));
+        let connection = session.up.connection.clone();
+        let (cache, events) = (self.cache.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let mut left: Vec<Digest> = files.iter().map(|f| f.digest).rev().collect();
+            let mut received = 0;
+            let ended = fetch::fetch(&connection, &request, &files, &cache, &mut received, |outcome| {
+                left.pop();
+                // Nobody listens only when this process ends.
+                let _ = events.send(Event::Fetch(outcome));
+            })
+            .await;
+            let _ = events.send(Event::StreamEnded {
+                left,
+                received,
+                error: ended.err(),
+            });
+        });
+    }
+
+    fn may_ask(&self, digest: &Digest) -> bool {
+        !self.in_flight.contains(digest) && !self.delayed.contains_key(digest)
+    }
+
+    fn delay(&mut self, digest: Digest) {
+        self.delayed.insert(digest, clock::boot() + ASK_AGAIN);
+    }
+
+    /// Sends the report if it is new, unacknowledged for long, or the interval is over.
+    fn report(&mut self) {
+        let Some(session) = &mut self.session else { return };
+        let mut report = match self.state.borrow().as_ref() {
+            // The session belongs to an applier that is gone; the next one is being opened.
+            Some(state) if state.nonce == session.up.nonce => state.report.clone(),
+            _ => return,
+        };
+        report.receipts.truncate(REPORT_RECEIPTS);
+        if let Some(need) = &self.need {
+            let transfer = &mut report.status.transfer;
+            transfer.received = transfer.received.max(need.received);
+        }
+        let now = clock::boot();
+        let due = match &session.sent {
+            None => true,
+            Some((sent, at)) => {
+                // Bytes alone are progress, not news: they travel with the next report.
+                let changed = sent.seq != report.seq
+                    || sent.receipts != report.receipts
+                    || sent.status.phase != report.status.phase
+                    || sent.status.reason != report.status.reason;
+                let waiting = report.seq > session.acknowledged;
+                changed
+                    || now
+                        >= *at
+                            + if waiting {
+                                REPORT_AGAIN.min(session.interval)
+                            } else {
+                                session.interval
+                            }
+            }
+        };
+        if due {
+            session.up.reports.send_replace(Some(report.clone()));
+            session.sent = Some((report, now));
+        }
+    }
+
+    /// How long nothing needs to be done unless something happens.
+    fn pause(&self) -> Duration {
+        let now = clock::boot();
+        let again = self.delayed.values().min().map(|until| until.saturating_sub(now));
+        let report = self.session.as_ref().and_then(|session| {
+            let (sent, at) = session.sent.as_ref()?;
+            let wait = if sent.seq > session.acknowledged {
+                REPORT_AGAIN.min(session.interval)
+            } else {
+                session.interval
+            };
+            Some((*at + wait).saturating_sub(now))
+        });
+        let pause = TICK.min(again.unwrap_or(TICK)).min(report.unwrap_or(TICK));
+        // A timer that fires a moment early must not spin.
+        pause.max(Duration::from_millis(10))
+    }
+
+    /// Cuts the cache to its size. All blobs go when the release is staged; a withdrawn rollout may come back, so some stay.
+    fn prune(&mut self) {
+        let phase = self.state.borrow().as_ref().map(|s| s.report.status.phase);
+        let staged = matches!(
+            phase,
+            Some(Phase::Staged | Phase::Waiting | Phase::Switching | Phase::Trial | Phase::Confirmed)
+        );
+        let mut keep: HashSet<Digest> = self.wanted.iter().flat_map(documents).map(|d| d.digest).collect();
+        keep.extend(self.need.iter().flat_map(|n| &n.blobs).map(|f| f.digest));
+        let bytes = if staged && self.need.is_none() {
+            0
+        } else {
+            self.config.cache_bytes
+        };
+        self.taken = 0;
+        self.have.retain(|digest| keep.contains(digest));
+        if let Err(error) = self.cache.prune(&keep, bytes) {
+            self.trouble(&error);
+        }
+    }
+
+    fn trouble(&self, error: &CacheError) {
+        let text = chain(error);
+        tracing::warn!(error = %text, "the download cache is in trouble");
+        self.status
+            .send_modify(|s| s.last_error = Some(Refusal::new(Code::Io, text)));
+    }
+}
+
+fn reference(document: &DocRef) -> FileRef {
+    FileRef {
+        digest: document.digest,
+        length: document.length,
+    }
+}
+
+/// Every document of what is wanted, in the order in which an applier reads them.
+fn documents(wanted: &Desired) -> Vec<DocRef> {
+    let mut documents = wanted.documents.clone();
+    if let Some(rollout) = &wanted.rollout {
+        documents.push(rollout.plan.clone());
+        documents.push(rollout.release.clone());
+        documents.extend(rollout.gate.clone());
+    }
+    documents
+}

@@ -1,0 +1,185 @@
+//! What the link half owns: its TLS key, the session counter, and what joining left behind.
+
+use std::path::PathBuf;
+
+use ensign_bundle::digest::{DeviceId, FleetId};
+use ensign_crypto::{KeyId, SecretKey};
+use serde::{Deserialize, Serialize};
+
+use crate::durable;
+use crate::paths::Paths;
+
+/// Format of `device.json`.
+const FORMAT: u16 = 1;
+/// Of the link half's directory: what is secret in it has its own mode, names are none.
+const DIRECTORY_MODE: u32 = 0o711;
+/// Largest of these files, bytes.
+const FILE_BYTES: usize = 64 << 10;
+
+/// `link/device.json`: where and as whom to connect until root says more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    pub format: u16,
+    pub id: DeviceId,
+    pub name: String,
+    pub fleet: FleetId,
+    /// From the token; the addresses and keys in the applier's root come first.
+    pub addresses: Vec<String>,
+    pub pin: KeyId,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("{} cannot be read or written", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{} is not what this program wrote: {text}", path.display())]
+    Malformed { path: PathBuf, text: String },
+    #[error("no randomness")]
+    Random(#[from] getrandom::Error),
+}
+
+impl Device {
+    pub fn new(id: DeviceId, name: String, fleet: FleetId, addresses: Vec<String>, pin: KeyId) -> Self {
+        Self {
+            format: FORMAT,
+            id,
+            name,
+            fleet,
+            addresses,
+            pin,
+        }
+    }
+
+    /// `None` before enrolment.
+    pub fn load(paths: &Paths) -> Result<Option<Self>, IdentityError> {
+        let path = paths.link_device();
+        let Some(bytes) = read(path.clone())? else {
+            return Ok(None);
+        };
+        let malformed = |text: String| IdentityError::Malformed {
+            path: path.clone(),
+            text,
+        };
+        let device: Self = serde_json::from_slice(&bytes).map_err(|e| malformed(e.to_string()))?;
+        if device.format != FORMAT {
+            return Err(malformed(format!(
+                "format {}, this program knows {FORMAT}",
+                device.format
+            )));
+        }
+        Ok(Some(device))
+    }
+
+    /// Written last when joining: from here on the device is enrolled.
+    pub fn store(&self, paths: &Paths) -> Result<(), IdentityError> {
+        let path = paths.link_device();
+        let text = serde_json::to_vec_pretty(self).map_err(|e| IdentityError::Malformed {
+            path: path.clone(),
+            text: e.to_string(),
+        })?;
+        // Names and pins are no secrets: `status` of anybody may read them.
+        write(path, &text, 0o644)
+    }
+}
+
+/// The TLS key, `None` before enrolment.
+pub fn key(paths: &Paths) -> Result<Option<SecretKey>, IdentityError> {
+    let path = paths.link_key();
+    let Some(bytes) = read(path.clone())? else {
+        return Ok(None);
+    };
+    let pem = zeroize(bytes, &path)?;
+    SecretKey::from_pem(&pem)
+        .map(Some)
+        .map_err(|e| IdentityError::Malformed {
+            path,
+            text: e.to_string(),
+        })
+}
+
+/// Makes a new TLS key and keeps it (0600).
+pub fn create_key(paths: &Paths) -> Result<SecretKey, IdentityError> {
+    let mut seed = [0; ensign_crypto::KEY_BYTES];
+    getrandom::fill(&mut seed)?;
+    let key = SecretKey::from_seed(seed);
+    durable::create_dir(&paths.link(), DIRECTORY_MODE).map_err(|source| IdentityError::Io {
+        path: paths.link(),
+        source,
+    })?;
+    write(paths.link_key(), key.to_pem().as_bytes(), 0o600)?;
+    Ok(key)
+}
+
+/// The next session number, on disk before it is used: it never repeats, whatever happens.
+pub fn next_session(paths: &Paths) -> Result<u64, IdentityError> {
+    let path = paths.link_session();
+    let last = match read(path.clone())? {
+        None => 0,
+        Some(bytes) => String::from_utf8_lossy(&bytes)
+            .trim()
+            .parse::<u64>()
+            .map_err(|e| IdentityError::Malformed {
+                path: path.clone(),
+                text: e.to_string(),
+            })?,
+    };
+    let next = last.saturating_add(1);
+    write(path, next.to_string().as_bytes(), 0o600)?;
+    Ok(next)
+}
+
+/// Forgets key, counter and enrolment. What runs stays.
+pub fn forget(paths: &Paths) -> Result<(), IdentityError> {
+    for path in [paths.link_device(), paths.link_key(), paths.link_session()] {
+        durable::remove(&path).map_err(|source| IdentityError::Io { path, source })?;
+    }
+    Ok(())
+}
+
+fn read(path: PathBuf) -> Result<Option<Vec<u8>>, IdentityError> {
+    durable::read(&path, FILE_BYTES).map_err(|source| IdentityError::Io { path, source })
+}
+
+fn write(path: PathBuf, bytes: &[u8], mode: u32) -> Result<(), IdentityError> {
+    durable::write(&path, bytes, mode).map_err(|source| IdentityError::Io { path, source })
+}
+
+/// The PEM text, wiped when dropped.
+fn zeroize(bytes: Vec<u8>, path: &std::path::Path) -> Result<zeroize::Zeroizing<String>, IdentityError> {
+    String::from_utf8(bytes)
+        .map(zeroize::Zeroizing::new)
+        .map_err(|e| IdentityError::Malformed {
+            path: path.to_owned(),
+            text: e.utf8_error().to_string(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_session_counter_only_goes_up_and_is_never_guessed() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        create_key(&paths).unwrap();
+        assert_eq!([next_session(&paths).unwrap(), next_session(&paths).unwrap()], [1, 2]);
+        durable::write(&paths.link_session(), b"garbage", 0o600).unwrap();
+        assert!(matches!(next_session(&paths), Err(IdentityError::Malformed { .. })));
+    }
+
+    #[test]
+    fn the_key_is_private_and_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        assert!(key(&paths).unwrap().is_none());
+        let made = create_key(&paths).unwrap();
+        assert_eq!(key(&paths).unwrap().unwrap().public(), made.public());
+        let mode = std::fs::metadata(paths.link_key()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        forget(&paths).unwrap();
+        assert!(key(&paths).unwrap().is_none());
+    }
+}

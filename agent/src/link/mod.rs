@@ -1,0 +1,20 @@
+//! The link half: the only process of a device that talks to the network. Nothing it says is believed.
+//!
+//! ```text
+//! controller ══ QUIC ══ session ─┐
+//!                                ├─ engine ── cache ── applier.sock ══ applier
+//! supervisor (under --root) ─────┘     └───── agent.sock (status)
+//! ```
+//!
+//! [`engine`] is level-triggered: every event ends in the same question, what does each side lack now?
+
+pub mod applier;
+pub mod backoff;
+pub mod cache;
+pub mod controller;
+pub mod engine;
+pub mod fetch;
+pub mod identity;
+pub mod session;
+pub mod status;
+pub mod tls;

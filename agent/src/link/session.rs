@@ -1,0 +1,213 @@
+//! One connection to the controller: finding it, proving both ends, and the frames of the control stream.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::wire::frame::{self, LENGTH_BYTES};
+use ensign_crypto::{KeyId, SecretKey};
+use quinn::{
+    ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, RecvStream, SendStream, TransportConfig,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::tls::{self, TlsError};
+
+/// Longest handshake with one address.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// First guess of the round trip: a lost first packet is repeated after three of these.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+/// Unread bytes of one stream: 100 Mbit/s at 80 ms.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Unread bytes of the whole connection: bounds the memory that a fast controller can fill.
+const CONNECTION_WINDOW: u32 = 2 << 20;
+/// Unacknowledged bytes towards the controller: reports are small.
+const SEND_WINDOW: u64 = 256 << 10;
+/// On this machine no NAT forgets anybody, packets cost next to nothing, and a restarted controller is noticed within a second.
+const LOCAL_KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// See [`LOCAL_KEEP_ALIVE`].
+const LOCAL_IDLE: Duration = Duration::from_secs(10);
+/// Addresses that one name may stand for.
+const ADDRESSES_PER_NAME: usize = 8;
+
+/// Whom to reach, as whom, by which protocol.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// `HOST:PORT`, tried in order.
+    pub addresses: Vec<String>,
+    /// SPKI digests that the controller may show.
+    pub pins: Vec<KeyId>,
+    pub keep_alive: Duration,
+    pub idle_timeout: Duration,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("no address of a controller is known")]
+    NoAddress,
+    #[error("{address} has no address")]
+    Resolve { address: String, source: std::io::Error },
+    #[error("no answer from the controller at {address}: {text}")]
+    Unreachable { address: String, text: String },
+    #[error("the controller at {address} shows key {shown}, pinned is {}", pins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "))]
+    WrongKey {
+        address: String,
+        shown: KeyId,
+        pins: Vec<KeyId>,
+    },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("no UDP socket")]
+    Socket(#[source] std::io::Error),
+}
+
+impl ConnectError {
+    /// The reason as people and scripts see it.
+    pub fn refusal(&self) -> Refusal {
+        let code = match self {
+            Self::WrongKey { .. } => Code::WrongControllerKey,
+            Self::NoAddress | Self::Resolve { .. } | Self::Unreachable { .. } => Code::ControllerUnreachable,
+            Self::Tls(_) | Self::Socket(_) => Code::Failed,
+        };
+        Refusal::new(code, self.to_string())
+    }
+}
+
+/// Why a stream of frames ended.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    #[error("the stream ended")]
+    Ended,
+    #[error("the connection is gone: {0}")]
+    Lost(String),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// Connects to the first address that answers with a pinned key. Returns which one it was.
+pub async fn connect(target: &Target, key: &SecretKey, alpn: &[u8]) -> Result<(Connection, String), ConnectError> {
+    let mut failure = ConnectError::NoAddress;
+    for address in &target.addresses {
+        match connect_to(address, target, key, alpn).await {
+            Ok(connection) => return Ok((connection, address.clone())),
+            // A wrong key says more than a later address that is silent.
+            Err(_) if matches!(failure, ConnectError::WrongKey { .. }) => {}
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+async fn connect_to(address: &str, target: &Target, key: &SecretKey, alpn: &[u8]) -> Result<Connection, ConnectError> {
+    let resolve = |source| ConnectError::Resolve {
+        address: address.to_owned(),
+        source,
+    };
+    let found: Vec<SocketAddr> = tokio::net::lookup_host(address)
+        .await
+        .map_err(resolve)?
+        .take(ADDRESSES_PER_NAME)
+        .collect();
+    let mut failure = resolve(std::io::ErrorKind::NotFound.into());
+    for socket in found {
+        match handshake(socket, address, target, key, alpn).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+async fn handshake(
+    socket: SocketAddr,
+    address: &str,
+    target: &Target,
+    key: &SecretKey,
+    alpn: &[u8],
+) -> Result<Connection, ConnectError> {
+    let pinned = tls::client(key, &target.pins, alpn)?;
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(pinned.config).map_err(TlsError::from)?;
+    let mut config = ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport(target, socket.ip())));
+    let unreachable = |text: String| ConnectError::Unreachable {
+        address: address.to_owned(),
+        text,
+    };
+    let any: IpAddr = match socket {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let endpoint = Endpoint::client((any, 0).into()).map_err(ConnectError::Socket)?;
+    let connecting = endpoint
+        .connect_with(config, socket, tls::SERVER_NAME)
+        .map_err(|e| unreachable(e.to_string()))?;
+    match tokio::time::timeout(HANDSHAKE, connecting).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(match pinned.shown.take() {
+            Some(shown) => ConnectError::WrongKey {
+                address: address.to_owned(),
+                shown,
+                pins: target.pins.clone(),
+            },
+            None => unreachable(closed(&error)),
+        }),
+        Err(_) => Err(unreachable(format!("silent for {} s", HANDSHAKE.as_secs()))),
+    }
+}
+
+fn transport(target: &Target, peer: IpAddr) -> TransportConfig {
+    let (keep_alive, idle) = if peer.is_loopback() {
+        (
+            LOCAL_KEEP_ALIVE.min(target.keep_alive),
+            LOCAL_IDLE.min(target.idle_timeout),
+        )
+    } else {
+        (target.keep_alive, target.idle_timeout)
+    };
+    let mut transport = TransportConfig::default();
+    transport
+        .keep_alive_interval(Some(keep_alive))
+        .max_idle_timeout(IdleTimeout::try_from(idle).ok())
+        .initial_rtt(INITIAL_RTT)
+        .stream_receive_window(STREAM_WINDOW.into())
+        .receive_window(CONNECTION_WINDOW.into())
+        .send_window(SEND_WINDOW)
+        // The device opens every stream.
+        .max_concurrent_bidi_streams(0_u8.into())
+        .max_concurrent_uni_streams(0_u8.into())
+        .datagram_receive_buffer_size(None);
+    transport
+}
+
+/// What ended a connection, for people: the other end's words are foreign text.
+pub fn closed(error: &ConnectionError) -> String {
+    ensign_bundle::text::printable(&error.to_string(), 300)
+}
+
+/// Writes one frame.
+pub async fn write<T: Serialize>(stream: &mut SendStream, message: &T) -> Result<(), FrameError> {
+    let bytes = frame::encode(message)?;
+    stream
+        .write_all(&bytes)
+        .await
+        .map_err(|e| FrameError::Lost(e.to_string()))
+}
+
+/// Reads one frame. Not cancel safe: a frame may be taken in part.
+pub async fn read<T: DeserializeOwned>(stream: &mut RecvStream) -> Result<T, FrameError> {
+    let mut word = [0; LENGTH_BYTES];
+    exact(stream, &mut word).await?;
+    let mut body = vec![0; frame::body_length(word)?];
+    exact(stream, &mut body).await?;
+    Ok(frame::decode(&body)?)
+}
+
+async fn exact(stream: &mut RecvStream, bytes: &mut [u8]) -> Result<(), FrameError> {
+    match stream.read_exact(bytes).await {
+        Ok(()) => Ok(()),
+        Err(quinn::ReadExactError::FinishedEarly(_)) => Err(FrameError::Ended),
+        Err(quinn::ReadExactError::ReadError(e)) => Err(FrameError::Lost(e.to_string())),
+    }
+}

@@ -1,0 +1,197 @@
+//! Units: through systemd on the machine's own root, through a hook elsewhere.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::child::{self, Leftovers};
+use super::exec::{judge, not_allowed};
+use super::failed;
+use crate::ipc::{FromRunner, UnitVerb};
+use crate::paths::Paths;
+
+/// Longest run of a hook.
+const HOOK: Duration = Duration::from_secs(30);
+/// Longest wait for a job of systemd: its own default is 90 s to start and 90 s to stop.
+const JOB: Duration = Duration::from_secs(180);
+/// By fixed path: no environment decides what runs here.
+const SYSTEMCTL: &str = "/usr/bin/systemctl";
+/// Longest name of a unit (systemd.unit(5)).
+const NAME_BYTES: usize = 255;
+
+/// Starts, stops, restarts or asks for a unit.
+pub(super) fn perform(paths: &Paths, allowed: &[String], verb: UnitVerb, name: &str) -> FromRunner {
+    if !well_formed(name) {
+        return not_allowed(format!(
+            "`{}` is no name of a unit",
+            ensign_bundle::text::printable(name, 80)
+        ));
+    }
+    if paths.is_system() {
+        return systemd(allowed, verb, name);
+    }
+    let hook = paths.unit_hook();
+    if !hook.exists() {
+        return FromRunner::NotManaged;
+    }
+    run(
+        Command::new(&hook)
+            .arg(verb_name(verb))
+            .arg(name)
+            .env("ENSIGN_ROOT", paths.root()),
+        HOOK,
+    )
+}
+
+/// Runs the hook that tells applications about new labels, if there is one.
+pub(super) fn labels_changed(paths: &Paths) -> FromRunner {
+    let hook = paths.labels_hook();
+    if !hook.exists() {
+        return FromRunner::Ok;
+    }
+    run(
+        Command::new(&hook).arg(paths.labels()).env("ENSIGN_ROOT", paths.root()),
+        HOOK,
+    )
+}
+
+fn systemd(allowed: &[String], verb: UnitVerb, name: &str) -> FromRunner {
+    if is_off_limits(name) {
+        return not_allowed(format!("{name} is never touched"));
+    }
+    if !allowed.iter().any(|unit| unit == name) {
+        return not_allowed(format!("{name} is not in runner.units of agent.toml"));
+    }
+    let mut command = Command::new(SYSTEMCTL);
+    command
+        .args(["--no-ask-password", "--no-pager", verb_name(verb), "--", name])
+        .env_clear();
+    run(&mut command, JOB)
+}
+
+fn run(command: &mut Command, timeout: Duration) -> FromRunner {
+    match child::run(command, timeout, Leftovers::Keep) {
+        Ok(outcome) => judge(&outcome, timeout),
+        Err(error) => failed(format!(
+            "{} cannot be started: {error}",
+            Path::new(command.get_program()).display()
+        )),
+    }
+}
+
+fn verb_name(verb: UnitVerb) -> &'static str {
+    match verb {
+        UnitVerb::Start => "start",
+        UnitVerb::Stop => "stop",
+        UnitVerb::Restart => "restart",
+        UnitVerb::IsActive => "is-active",
+    }
+}
+
+/// A name as systemd takes it, with its type: no path, no option, no pattern.
+fn well_formed(name: &str) -> bool {
+    let (stem, kind) = name.rsplit_once('.').unwrap_or(("", ""));
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, ':' | '-' | '_' | '.' | '@' | '\\');
+    name.len() <= NAME_BYTES
+        && !stem.is_empty()
+        && !name.starts_with(['-', '.'])
+        && name.chars().all(plain)
+        && matches!(kind, "service" | "socket" | "timer" | "target" | "path" | "mount")
+}
+
+/// What no allow-list can open: Ensign itself, systemd itself, and the ways in for whoever must mend the device.
+fn is_off_limits(name: &str) -> bool {
+    const PREFIXES: [&str; 6] = ["ensign", "systemd-", "ssh", "dropbear", "getty", "init."];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name.contains("getty")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(hook: Option<&str>) -> (tempfile::TempDir, Paths) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        if let Some(body) = hook {
+            std::fs::create_dir_all(paths.unit_hook().parent().unwrap()).unwrap();
+            let text = format!("#!/bin/sh\n{body}\n");
+            crate::durable::write(&paths.unit_hook(), text.as_bytes(), 0o755).unwrap();
+        }
+        (dir, paths)
+    }
+
+    #[test]
+    fn a_hook_decides_for_itself_and_gets_verb_and_name() {
+        let (_dir, paths) = device(Some(
+            "echo \"$1 $2\" >> \"$ENSIGN_ROOT/calls\"; test \"$1\" != stop || { echo no; exit 4; }",
+        ));
+        let ask = |verb| perform(&paths, &[], verb, "web.service");
+        assert_eq!(ask(UnitVerb::Start), FromRunner::Ok);
+        assert_eq!(ask(UnitVerb::Restart), FromRunner::Ok);
+        assert_eq!(ask(UnitVerb::IsActive), FromRunner::Ok);
+        assert_eq!(ask(UnitVerb::Stop), failed("exit status: 4: no"));
+        let calls = std::fs::read_to_string(paths.root().join("calls")).unwrap();
+        assert_eq!(
+            calls,
+            "start web.service\nrestart web.service\nis-active web.service\nstop web.service\n"
+        );
+    }
+
+    #[test]
+    fn what_a_hook_starts_keeps_running() {
+        let (_dir, paths) = device(Some("sleep 1000 & echo $! > \"$ENSIGN_ROOT/pid\""));
+        assert_eq!(perform(&paths, &[], UnitVerb::Start, "web.service"), FromRunner::Ok);
+        let pid = std::fs::read_to_string(paths.root().join("pid")).unwrap();
+        let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
+    fn without_a_hook_nothing_is_managed() {
+        let (_dir, paths) = device(None);
+        assert_eq!(
+            perform(&paths, &[], UnitVerb::Start, "web.service"),
+            FromRunner::NotManaged
+        );
+    }
+
+    #[test]
+    fn names_that_are_no_units_are_refused_before_anything_runs() {
+        let (_dir, paths) = device(Some("exit 0"));
+        for name in [
+            "",
+            "web",
+            "--force.service",
+            "../x.service",
+            "a b.service",
+            "*.service",
+            ".service",
+            "x.slice",
+        ] {
+            let answer = perform(&paths, &[], UnitVerb::Start, name);
+            assert!(matches!(answer, FromRunner::Refused(_)), "{name}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn systemd_units_need_the_allow_list_and_some_never_pass() {
+        let allowed: Vec<String> = [
+            "ssh.service",
+            "ensign-agent.service",
+            "systemd-networkd.service",
+            "getty@tty1.service",
+        ]
+        .map(String::from)
+        .to_vec();
+        for name in [
+            "ssh.service",
+            "ensign-agent.service",
+            "systemd-networkd.service",
+            "getty@tty1.service",
+            "web.service",
+        ] {
+            let answer = systemd(&allowed, UnitVerb::Stop, name);
+            assert!(matches!(answer, FromRunner::Refused(_)), "{name}: {answer:?}");
+        }
+    }
+}
