@@ -137,7 +137,7 @@ def read_bundle(file, keys, threshold, fleet):
     need(set(header) <= {"chain", "releases"} and header["releases"] and header.get("chain", True), "not a header")
     need(all(set(r) == {"document", "manifest", "tables", "blocks"} for r in header["releases"]), "not a header")
     for kind, size in header.get("chain", []):
-        envelope(take(size), kind)
+        cbor(take(size), kind) if kind == "member" else envelope(take(size), kind)
     found = [read_release(lengths, take, keys, threshold, fleet) for lengths in header["releases"]]
     need(file.read(1) == b"", "bytes after the end")
     return found

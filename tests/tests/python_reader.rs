@@ -36,7 +36,7 @@ fn a_reader_written_from_the_docs_accepts_what_is_written_and_refuses_what_is_no
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reader/ensign_reader.py"));
         command.arg(&file).arg(FLEET.to_string()).arg(threshold.to_string());
         for key in &keys {
-            command.arg(hex(key.public().as_bytes()));
+            command.arg(Digest(*key.public().as_bytes()).to_string());
         }
         command.output().context("starting the reader")
     };
@@ -71,13 +71,22 @@ fn a_reader_written_from_the_docs_accepts_what_is_written_and_refuses_what_is_no
 /// A tree with a large file, a copy, an empty stretch and a symlink, in two components; signed by all `keys`.
 fn bundle(keys: &[SecretKey]) -> Result<Vec<u8>> {
     let large: Vec<u8> = (0_u32..750_000).flat_map(u32::to_be_bytes).collect();
-    let web: [(&str, &[u8]); 3] = [("assets/app.js", &large), ("assets/copy", b"hello world\n"), ("readme", b"hello world\n")];
+    let web: [(&str, &[u8]); 3] = [
+        ("assets/app.js", &large),
+        ("assets/copy", b"hello world\n"),
+        ("readme", b"hello world\n"),
+    ];
     let mut draft = Draft::new(Ident::parse("app")?, Version::parse("1.0.0")?, 1_000_000_000_000);
     let mut blocks = Vec::new();
     for (name, files) in [("web", &web[..]), ("zeros", &[("zeros", &[0; 4000][..])])] {
         let mut entries = Vec::new();
         for (path, bytes) in files {
-            entries.push(Entry::file(TreePath::parse(path)?, 0o644, bytes.len() as u64, Digest::of(bytes)));
+            entries.push(Entry::file(
+                TreePath::parse(path)?,
+                0o644,
+                bytes.len() as u64,
+                Digest::of(bytes),
+            ));
         }
         if name == "web" {
             entries.push(Entry::dir(TreePath::parse("assets")?));
@@ -89,7 +98,10 @@ fn bundle(keys: &[SecretKey]) -> Result<Vec<u8>> {
             let mut plain = Vec::new();
             for piece in &plan.pieces {
                 let path = tree.entries().get(piece.entry as usize).context("an entry")?.path();
-                let (_, bytes) = files.iter().find(|(name, _)| *name == path.as_str()).context("a file")?;
+                let (_, bytes) = files
+                    .iter()
+                    .find(|(name, _)| *name == path.as_str())
+                    .context("a file")?;
                 let from = usize::try_from(piece.offset)?;
                 plain.extend_from_slice(bytes.get(from..from + piece.length as usize).context("its bytes")?);
             }
@@ -117,7 +129,15 @@ fn python(folder: &Path) -> Result<PathBuf> {
     run(Command::new("python3").arg("-m").arg("venv").arg(&venv))?;
     let python = venv.join("bin/python");
     let mut install = Command::new(&python);
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]);
+    install.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--retries",
+        "1",
+    ]);
     run(install.args(PACKAGES))?;
     Ok(python)
 }
@@ -128,8 +148,4 @@ fn run(command: &mut Command) -> Result<()> {
         bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,10 +1,14 @@
 //! One release out of a bundle, everything but its blocks; and the documents of the metadata chain.
 
 use ensign_crypto::Envelope;
+use serde::{Deserialize, Serialize};
 
 use crate::blocks::BlockTable;
-use crate::limits::TARGETS_BYTES;
+use crate::codec;
+use crate::digest::DeviceId;
+use crate::limits::{STATEMENT_BYTES, TARGETS_BYTES};
 use crate::manifest::Manifest;
+use crate::plan::evidence::Membership;
 use crate::reason::{Code, Refusal};
 use crate::refuse;
 use crate::statement;
@@ -26,14 +30,22 @@ pub struct Contents {
     pub tables: Vec<BlockTable>,
 }
 
-/// A signed document on the way from root to the release: root steps, timestamp, snapshot, targets, an offline plan and what
-/// proves a device's place in it. Verified by the state machine of trust, not here.
+/// A signed document on the way from root to the release: root steps, timestamp, snapshot, targets, an offline plan; or what
+/// proves a device's place in that plan ([`Member`]). Verified by the state machine of trust, not here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChainDocument {
     /// `root` in `application/vnd.ensign.root+cbor`.
     pub kind: String,
-    /// The whole envelope.
+    /// The whole envelope; of the kind `member`, a [`Member`] without one.
     pub bytes: Vec<u8>,
+}
+
+/// The place of one device in the offline plan of a bundle. Nobody signs it: the path leads to the root in the signed plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    pub device: DeviceId,
+    pub member: Membership,
 }
 
 impl Contents {
@@ -72,6 +84,13 @@ impl Contents {
 impl ChainDocument {
     /// Refuses bytes that are no envelope of this kind. The signatures are not looked at.
     pub fn parse(kind: &str, bytes: Vec<u8>) -> Result<Self, Refusal> {
+        if kind == Member::KIND {
+            Member::parse(&bytes)?;
+            return Ok(Self {
+                kind: kind.to_owned(),
+                bytes,
+            });
+        }
         let shown = printable(kind, 32);
         let envelope = Envelope::parse(&bytes, Self::MAX_BYTES)
             .map_err(|e| Refusal::new(Code::Malformed, format!("the {shown} of the metadata chain: {e}")))?;
@@ -84,6 +103,36 @@ impl ChainDocument {
         })
     }
 
+    /// The document that carries `member`.
+    pub fn member(member: &Member) -> Result<Self, Refusal> {
+        let bytes =
+            codec::encode(member).map_err(|e| Refusal::new(Code::Malformed, format!("a member of a plan: {e}")))?;
+        Self::parse(Member::KIND, bytes)
+    }
+
     /// Largest document of any kind; each kind's own limit is below it.
     pub(super) const MAX_BYTES: usize = TARGETS_BYTES;
+}
+
+impl Member {
+    /// The kind of a [`ChainDocument`] that holds one.
+    pub const KIND: &'static str = "member";
+
+    /// Reads the bytes of a chain document of this kind, at most 4 KiB.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
+        if bytes.len() > STATEMENT_BYTES {
+            return refuse!(
+                LimitExceeded,
+                "a member of a plan has {} bytes, at most {STATEMENT_BYTES} are allowed",
+                bytes.len()
+            );
+        }
+        let malformed = |e| Refusal::new(Code::Malformed, format!("a member of a plan: {e}"));
+        let member: Self = codec::decode(bytes, STATEMENT_BYTES).map_err(malformed)?;
+        // Unsigned, so one form only.
+        if codec::encode(&member).map_err(malformed)? != bytes {
+            return refuse!(Malformed, "a member of a plan is not in the one form that is written");
+        }
+        Ok(member)
+    }
 }

@@ -25,7 +25,7 @@ mod reader;
 mod tests;
 mod writer;
 
-pub use contents::{ChainDocument, Contents};
+pub use contents::{ChainDocument, Contents, Member};
 pub use reader::{Bundle, read};
 pub use writer::{Writer, resign};
 

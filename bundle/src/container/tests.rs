@@ -5,8 +5,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::blocks::decode_block;
+use crate::codec;
+use crate::digest::{DeviceId, Digest};
 use crate::fixture::{self, FLEET, NOW, Node, Source, file, key, noise, small_source, verify};
 use crate::manifest::{Entry, MODE_EXECUTABLE, Unsigned};
+use crate::plan::evidence::Membership;
 use crate::reason::Code;
 
 /// The source again, from nothing but the file.
@@ -160,7 +163,7 @@ fn a_file_that_is_not_what_the_manifest_says_is_found_by_its_path() {
         if let Entry::File { path, digest, .. } = entry
             && path.as_str() == "bin/run"
         {
-            *digest = crate::digest::Digest::of(b"before it changed");
+            *digest = Digest::of(b"before it changed");
         }
     }
     let (tree, blocks) = fixture::tree("web", &source, entries);
@@ -223,7 +226,27 @@ fn a_document_of_another_release_is_not_put_into_a_bundle() {
 fn a_file_may_hold_a_metadata_chain_and_several_releases() {
     let mut targets = ensign_crypto::Envelope::new("targets", vec![0xa0]);
     targets.sign(&key(9), &aad(&FLEET.0));
-    let chain = [ChainDocument::parse("targets", targets.encode()).unwrap()];
+    let member = Member {
+        device: DeviceId([4; 32]),
+        member: Membership {
+            wave: 1,
+            index: 0,
+            receipt_key: key(5).public(),
+            path: vec![Digest([6; 32])],
+        },
+    };
+    let chain = [
+        ChainDocument::parse("targets", targets.encode()).unwrap(),
+        ChainDocument::member(&member).unwrap(),
+    ];
+    assert_eq!(Member::parse(&chain[1].bytes), Ok(member));
+    for at in 0..chain[1].bytes.len() {
+        // A byte string where a text should be, the one slip that decoders forgive.
+        let mut other = chain[1].bytes.clone();
+        other[at] ^= 0x20;
+        let read = ChainDocument::parse(Member::KIND, other.clone());
+        assert!(read.is_err() || Member::parse(&other).is_ok_and(|m| codec::encode(&m).unwrap() == other));
+    }
     let extra: Source = [("extra".to_owned(), file(b"extra"))].into();
     let empty = Source::new();
     let parts = [
