@@ -1,5 +1,6 @@
 //! Harness for tests, the demo and benchmarks: real processes on loopback, and the simulation.
 
+pub mod bench;
 pub mod demo;
 pub mod harness;
 pub mod random;

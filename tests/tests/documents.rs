@@ -13,7 +13,10 @@ fn compare(name: &str, wanted: &str) -> Result<()> {
         fs::File::create(&path)?.write_all(wanted.as_bytes())?;
     }
     let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == wanted, "docs/{name} is not what the code says: UPDATE_DOCS=1 cargo test -p ensign-tests --test documents");
+    assert!(
+        found == wanted,
+        "docs/{name} is not what the code says: UPDATE_DOCS=1 cargo test -p ensign-tests --test documents"
+    );
     Ok(())
 }
 

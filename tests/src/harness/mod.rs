@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 pub use binaries::{Profile, build};
-pub use process::Process;
+pub use process::{Process, tree_of};
 pub use trees::{difference, nasty_tree, write_tree};
 
 /// Longest wait for a process to become ready, or for a condition that a test waits for.

@@ -61,18 +61,7 @@ impl Process {
 
     /// This process and everything below it.
     pub fn tree(&self) -> Vec<u32> {
-        let (mut all, mut todo) = (Vec::new(), vec![self.child.id()]);
-        while let Some(id) = todo.pop() {
-            all.push(id);
-            let Ok(tasks) = fs::read_dir(format!("/proc/{id}/task")) else {
-                continue;
-            };
-            for task in tasks.flatten() {
-                let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-                todo.extend(children.split_whitespace().filter_map(|c| c.parse::<u32>().ok()));
-            }
-        }
-        all
+        tree_of(self.child.id())
     }
 
     /// SIGKILL to one process of the tree; true when it was this one itself (then it is waited for).
@@ -119,6 +108,22 @@ impl Process {
     pub fn leave(&mut self) {
         self.leave = true;
     }
+}
+
+/// A process and everything below it.
+pub fn tree_of(id: u32) -> Vec<u32> {
+    let (mut all, mut todo) = (Vec::new(), vec![id]);
+    while let Some(id) = todo.pop() {
+        all.push(id);
+        let Ok(tasks) = fs::read_dir(format!("/proc/{id}/task")) else {
+            continue;
+        };
+        for task in tasks.flatten() {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            todo.extend(children.split_whitespace().filter_map(|c| c.parse::<u32>().ok()));
+        }
+    }
+    all
 }
 
 impl Drop for Process {
