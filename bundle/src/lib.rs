@@ -3,6 +3,7 @@
 //! Pure: no clock, no file, no socket. Bytes go in, typed values or a [`reason::Refusal`] come out.
 #![warn(missing_debug_implementations)]
 
+pub mod accept;
 pub mod blocks;
 pub mod codec;
 pub mod container;

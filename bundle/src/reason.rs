@@ -120,6 +120,9 @@ codes! {
     /// Issued too far in the future, or valid for longer than its role may be.
     LifetimeRefused = "lifetime-refused", 22, "check the clocks of signer and device";
 
+    /// The clock is not synchronised, or behind what signed documents prove.
+    ClockSuspect = "clock-suspect", 22, "synchronise the clock, or connect to the controller once";
+
     /// Bytes do not have the signed digest or length.
     ContentMismatch = "content-mismatch", 23, "fetch or build the file again";
     /// Bytes that are not of the format.
@@ -144,12 +147,17 @@ codes! {
     /// The agent is older than the release needs.
     AgentTooOld = "agent-too-old", 24, "update the agent first";
 
+    /// A release in between has to be installed first.
+    StepMissing = "step-missing", 24, "install the release in between first";
+
     /// The signed plan does not list this device in an open wave.
     NotInPlan = "not-in-plan", 25, "ensign device why";
     /// The wave before has not yet proven itself.
     GateNotOpen = "gate-not-open", 25, "ensign rollout status";
     /// The plan's release is another one.
     PlanMismatch = "plan-mismatch", 25, "start a rollout for this release";
+    /// Root's policy forbids what the plan asks for.
+    PolicyRefused = "policy-refused", 25, "ensign fleet show";
     /// The plan was cancelled.
     PlanCancelled = "plan-cancelled", 25, "start a new rollout";
     /// No permission to start now.

@@ -41,9 +41,9 @@ pub struct Subject<'a> {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Expr {
-    All(Vec<Expr>),
-    Any(Vec<Expr>),
-    Not(Box<Expr>),
+    All(Vec<Self>),
+    Any(Vec<Self>),
+    Not(Box<Self>),
     Present(Label),
     In(Label, Vec<Label>),
 }

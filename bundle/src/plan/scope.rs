@@ -52,7 +52,7 @@ impl<'a> Scopes<'a> {
     pub fn require(&self, envelope: &Envelope, fleet: &FleetId) -> Result<(), Refusal> {
         for scope in &self.0 {
             statement::count(envelope, &scope.role.keys, scope.role.threshold, fleet)
-                .map_err(|refusal| in_scope(scope, refusal))?;
+                .map_err(|refusal| in_scope(scope, &refusal))?;
         }
         Ok(())
     }
@@ -63,7 +63,7 @@ impl<'a> Scopes<'a> {
         for scope in &self.0 {
             match statement::count(envelope, &scope.role.keys, scope.role.threshold, fleet) {
                 Ok(_) => return Ok(()),
-                Err(refusal) => first = first.or(Some(in_scope(scope, refusal))),
+                Err(refusal) => first = first.or(Some(in_scope(scope, &refusal))),
             }
         }
         Err(first.unwrap_or_else(nobody))
@@ -94,7 +94,7 @@ fn names(selector: &Selector, labels: &[Label]) -> bool {
     labels.iter().any(|label| keys.contains(label))
 }
 
-fn in_scope(scope: &Scope, refusal: Refusal) -> Refusal {
+fn in_scope(scope: &Scope, refusal: &Refusal) -> Refusal {
     Refusal::new(refusal.code, format!("scope {}: {}", scope.name, refusal.text))
 }
 

@@ -2,7 +2,7 @@
 
 use serde_bytes::ByteBuf;
 
-use super::memory::{ENTRIES, Granted, Held};
+use super::memory::{ENTRIES, Granted, Standing};
 use super::trusted::Trusted;
 use crate::digest::DeviceId;
 use crate::ids::Labels;
@@ -60,7 +60,7 @@ impl Trusted {
         if hold.device != *device {
             return refuse!(WrongDevice, "a hold of device {}", hold.device);
         }
-        let entry = Held {
+        let entry = Standing {
             seq: hold.seq,
             held: hold.held,
             reason: hold.reason.clone(),
@@ -77,7 +77,7 @@ impl Trusted {
             }
             _ => {}
         }
-        self.check_room(self.memory.holds.len(), "holds")?;
+        check_room(self.memory.holds.len(), "holds")?;
         self.memory.holds.insert(*device, entry);
         Ok(hold)
     }
@@ -104,7 +104,7 @@ impl Trusted {
         {
             return refuse!(RollbackRefused, "labels number {seq} offered, {held} are known");
         }
-        self.check_room(self.memory.grants.len(), "grants")?;
+        check_room(self.memory.grants.len(), "grants")?;
         let granted = Granted {
             label_seq: seq,
             envelope: ByteBuf::from(bytes),
@@ -126,11 +126,11 @@ impl Trusted {
         let scopes = Scopes::of_change(self.root(), before, &claimed)?;
         Ok(scope::open::<Grant>(bytes, &scopes, self.fleet())?.body)
     }
+}
 
-    fn check_room(&self, entries: usize, what: &str) -> Result<(), Refusal> {
-        if entries >= ENTRIES {
-            return refuse!(LimitExceeded, "{entries} {what} are remembered");
-        }
-        Ok(())
+fn check_room(entries: usize, what: &str) -> Result<(), Refusal> {
+    if entries >= ENTRIES {
+        return refuse!(LimitExceeded, "{entries} {what} are remembered");
     }
+    Ok(())
 }

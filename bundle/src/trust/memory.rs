@@ -17,7 +17,7 @@ pub(super) const ENTRIES: usize = 4096;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Memory {
+pub(super) struct Memory {
     pub(super) reset_epoch: u64,
     pub(super) time: TimeFloors,
     /// The last plan that was started, by product.
@@ -26,7 +26,7 @@ pub struct Memory {
     pub(super) security: BTreeMap<Ident, u64>,
     /// Cancelled plans, with the time their cancel was issued.
     pub(super) cancelled: BTreeMap<Digest, u64>,
-    pub(super) holds: BTreeMap<DeviceId, Held>,
+    pub(super) holds: BTreeMap<DeviceId, Standing>,
     /// The newest grants, by device: a device keeps its own.
     pub(super) grants: BTreeMap<DeviceId, Granted>,
 }
@@ -41,7 +41,7 @@ pub struct Started {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Held {
+pub(super) struct Standing {
     pub seq: u64,
     pub held: bool,
     pub reason: String,
@@ -49,7 +49,7 @@ pub struct Held {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Granted {
+pub(super) struct Granted {
     /// 0 for the grant of the token a device joined with.
     pub label_seq: u64,
     pub envelope: ByteBuf,

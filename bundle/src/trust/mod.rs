@@ -6,6 +6,7 @@
 mod asked;
 pub mod ensign;
 pub mod format;
+pub mod issue;
 pub mod machine;
 mod memory;
 pub mod profile;
@@ -16,6 +17,7 @@ mod trusted;
 
 pub use ensign::ReleaseName;
 pub use machine::Step;
+pub use memory::Started;
 pub use state::TrustState;
 pub use time::{CLOCK_SLACK_S, Clock};
 pub use trusted::{Source, Trusted, Want};

@@ -39,7 +39,7 @@ impl From<u64> for Clock {
 /// a device for ever.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TimeFloors {
+pub(super) struct TimeFloors {
     /// `issued` of offline roles: permanent.
     offline: u64,
     /// `issued` of online roles, and attestations: only as good as the timestamp keys, so it goes when one of them goes.
@@ -73,12 +73,12 @@ impl TimeFloors {
     }
 
     /// The latest time that is proven.
-    pub fn proven(&self) -> u64 {
+    pub(super) fn proven(&self) -> u64 {
         self.offline.max(self.online)
     }
 
     /// True when the clock can be used to refuse what is late: it is trusted and not behind what is proven.
-    pub fn allows(&self, clock: Clock) -> bool {
+    pub(super) fn allows(&self, clock: Clock) -> bool {
         clock.trusted && clock.now.saturating_add(CLOCK_SLACK_S) >= self.proven()
     }
 

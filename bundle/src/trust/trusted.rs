@@ -29,6 +29,14 @@ pub enum Source {
     Bundle,
 }
 
+/// Judges no ages.
+const TIMELESS: At = At {
+    root: 0,
+    now: 0,
+    latest_issue: None,
+    online: false,
+};
+
 /// The trust of one device or signer. Each method takes what it is given whole, or refuses and changes nothing; whoever calls it
 /// stores [`Trusted::encode`] before acting on the result.
 #[derive(Clone, Debug)]
@@ -236,22 +244,17 @@ impl Trusted {
         clock: impl Into<Clock>,
         source: Source,
     ) -> Result<(&Release, &Product), Refusal> {
-        let at = self.at(clock, source);
-        let held = self.machine.fresh_delegated(&DocName::Release(name.clone()), &at)?;
-        let listed = self.snapshot().and_then(|snapshot| snapshot.release(name));
-        if listed.is_none_or(|entry| entry.counter != held.body.counter) {
-            return refuse!(
-                ContentMismatch,
-                "the document of {name} has counter {}, the snapshot lists {:?}",
-                held.body.counter,
-                listed.map(|entry| entry.counter)
-            );
-        }
-        let product = self.targets().and_then(|targets| targets.product(&name.product));
-        match product {
-            Some(product) => Ok((&held.body, product)),
-            None => refuse!(OutsideDelegation, "no entry of targets covers product {}", name.product),
-        }
+        self.release_at(name, &self.at(clock, source))
+    }
+
+    /// The same, whatever the ages.
+    pub fn listed_release(&self, name: &ReleaseName) -> Result<(&Release, &Product), Refusal> {
+        self.release_at(name, &TIMELESS)
+    }
+
+    /// Refuses unless every top-level role is there and fits the others, whatever their ages.
+    pub fn check_complete(&self) -> Result<(), Refusal> {
+        self.machine.check_fresh(&TIMELESS)
     }
 
     /// Refuses unless every top-level role is there, fits the others and is unexpired.
@@ -351,6 +354,24 @@ impl Trusted {
     pub fn hold(&self, device: &DeviceId) -> Option<&str> {
         let held = self.memory.holds.get(device).filter(|held| held.held);
         held.map(|held| held.reason.as_str())
+    }
+
+    fn release_at(&self, name: &ReleaseName, at: &At) -> Result<(&Release, &Product), Refusal> {
+        let held = self.machine.fresh_delegated(&DocName::Release(name.clone()), at)?;
+        let listed = self.snapshot().and_then(|snapshot| snapshot.release(name));
+        if listed.is_none_or(|entry| entry.counter != held.body.counter) {
+            return refuse!(
+                ContentMismatch,
+                "the document of {name} has counter {}, the snapshot lists {:?}",
+                held.body.counter,
+                listed.map(|entry| entry.counter)
+            );
+        }
+        let product = self.targets().and_then(|targets| targets.product(&name.product));
+        match product {
+            Some(product) => Ok((&held.body, product)),
+            None => refuse!(OutsideDelegation, "no entry of targets covers product {}", name.product),
+        }
     }
 
     pub(super) fn at(&self, clock: impl Into<Clock>, source: Source) -> At {

@@ -129,7 +129,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
             return refuse!(MetadataMissing, "the targets of the newest snapshot are not there");
         }
         F::check_pin(F::snapshot_pin(&timestamp.body), "snapshot", &snapshot.bytes)?;
-        let pin = self.pin(&snapshot.body, &F::targets_name())?;
+        let pin = listed::<F>(&snapshot.body, &F::targets_name())?;
         F::check_pin(&pin, "targets", &targets.bytes)?;
         if at.online {
             check_expiry("timestamp", &timestamp.body, at.now)?;
@@ -141,14 +141,12 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
     fn check_root_fresh(&self, at: &At) -> Result<(), Refusal> {
         check_expiry("root", &self.root.body, at.root)
     }
+}
 
-    fn pin(&self, snapshot: &F::Snapshot, name: &F::Name) -> Result<F::Pin, Refusal> {
-        F::pin(snapshot, name).ok_or_else(|| {
-            Refusal::new(
-                crate::reason::Code::NotFound,
-                format!("the snapshot does not list {name}"),
-            )
-        })
+fn listed<F: Format>(snapshot: &F::Snapshot, name: &F::Name) -> Result<F::Pin, Refusal> {
+    match F::pin(snapshot, name) {
+        Some(pin) => Ok(pin),
+        None => refuse!(NotFound, "the snapshot does not list {name}"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::format::{At, Delegator, Format, Meta, Profile};
-use super::{Machine, Step, present};
+use super::{Machine, Step, listed, present};
 use crate::limits;
 use crate::reason::Refusal;
 use crate::refuse;
@@ -40,7 +40,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         }
         let newest = present(self.pending.as_ref().or(self.snapshot.as_ref()), "snapshot")?;
         let name = F::targets_name();
-        let pin = self.pin(&newest.body, &name)?;
+        let pin = listed::<F>(&newest.body, &name)?;
         let held = self.targets.as_ref().filter(|held| {
             held.body.version() == F::pin_version(&pin) && F::check_pin(&pin, "targets", &held.bytes).is_ok()
         });
@@ -122,7 +122,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
             return Ok(());
         }
         let snapshot = present(self.snapshot.as_ref(), "snapshot")?;
-        let pin = self.pin(&snapshot.body, name)?;
+        let pin = listed::<F>(&snapshot.body, name)?;
         let bytes = need(docs(Want::Targets(name, &pin)), &name.to_string())?;
         self.update_delegated(name, &bytes, at)?;
         Ok(())

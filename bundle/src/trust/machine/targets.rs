@@ -1,7 +1,7 @@
 //! TUF 5.6: targets and the roles that it delegates to.
 
 use super::super::format::{At, Candidate, Delegator, Format, Meta, Profile};
-use super::{Held, Machine, Step, check_expiry, present};
+use super::{Held, Machine, Step, check_expiry, listed, present};
 use crate::reason::{Code, Refusal};
 use crate::refuse;
 
@@ -19,7 +19,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
     fn try_targets(&mut self, bytes: &[u8], at: &At) -> Result<Step, Refusal> {
         let snapshot = self.newest_snapshot(at)?;
         let name = F::targets_name();
-        let pin = self.pin(&snapshot.body, &name)?;
+        let pin = listed::<F>(&snapshot.body, &name)?;
         F::check_pin(&pin, "targets", bytes)?;
         let new = self.format.open_targets(bytes, &self.root.body)?;
         check_version("targets", &new, F::pin_version(&pin))?;
@@ -57,7 +57,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         self.check_fresh(at)?;
         let snapshot = present(self.snapshot.as_ref(), "snapshot")?;
         let targets = present(self.targets.as_ref(), "targets")?;
-        let pin = self.pin(&snapshot.body, name)?;
+        let pin = listed::<F>(&snapshot.body, name)?;
         let what = name.to_string();
         F::check_pin(&pin, &what, bytes)?;
         let new = self.open_delegated(name, bytes)?;
@@ -85,7 +85,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
     pub fn fresh_delegated(&self, name: &F::Name, at: &At) -> Result<&Held<F::Delegated>, Refusal> {
         self.check_fresh(at)?;
         let snapshot = present(self.snapshot.as_ref(), "snapshot")?;
-        let pin = self.pin(&snapshot.body, name)?;
+        let pin = listed::<F>(&snapshot.body, name)?;
         let what = name.to_string();
         let held = present(self.delegated.get(name), &what)?;
         F::check_pin(&pin, &what, &held.bytes)?;
@@ -114,7 +114,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         Err(refusal)
     }
 
-    fn newest_snapshot(&self, at: &At) -> Result<&crate::trust::machine::Held<F::Snapshot>, Refusal> {
+    fn newest_snapshot(&self, at: &At) -> Result<&Held<F::Snapshot>, Refusal> {
         self.check_root_fresh(at)?;
         let timestamp = present(self.timestamp.as_ref(), "timestamp")?;
         let snapshot = present(self.pending.as_ref().or(self.snapshot.as_ref()), "snapshot")?;
