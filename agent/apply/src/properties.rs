@@ -1,0 +1,306 @@
+//! What must hold whatever happens in whichever order.
+
+use ensign_bundle::plan::evidence::ReceiptState;
+use ensign_bundle::reason::Code;
+use ensign_bundle::wire::Phase;
+use proptest::prelude::*;
+
+use crate::device::{Device, EDGES};
+use crate::journal::{self, JournalError};
+use crate::record::Record;
+use crate::resume::Reality;
+use crate::stage::Stage;
+use crate::step::{Action, Event};
+use crate::testkit::{Bed, durable, events, now, refusal, staged, target};
+
+/// Any event, at most 30 s after the one before, biased towards the way forward so that deep states are reached.
+fn history() -> impl Strategy<Value = Vec<(Event, u64)>> {
+    let forward = prop_oneof![
+        Just(Event::Offered(target(1))),
+        Just(Event::Offered(target(2))),
+        Just(staged(1, true)),
+        Just(staged(2, false)),
+        Just(Event::Cleared),
+        Just(Event::Switched),
+        Just(Event::SwitchedBack),
+        Just(Event::Probed { failure: None }),
+    ];
+    let any = prop::sample::select(events());
+    prop::collection::vec((prop_oneof![2 => forward, 1 => any], 0..30u64), 0..60)
+}
+
+fn live(history: Vec<(Event, u64)>) -> Bed {
+    let mut bed = Bed::default();
+    let mut second = 0;
+    for (event, after) in history {
+        second += after;
+        bed.step(event, second);
+    }
+    bed
+}
+
+/// What a shell without trouble does, until nothing is left to do.
+fn settle(device: Device, reality: Reality) -> Device {
+    let mut moment = now(100_000);
+    moment.boot = "boot-2".to_owned();
+    let mut step = device.resume(reality, &moment);
+    let mut pointer = reality.current;
+    for _ in 0..100 {
+        for action in &step.actions {
+            if let Action::Repoint { to } = action {
+                pointer = *to;
+            }
+        }
+        moment.boot_ms += 1000;
+        let event = match step.device.duty() {
+            None => {
+                assert_eq!(pointer, step.device.current);
+                return step.device;
+            }
+            Some(Action::Switch { to, .. }) => {
+                pointer = to;
+                Event::Switched
+            }
+            Some(Action::SwitchBack { to, .. }) => {
+                pointer = to;
+                Event::SwitchedBack
+            }
+            Some(Action::Watch) => Event::Probed { failure: None },
+            Some(_) => Event::Withdrawn,
+        };
+        step = step.device.step(event, &moment);
+    }
+    panic!("not settled: {:?}", step.device.stage);
+}
+
+proptest! {
+    #[test]
+    fn replay_equals_live(history in history()) {
+        let bed = live(history);
+        let replay = journal::replay(&bed.journal).unwrap();
+        prop_assert_eq!(replay.device, durable(bed.device));
+        prop_assert_eq!(replay.end, bed.journal.len());
+        prop_assert!(!replay.torn);
+    }
+
+    #[test]
+    fn the_same_event_again_changes_nothing(history in history(), event in prop::sample::select(events())) {
+        // Rounds of probes are counted by design.
+        prop_assume!(!matches!(event, Event::Probed { .. }));
+        let bed = live(history);
+        let moment = now(10_000);
+        let once = bed.device.step(event.clone(), &moment);
+        // A failed or finished attempt may be started again by an offer: that is a new event, not the same.
+        let starts = matches!(event, Event::Offered(_));
+        let twice = once.device.clone().step(event, &moment);
+        if !starts {
+            prop_assert_eq!(&twice.records, &Vec::<Record>::new());
+        }
+        prop_assert_eq!(durable(twice.device), durable(once.device));
+    }
+
+    /// Any journal that a power cut can leave, with the pointer on either side of the switch.
+    #[test]
+    fn every_prefix_recovers(history in history(), cut in any::<prop::sample::Index>(), flipped in any::<bool>()) {
+        let bed = live(history);
+        let bytes = &bed.journal[..cut.index(bed.journal.len() + 1)];
+        let replay = journal::replay(bytes).unwrap();
+        prop_assert!(replay.end <= bytes.len());
+        let device = replay.device;
+        let current = match &device.stage {
+            Stage::Switching(s) if flipped => s.to,
+            Stage::RollingBack(s) if flipped => s.to,
+            Stage::RollingBack(s) => s.from,
+            _ => device.current,
+        };
+        let before = device.clone();
+        let settled = settle(device, Reality { current });
+        prop_assert!(!settled.stage.is_committed());
+        // What is settled is a generation that the journal knows, or nothing where nothing ran.
+        prop_assert!(settled.current == 0 || settled.running().is_some());
+        // One final statement per attempt that was under way.
+        let under_way = before.stage.is_committed();
+        prop_assert_eq!(settled.receipt_seq > before.receipt_seq, under_way);
+    }
+
+    #[test]
+    fn a_damaged_byte_is_never_taken_for_a_record(history in history(), at in any::<prop::sample::Index>()) {
+        let bed = live(history);
+        prop_assume!(!bed.journal.is_empty());
+        let mut bytes = bed.journal.clone();
+        bytes[at.index(bed.journal.len())] ^= 0x10;
+        match journal::replay(&bytes) {
+            // Nothing whole behind the damage: as a torn tail.
+            Ok(replay) => prop_assert!(replay.torn && replay.records < bed.records.len()),
+            Err(e) => prop_assert!(matches!(e, JournalError::Damaged { .. }), "{}", e),
+        }
+    }
+}
+
+#[test]
+fn an_update_confirms_with_two_receipts() {
+    let mut bed = Bed::default();
+    bed.step(Event::Offered(target(1)), 0);
+    assert_eq!(bed.device.duty(), Some(Action::Fetch));
+    bed.step(staged(1, true), 1);
+    let step = bed.step(Event::Cleared, 2);
+    assert_eq!(step.actions[0], Action::Switch { from: 0, to: 1 });
+    bed.step(Event::Switched, 3);
+    for second in 4..7 {
+        bed.step(Event::Probed { failure: None }, second);
+        assert!(matches!(bed.device.stage, Stage::Trial(_)));
+    }
+    bed.step(Event::Probed { failure: None }, 7);
+    assert!(matches!(bed.device.stage, Stage::Confirmed(_)));
+    let due = bed.device.next_tick_ms(&now(7)).unwrap();
+    assert_eq!(due, 25_000);
+    bed.step(Event::Tick, 7 + due / 1000);
+    let said: Vec<_> = bed
+        .device
+        .receipts
+        .iter()
+        .map(|r| (r.state.clone(), r.healthy_for_s))
+        .collect();
+    assert_eq!(said, [(ReceiptState::Confirmed, 5), (ReceiptState::Confirmed, 30)]);
+    assert_eq!(bed.device.product(&target(1).product).map(|p| p.confirmed), Some(true));
+}
+
+#[test]
+fn a_failing_release_goes_back_and_is_not_tried_again() {
+    let mut bed = Bed::default();
+    bed.install(2, 0);
+    bed.step(Event::Offered(target(1)), 10);
+    bed.step(staged(1, true), 11);
+    bed.step(Event::Cleared, 12);
+    bed.step(Event::Switched, 13);
+    for second in 14..=18 {
+        bed.step(
+            Event::Probed {
+                failure: Some("exit 1".to_owned()),
+            },
+            second,
+        );
+    }
+    assert_eq!(bed.device.duty(), Some(Action::SwitchBack { from: 2, to: 1 }));
+    bed.step(Event::SwitchedBack, 20);
+    assert_eq!(bed.device.current, 1);
+    let last = bed.device.receipts.last().unwrap();
+    assert_eq!(last.state, ReceiptState::RolledBack { code: Code::Unhealthy });
+    // The same plan again: nothing. Another plan for the same release: refused, once.
+    assert_eq!(bed.step(Event::Offered(target(1)), 30).records, []);
+    let mut other = target(1);
+    other.plan = target(9).plan;
+    bed.step(Event::Offered(other.clone()), 31);
+    assert_eq!(bed.device.stage.reason().map(|r| r.code), Some(Code::Denied));
+    assert_eq!(bed.step(Event::Offered(other.clone()), 32).records, []);
+    bed.step(Event::DenialsCleared { manifest: None }, 33);
+    bed.step(Event::Offered(other), 34);
+    assert_eq!(bed.device.stage.phase(), Phase::Fetching);
+}
+
+#[test]
+fn what_runs_already_is_confirmed_for_a_new_plan_at_once() {
+    let mut bed = Bed::default();
+    bed.install(1, 0);
+    let mut plan = target(1);
+    plan.plan = target(7).plan;
+    bed.step(Event::Offered(plan.clone()), 100);
+    let last = bed.device.receipts.last().unwrap();
+    assert_eq!((last.plan, last.healthy_for_s), (plan.plan, 100));
+    assert_eq!(bed.step(Event::Offered(plan), 101).records, []);
+}
+
+#[test]
+fn no_space_does_not_deny_and_may_be_tried_again() {
+    let mut bed = Bed::default();
+    bed.step(Event::Offered(target(1)), 0);
+    let manifest = target(1).manifest.digest;
+    bed.step(
+        Event::StagingFailed {
+            manifest,
+            reason: refusal(Code::NoSpace),
+        },
+        1,
+    );
+    assert_eq!(bed.device.stage.phase(), Phase::Rejected);
+    assert!(bed.device.denied.is_empty());
+    bed.step(Event::Offered(target(1)), 2);
+    assert_eq!(bed.device.stage.phase(), Phase::Fetching);
+}
+
+#[test]
+fn a_reboot_loop_in_the_trial_goes_back() {
+    let mut bed = Bed::default();
+    bed.step(Event::Offered(target(1)), 0);
+    bed.step(staged(1, true), 1);
+    bed.step(Event::Cleared, 2);
+    bed.step(Event::Switched, 3);
+    for boot in 1..=3 {
+        // The first start of the processes is in the boot of the switch: a restart of ours does not count.
+        assert!(matches!(bed.device.stage, Stage::Trial(_)), "boot {boot}");
+        for _ in 0..2 {
+            let mut moment = now(10);
+            moment.boot = format!("boot-{}", boot + 1);
+            let step = bed.device.clone().resume(Reality { current: 1 }, &moment);
+            bed.take(step);
+        }
+    }
+    assert!(matches!(&bed.device.stage, Stage::RollingBack(s) if s.reason.code == Code::CrashLoop));
+}
+
+#[test]
+fn restarts_without_end_in_one_attempt_go_back() {
+    let mut bed = Bed::default();
+    bed.step(Event::Offered(target(1)), 0);
+    bed.step(staged(1, true), 1);
+    bed.step(Event::Cleared, 2);
+    for _ in 0..EDGES {
+        let step = bed.device.clone().resume(Reality { current: 0 }, &now(3));
+        bed.take(step);
+    }
+    assert!(matches!(&bed.device.stage, Stage::RollingBack(s) if s.reason.code == Code::CrashLoop));
+}
+
+#[test]
+fn a_moved_pointer_is_mended() {
+    let mut bed = Bed::default();
+    bed.install(1, 0);
+    let step = bed.device.clone().resume(Reality { current: 7 }, &now(10));
+    assert!(step.actions.contains(&Action::Repoint { to: 1 }));
+}
+
+#[test]
+fn acknowledged_receipts_leave_and_the_answer_is_no_news() {
+    let mut bed = Bed::default();
+    bed.install(1, 0);
+    let report = bed.device.report;
+    let step = bed.step(Event::Acknowledged { report }, 1);
+    assert!(bed.device.receipts.is_empty());
+    assert_eq!(bed.device.report, report);
+    assert!(!step.actions.contains(&Action::Report));
+}
+
+#[test]
+fn an_unknown_record_stops_the_device() {
+    let mut frame = journal::frame(1, 0, &Record::Unlocked).unwrap();
+    frame[13] = u8::try_from(Record::LAST + 1).unwrap();
+    let end = frame.len() - 4;
+    let crc = crc32c::crc32c(&frame[..end]);
+    frame[end..].copy_from_slice(&crc.to_be_bytes());
+    assert!(matches!(journal::replay(&frame), Err(JournalError::Unknown { kind, .. }) if kind == Record::LAST + 1));
+}
+
+#[test]
+fn a_compacted_journal_goes_on_where_the_old_one_ended() {
+    let mut bed = Bed::default();
+    bed.install(1, 0);
+    let sequence = bed.records.len() as u64 + 1;
+    let mut journal = journal::frame(sequence, 1, &Record::Snapshot(Box::new(bed.device.clone()))).unwrap();
+    journal.extend(journal::frame(sequence + 1, 1, &Record::Unlocked).unwrap());
+    journal.extend([0; 4096]);
+    let replay = journal::replay(&journal).unwrap();
+    assert_eq!(
+        (replay.device, replay.sequence, replay.torn),
+        (bed.device, sequence + 1, false)
+    );
+}
