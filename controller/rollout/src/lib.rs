@@ -1,1 +1,52 @@
-//! controller/rollout
+//! Who may update now, what stops a rollout, and why a device waits.
+//!
+//! Pure: no clock, no disk, no network, no randomness. The controller is a loop around four calls:
+//!
+//! 1. something happened → commit the [`Event`] to the ledger, then [`observe`] it;
+//! 2. [`plan`] → [`Action`]s; each [`Action::event`] is committed and observed like any other;
+//! 3. again from 2 until there are no actions (a bounded number of actions comes at a time, so one call stays short);
+//! 4. tell the devices what [`desired`] says now; sleep until [`next_wakeup`].
+//!
+//! Everything follows from state: folding the same events in the same order gives the same [`Fleet`] and the same plan, so a
+//! crash between any two lines is harmless, and a lost or repeated message too.
+//!
+//! A large fleet keeps [`rows`] instead of a growing list of events: one small row per device and per membership, written when an
+//! event touches it, and [`Fleet::from_rows`] counts everything anew. What an event touches is [`Event::subject`].
+//!
+//! ```text
+//! device in a rollout      ┌────────── hold, suspend, newer release ─▶ held
+//!                          │
+//!   pending ── Offered ─▶ active ── good receipt ─▶ ok ──┐
+//!    │   ▲                 │  │                          ├─ silent ─▶ dark ── seen ─▶ back
+//!    │   │                 │  └── bad receipt ─▶ failed  │
+//!    ▼   └── seen ──┐      └─────────────────────────────┘
+//!   unreached ──────┘
+//! ```
+#![warn(missing_debug_implementations)]
+
+mod check;
+mod desired;
+mod event;
+mod fleet;
+mod index;
+mod member;
+mod observe;
+mod planner;
+mod rollout;
+pub mod rows;
+mod rules;
+mod status;
+mod wakeup;
+mod why;
+
+pub use check::check;
+pub use desired::{Desired, desired};
+pub use event::{Abort, DeviceState, Event, Group, PreparedRevert, RolloutSpec, Subject, WaveSpec};
+pub use fleet::{Device, Fleet, Freeze, Policies};
+pub use member::{Counts, Member, Outcome, Standing};
+pub use observe::observe;
+pub use planner::{ACTIONS_AT_ONCE, Action, Planned, Report, plan};
+pub use rollout::{Control, Rollout, Stage, Wave};
+pub use status::{RolloutState, RolloutStatus, TransferBytes, WaveState, WaveStatus, is_dark, status};
+pub use wakeup::next_wakeup;
+pub use why::{Why, why};

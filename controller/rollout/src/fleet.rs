@@ -1,0 +1,219 @@
+//! All devices and rollouts, as far as rollouts are concerned.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ensign_bundle::digest::{DeviceId, Digest, PlanId};
+use ensign_bundle::ids::{Ident, Label, Labels};
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::selector::{Selector, Subject};
+use ensign_bundle::wire::{Installed, Phase};
+use serde::{Deserialize, Serialize};
+
+use crate::event::DeviceState;
+use crate::rollout::Rollout;
+
+/// Silence that makes a device dark where the plan says nothing: so many check-in intervals ...
+const DARK_INTERVALS: u64 = 3;
+/// ... and at least this, seconds: a reboot with a file-system check is no failure.
+const DARK_AT_LEAST_S: u64 = 30 * 60;
+
+/// The controller's own numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policies {
+    /// Longest silence between reports that devices are told, seconds. Default 60.
+    pub check_in_s: u64,
+}
+
+impl Default for Policies {
+    fn default() -> Self {
+        Self { check_in_s: 60 }
+    }
+}
+
+impl Policies {
+    /// Dark limit of a plan that names none, seconds.
+    pub fn dark_after_s(&self) -> u64 {
+        self.check_in_s.saturating_mul(DARK_INTERVALS).max(DARK_AT_LEAST_S)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fleet {
+    pub(crate) policies: Policies,
+    /// When this controller started: nothing was heard while it was away.
+    pub(crate) started: u64,
+    pub(crate) freeze: Option<Freeze>,
+    pub(crate) groups: BTreeMap<Ident, FrozenGroup>,
+    pub(crate) devices: BTreeMap<DeviceId, Device>,
+    pub(crate) rollouts: BTreeMap<PlanId, Rollout>,
+    /// Rollouts that have not ended: highest priority first, then the older one.
+    pub(crate) live: BTreeSet<(std::cmp::Reverse<u32>, u64, PlanId)>,
+}
+
+/// The brake on the whole fleet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    pub reason: String,
+    pub at: u64,
+}
+
+/// The brake on the devices that a selector matches. One that cannot be read freezes everybody: a brake fails closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FrozenGroup {
+    pub(crate) select: String,
+    pub(crate) selector: Option<Selector>,
+    pub(crate) freeze: Freeze,
+}
+
+/// A row of the ledger: `device/<id>`, as far as rollouts need it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    pub name: String,
+    pub state: DeviceState,
+    pub labels: Labels,
+    /// Why an operator holds it.
+    pub hold: Option<String>,
+    #[serde(skip)]
+    pub connected: bool,
+    /// 0 = never.
+    pub heard_at: u64,
+    pub phase: Phase,
+    /// The plan that the phase belongs to.
+    pub plan: Option<Digest>,
+    pub reason: Option<Refusal>,
+    pub installed: Vec<Installed>,
+    /// The newest rollout of each product: older ones have no say any more.
+    pub newest: BTreeMap<Ident, PlanId>,
+    /// Rollouts whose counters follow this device.
+    #[serde(skip)]
+    pub(crate) rollouts: BTreeSet<PlanId>,
+    /// The frozen group it is in.
+    #[serde(skip)]
+    pub(crate) frozen_by: Option<Ident>,
+}
+
+impl Fleet {
+    pub fn new(policies: Policies) -> Self {
+        Self {
+            policies,
+            started: 0,
+            freeze: None,
+            groups: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            rollouts: BTreeMap::new(),
+            live: BTreeSet::new(),
+        }
+    }
+
+    pub fn device(&self, id: &DeviceId) -> Option<&Device> {
+        self.devices.get(id)
+    }
+
+    pub fn devices(&self) -> impl Iterator<Item = (&DeviceId, &Device)> {
+        self.devices.iter()
+    }
+
+    pub fn rollout(&self, id: &PlanId) -> Option<&Rollout> {
+        self.rollouts.get(id)
+    }
+
+    pub fn rollouts(&self) -> impl Iterator<Item = (&PlanId, &Rollout)> {
+        self.rollouts.iter()
+    }
+
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// Why nothing may start on `device`, where a brake holds.
+    pub fn frozen(&self, device: Option<&Device>) -> Option<Refusal> {
+        let because = |reason: &str| {
+            if reason.is_empty() {
+                String::new()
+            } else {
+                format!(": {reason}")
+            }
+        };
+        if let Some(freeze) = &self.freeze {
+            return Some(Refusal::new(
+                Code::Frozen,
+                format!("the fleet is frozen{}", because(&freeze.reason)),
+            ));
+        }
+        let name = device?.frozen_by.as_ref()?;
+        let reason = self.groups.get(name).map_or("", |group| &group.freeze.reason);
+        Some(Refusal::new(
+            Code::Frozen,
+            format!("group {name} is frozen{}", because(reason)),
+        ))
+    }
+
+    /// Dark limit of a rollout, seconds.
+    pub fn dark_after_s(&self, rollout: &Rollout) -> u64 {
+        rollout
+            .spec
+            .pace
+            .stop
+            .dark_after_s
+            .unwrap_or_else(|| self.policies.dark_after_s())
+    }
+
+    /// Rollouts that have not ended: highest priority first, then the older one.
+    pub(crate) fn live(&self) -> impl Iterator<Item = &Rollout> {
+        self.live.iter().filter_map(|(_, _, id)| self.rollouts.get(id))
+    }
+
+    /// Since when nothing is heard of a device that is not connected.
+    pub(crate) fn silent_since(&self, device: &Device) -> u64 {
+        device.heard_at.max(self.started)
+    }
+
+    pub(crate) fn group_of(&self, id: &DeviceId, device: &Device) -> Option<Ident> {
+        self.groups
+            .iter()
+            .find(|(_, group)| {
+                group.selector.as_ref().is_none_or(|selector| {
+                    selector.matches(Subject {
+                        id,
+                        name: &device.name,
+                        labels: &device.labels,
+                    })
+                })
+            })
+            .map(|(name, _)| name.clone())
+    }
+}
+
+impl Device {
+    pub(crate) fn new(name: String, state: DeviceState) -> Self {
+        Self {
+            name,
+            state,
+            labels: Labels::new(),
+            hold: None,
+            connected: false,
+            heard_at: 0,
+            phase: Phase::Idle,
+            plan: None,
+            reason: None,
+            installed: Vec::new(),
+            newest: BTreeMap::new(),
+            rollouts: BTreeSet::new(),
+            frozen_by: None,
+        }
+    }
+
+    pub fn label(&self, key: &Label) -> Option<&Label> {
+        self.labels.get(key)
+    }
+
+    /// What it runs of a product.
+    pub fn runs(&self, product: &Ident) -> Option<&Installed> {
+        self.installed.iter().find(|i| i.product == *product)
+    }
+
+    /// Is past the point of no return for this plan: it ends in a terminal report whatever it is told.
+    pub(crate) fn is_switching(&self, plan: &Digest) -> bool {
+        self.plan.as_ref() == Some(plan) && matches!(self.phase, Phase::Switching | Phase::Trial | Phase::RollingBack)
+    }
+}

@@ -1,0 +1,184 @@
+//! Where a rollout stands: the document of `rollout status`.
+
+use ensign_bundle::digest::{DeviceId, PlanId};
+use ensign_bundle::ids::{Ident, Version};
+use ensign_bundle::reason::{Code, Refusal};
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::Fleet;
+use crate::member::Standing;
+use crate::planner;
+use crate::rollout::{Rollout, Stage, Wave};
+use crate::rules::{self, Soak};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutStatus {
+    pub id: PlanId,
+    pub product: Ident,
+    pub version: Version,
+    pub state: RolloutState,
+    pub reason: Option<Refusal>,
+    pub waves: Vec<WaveStatus>,
+    pub bytes: TransferBytes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RolloutState {
+    Scheduled,
+    Running,
+    Paused,
+    Halted,
+    Aborted,
+    Reverting,
+    Reverted,
+    Superseded,
+    Expired,
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaveStatus {
+    /// From 1.
+    pub index: u32,
+    pub state: WaveState,
+    pub target: u32,
+    pub pending: u32,
+    pub active: u32,
+    pub ok: u32,
+    pub failed: u32,
+    pub dark: u32,
+    pub unreached: u32,
+    pub held: u32,
+    pub soak_left_s: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WaveState {
+    Waiting,
+    Open,
+    /// Every device has answered; receipts must still show the whole soak.
+    Soaking,
+    Done,
+    Halted,
+}
+
+/// Bytes that devices reported for this rollout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferBytes {
+    pub sent: u64,
+    pub saved: u64,
+}
+
+/// The status of `rollout` at `now` (unix seconds); `None` = there is no such rollout.
+pub fn status(fleet: &Fleet, rollout: &PlanId, now: u64) -> Option<RolloutStatus> {
+    let rollout = fleet.rollout(rollout)?;
+    let (state, reason) = state(fleet, rollout, now);
+    Some(RolloutStatus {
+        id: rollout.id,
+        product: rollout.spec.product.clone(),
+        version: rollout.spec.version.clone(),
+        state,
+        reason,
+        waves: rollout
+            .numbered()
+            .map(|(number, wave)| wave_status(rollout, number, wave, now))
+            .collect(),
+        bytes: TransferBytes {
+            sent: rollout.index.sent,
+            saved: rollout.index.saved,
+        },
+    })
+}
+
+/// Took an update and is silent since.
+pub fn is_dark(fleet: &Fleet, device: &DeviceId) -> bool {
+    fleet.device(device).is_some_and(|d| {
+        d.rollouts
+            .iter()
+            .filter_map(|id| fleet.rollout(id)?.member(device))
+            .any(|member| member.standing() == Standing::Dark)
+    })
+}
+
+fn state(fleet: &Fleet, rollout: &Rollout, now: u64) -> (RolloutState, Option<Refusal>) {
+    match &rollout.stage {
+        Stage::Running => {
+            let waits = waits_for(fleet, rollout, now);
+            if waits.as_ref().is_some_and(|w| w.code == Code::NotYet) {
+                (RolloutState::Scheduled, waits)
+            } else {
+                (RolloutState::Running, waits)
+            }
+        }
+        Stage::Paused { reason, .. } => (RolloutState::Paused, Some(reason.clone())),
+        Stage::Halted { reason, .. } => (RolloutState::Halted, Some(reason.clone())),
+        Stage::Aborted { reason, .. } => (RolloutState::Aborted, Some(reason.clone())),
+        Stage::Reverting { reason, .. } => (RolloutState::Reverting, Some(reason.clone())),
+        Stage::Reverted { .. } => (
+            RolloutState::Reverted,
+            Some(Refusal::new(Code::Reverted, "its devices run the release before again")),
+        ),
+        Stage::Superseded { by, .. } => (RolloutState::Superseded, Some(superseded(by))),
+        Stage::Expired { .. } => (
+            RolloutState::Expired,
+            Some(Refusal::new(
+                Code::PlanExpired,
+                format!(
+                    "the plan expired with {} not updated",
+                    rules::devices(rollout.remaining())
+                ),
+            )),
+        ),
+        Stage::Done { .. } => (RolloutState::Done, None),
+    }
+}
+
+/// What a running rollout waits for as a whole: a brake, its start, or an operator.
+pub(crate) fn waits_for(fleet: &Fleet, rollout: &Rollout, now: u64) -> Option<Refusal> {
+    if let Some(frozen) = fleet.frozen(None) {
+        return Some(frozen);
+    }
+    if now < rollout.spec.not_before {
+        return Some(planner::not_yet(rollout, now));
+    }
+    if planner::current(rollout).is_some() {
+        return None;
+    }
+    let (next, _) = rollout.numbered().find(|(_, wave)| wave.opened_at.is_none())?;
+    rules::waits_for_promote(rollout, next).then(|| planner::promote(next))
+}
+
+pub(crate) fn superseded(by: &PlanId) -> Refusal {
+    Refusal::new(Code::Superseded, format!("rollout {by} took its place"))
+}
+
+fn wave_status(rollout: &Rollout, number: u32, wave: &Wave, now: u64) -> WaveStatus {
+    let counts = wave.counts;
+    let open = wave.opened_at.is_some() && wave.done_at.is_none();
+    let soak = (open && rules::is_settled(&counts)).then(|| rules::soak(rollout, number, wave, now));
+    let state = match (&rollout.stage, &soak) {
+        _ if wave.done_at.is_some() => WaveState::Done,
+        _ if wave.opened_at.is_none() => WaveState::Waiting,
+        (Stage::Halted { .. }, _) => WaveState::Halted,
+        (_, Some(Soak::Left { .. })) => WaveState::Soaking,
+        _ => WaveState::Open,
+    };
+    WaveStatus {
+        index: number,
+        state,
+        target: counts.total(),
+        pending: counts.pending,
+        active: counts.active,
+        ok: counts.ok,
+        failed: counts.failed,
+        dark: counts.dark,
+        unreached: counts.unreached,
+        held: counts.held,
+        soak_left_s: match soak {
+            Some(Soak::Left { seconds, .. }) => seconds,
+            _ => 0,
+        },
+    }
+}
