@@ -33,10 +33,7 @@ fn first_install(fleet: &mut Fleet) -> Result<()> {
     let watched = fleet.device("dev1")?.id();
     let (peak, exit) = memory::peak(watched, || fleet.rollout("1.0.0", &["--waves", "100%", "--soak", "0s"]));
     ensure!(exit? == 0, "the first rollout did not complete\n{}", fleet.logs());
-    println!(
-        "applying a whole tree: {} KiB PSS at most, all processes of a device",
-        peak
-    );
+    println!("applying a whole tree: {peak} KiB PSS at most, all processes of a device");
     Ok(())
 }
 
