@@ -22,12 +22,10 @@ fn compare(name: &str, wanted: &str) -> Result<()> {
 
 #[test]
 fn every_reason_code_is_in_the_docs() -> Result<()> {
-    let mut page = String::from(
-        "# Reason codes\n\nEvery refusal and every state that waits carries one. Codes are never renamed or used again; scripts may \
-         rely on them and on the exit code of a command that ends with one.\n\n| code | exit | what it means | what to do |\n|---|---|---|---|\n",
-    );
-    for code in Code::ALL {
-        page += &format!("| `{code}` | {} |{} | {} |\n", code.exit(), code.meaning(), code.hint());
-    }
+    let head = "# Reason codes\n\nEvery refusal and every state that waits carries one. Codes are never renamed or used again; scripts \
+                may rely on them and on the exit code of a command that ends with one.\n\n\
+                | code | exit | what it means | what to do |\n|---|---|---|---|\n";
+    let row = |code: &Code| format!("| `{code}` | {} |{} | {} |\n", code.exit(), code.meaning(), code.hint());
+    let page = head.to_owned() + &Code::ALL.iter().map(row).collect::<String>();
     compare("reasons.md", &page)
 }
