@@ -1,0 +1,201 @@
+//! What operators do to devices: pending → approved ↔ suspended → revoked, labels, holds.
+
+use ensign_bundle::digest::{DeviceId, Digest};
+use ensign_bundle::plan::scope::Scopes;
+use ensign_bundle::plan::statements::{Grant, Hold, Subject as GrantSubject};
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use ensign_bundle::selector::Subject;
+use ensign_bundle::statement;
+use ensign_bundle::text::printable;
+use ensign_rollout::{DeviceState, Event};
+
+use super::rows::{DeviceRow, Standing, StatementRow, key};
+use super::state::State;
+
+/// A change of standing that needs no signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Takes a waiting device, and ends the alarm of a cloned one.
+    Accept,
+    /// Turns a waiting device away, for ever.
+    Reject,
+    Suspend,
+    Unsuspend,
+    Revoke,
+}
+
+impl State {
+    /// Performs the verb. One that changes nothing is no error; one that does not fit the device's standing is.
+    pub fn set_standing(&mut self, id: &DeviceId, verb: Verb, reason: &str, by: &str) -> Result<(), Refusal> {
+        let row = self.device(id)?;
+        let name = printable(&row.name, 64);
+        let new = match (verb, row.state) {
+            (Verb::Accept, Standing::Pending | Standing::Approved)
+            | (Verb::Unsuspend, Standing::Suspended | Standing::Approved) => Standing::Approved,
+            (Verb::Reject, Standing::Pending) | (Verb::Revoke, _) => Standing::Revoked,
+            (Verb::Suspend, Standing::Approved | Standing::Suspended) => Standing::Suspended,
+            (_, Standing::Revoked) => return refuse!(Revoked, "{name} is revoked, for ever"),
+            (Verb::Accept, Standing::Suspended) => return refuse!(Suspended, "{name} is suspended, not waiting"),
+            (Verb::Reject, _) => return refuse!(Conflict, "{name} does not wait for approval: revoke it"),
+            (Verb::Suspend | Verb::Unsuspend, Standing::Pending) => {
+                return refuse!(Pending, "{name} waits for approval: accept or reject it");
+            }
+        };
+        let clears_alarm = row.cloned && matches!(verb, Verb::Accept | Verb::Unsuspend);
+        if new == row.state && !clears_alarm {
+            return Ok(());
+        }
+        let row = self.device_mut(id)?;
+        row.state = new;
+        if clears_alarm {
+            // The counter starts again from whichever of the two comes next.
+            row.cloned = false;
+            row.session = 0;
+        }
+        self.put_device(id)?;
+        tracing::info!(device = %id, %name, ?verb, state = ?new, by, reason = %printable(reason, 200), "a device's standing changed");
+        self.happened(Event::DeviceState {
+            device: *id,
+            state: model_state(new),
+        });
+        self.hold_changed(id);
+        let row = self.device(id)?;
+        match new {
+            Standing::Revoked => {
+                let text = format!("{name} is revoked");
+                if self.names.get(&row.name) == Some(id) {
+                    let taken = row.name.clone();
+                    self.names.remove(&taken);
+                    self.delete(key::name(&taken));
+                }
+                self.end_session(id, Refusal::new(Code::Revoked, text));
+            }
+            Standing::Suspended => {
+                self.end_session(id, Refusal::new(Code::Suspended, format!("{name} is suspended")));
+            }
+            Standing::Approved | Standing::Pending => {}
+        }
+        Ok(())
+    }
+
+    /// Takes a signed grant of labels for one device.
+    pub fn grant(&mut self, id: &DeviceId, envelope: &[u8]) -> Result<(), Refusal> {
+        let grant = statement::open_unverified::<Grant>(envelope)?;
+        let row = self.device(id)?;
+        let GrantSubject::Device(subject) = grant.body.subject else {
+            return refuse!(WrongDevice, "the grant is for a token, not for {}", row.id);
+        };
+        if subject != *id {
+            return refuse!(WrongDevice, "the grant is for {subject}, not for {id}");
+        }
+        let scopes = Scopes::of_change(self.roles.root(), subject_of(row), &grant.body.labels)?;
+        scopes.require(&grant.envelope, &self.fleet.fleet)?;
+        if self.is_repeated(row.grant.as_ref(), envelope, grant.body.label_seq, "label")? {
+            return Ok(());
+        }
+        let statement = self.keep_statement(envelope, grant.body.label_seq)?;
+        let labels = grant.body.labels;
+        let row = self.device_mut(id)?;
+        row.grant = Some(statement);
+        row.labels.clone_from(&labels);
+        self.put_device(id)?;
+        self.happened(Event::Labelled { device: *id, labels });
+        Ok(())
+    }
+
+    /// Takes a signed hold, or its end.
+    pub fn hold(&mut self, id: &DeviceId, envelope: &[u8]) -> Result<(), Refusal> {
+        let hold = statement::open_unverified::<Hold>(envelope)?;
+        if hold.body.device != *id {
+            return refuse!(WrongDevice, "the hold is for {}, not for {id}", hold.body.device);
+        }
+        let row = self.device(id)?;
+        let scopes = Scopes::of_device(self.roles.root(), subject_of(row))?;
+        scopes.require(&hold.envelope, &self.fleet.fleet)?;
+        if self.is_repeated(row.hold.as_ref(), envelope, hold.body.seq, "hold")? {
+            return Ok(());
+        }
+        let statement = self.keep_statement(envelope, hold.body.seq)?;
+        let row = self.device_mut(id)?;
+        row.hold = Some(statement);
+        row.held = hold.body.held;
+        row.hold_reason = hold.body.reason;
+        self.put_device(id)?;
+        self.hold_changed(id);
+        Ok(())
+    }
+
+    /// Tells the planner whether anything may be installed: an operator's hold, or the alarm of a clone.
+    pub(super) fn hold_changed(&mut self, id: &DeviceId) {
+        let Ok(row) = self.device(id) else { return };
+        let reason = if row.cloned {
+            "clone-detected: another copy of this device connected".to_owned()
+        } else {
+            row.hold_reason.clone()
+        };
+        self.happened(Event::Held {
+            device: *id,
+            held: row.held || row.cloned,
+            reason,
+        });
+    }
+
+    pub(super) fn device_added(&mut self, row: &DeviceRow) {
+        self.happened(Event::DeviceAdded {
+            device: row.id,
+            name: row.name.clone(),
+            state: model_state(row.state),
+            at: self.now,
+        });
+        self.happened(Event::Labelled {
+            device: row.id,
+            labels: row.labels.clone(),
+        });
+    }
+
+    /// True when this very statement is there already; an older one, or another with its number, is refused.
+    fn is_repeated(
+        &self,
+        known: Option<&StatementRow>,
+        envelope: &[u8],
+        seq: u64,
+        what: &str,
+    ) -> Result<bool, Refusal> {
+        match known {
+            Some(known) if known.digest == Digest::of(envelope) => Ok(true),
+            Some(known) if seq <= known.seq => refuse!(
+                Conflict,
+                "the {what} has number {seq}, the newest is {}: look at what is there and sign again",
+                known.seq
+            ),
+            _ => Ok(false),
+        }
+    }
+
+    pub(super) fn keep_statement(&self, envelope: &[u8], seq: u64) -> Result<StatementRow, Refusal> {
+        Ok(StatementRow {
+            seq,
+            digest: self.keep_document(envelope)?,
+            length: envelope.len() as u64,
+        })
+    }
+}
+
+/// The device as selectors see it.
+pub(super) fn subject_of(row: &DeviceRow) -> Subject<'_> {
+    Subject {
+        id: &row.id,
+        name: &row.name,
+        labels: &row.labels,
+    }
+}
+
+pub(super) const fn model_state(state: Standing) -> DeviceState {
+    match state {
+        Standing::Pending => DeviceState::Pending,
+        Standing::Approved => DeviceState::Approved,
+        Standing::Suspended => DeviceState::Suspended,
+        Standing::Revoked => DeviceState::Revoked,
+    }
+}

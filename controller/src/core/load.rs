@@ -1,0 +1,153 @@
+//! From the ledger's rows back to state: what a start does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use ensign_bundle::digest::Digest;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use ensign_bundle::trust::ensign::{DocName, Ensign, ReleaseName};
+use ensign_bundle::trust::format::At;
+use ensign_bundle::trust::machine::{Machine, Stored};
+use ensign_bundle::trust::profile::Strict;
+use serde::de::DeserializeOwned;
+
+use super::metadata::Roles;
+use super::rollouts::Rollouts;
+use super::rows::{ApiTokenRow, DeviceRow, FleetRow, FreezeRow, ReleaseRow, RoleRow, Standing, TokenRow, key};
+use super::sessions::Sessions;
+use super::state::{OnlineKeys, Parts, State, read_document};
+use crate::config::Config;
+use crate::paths::Paths;
+use crate::store::blobs::BlobStore;
+use crate::store::ledger::{Change, Expect, Ledger, Typed as _};
+use crate::{clock, kit};
+
+/// State as the ledger has it. The start is counted in the ledger before anything is served.
+pub fn load(
+    ledger: &dyn Ledger,
+    documents: Arc<dyn BlobStore>,
+    blobs: Arc<dyn BlobStore>,
+    paths: &Paths,
+    config: Config,
+) -> Result<State, Refusal> {
+    let Some(fleet) = ledger.read_as::<FleetRow>(key::FLEET)? else {
+        return refuse!(
+            NotFound,
+            "{} holds no fleet yet: start with --kit once",
+            paths.data().display()
+        );
+    };
+    let mut fleet = fleet.value;
+    fleet.starts += 1;
+    ledger.commit(vec![Change::put(key::FLEET, &fleet, Expect::Any)?])?;
+    let now = clock::unix_now();
+    let releases: BTreeMap<_, _> = rows::<ReleaseRow>(ledger, key::RELEASES)?
+        .into_iter()
+        .map(|(_, row)| ((row.product.clone(), row.version.clone()), row))
+        .collect();
+    let roles = roles(ledger, documents.as_ref(), &fleet, &releases, now)?;
+    let devices: BTreeMap<_, _> = rows::<DeviceRow>(ledger, key::DEVICES)?
+        .into_iter()
+        .map(|(_, row)| (row.id, row))
+        .collect();
+    let living = devices.values().filter(|d| d.state != Standing::Revoked);
+    let names = living.map(|d| (d.name.clone(), d.id)).collect();
+    let used_keys = devices.values().flat_map(|d| [d.key, d.receipt_key]).collect();
+    let tokens = rows::<TokenRow>(ledger, key::TOKENS)?;
+    let mut api_tokens = BTreeMap::new();
+    for (name, row) in rows::<ApiTokenRow>(ledger, key::API_TOKENS)? {
+        let hash = name.trim_start_matches(key::API_TOKENS).parse::<Digest>();
+        api_tokens.insert(hash.map_err(|e| Refusal::new(Code::Malformed, e.to_string()))?, row);
+    }
+    let freeze = ledger.read_as::<FreezeRow>(key::FREEZE)?.map(|stored| stored.value);
+    let keys = OnlineKeys {
+        timestamp: kit::secret(&paths.key("timestamp.pem"))?,
+        snapshot: kit::secret(&paths.key("snapshot.pem"))?,
+    };
+    let rollouts = Rollouts::load(ledger, documents.as_ref(), &config, fleet.starts)?;
+    let parts = Arc::new(Parts {
+        config,
+        keys,
+        documents,
+        blobs,
+        data: paths.data().to_owned(),
+        bytes_sent: AtomicU64::new(0),
+    });
+    let mut state = State {
+        parts,
+        now,
+        fleet,
+        roles,
+        releases,
+        tokens: tokens.into_iter().map(|(_, row)| (row.key, row)).collect(),
+        devices,
+        names,
+        used_keys,
+        api_tokens,
+        freeze,
+        rollouts,
+        sessions: Sessions::default(),
+        commits: 0,
+        changes: BTreeMap::new(),
+        seen: BTreeSet::new(),
+    };
+    state.rollouts_started();
+    Ok(state)
+}
+
+fn roles(
+    ledger: &dyn Ledger,
+    documents: &dyn BlobStore,
+    fleet: &FleetRow,
+    releases: &BTreeMap<(ensign_bundle::ids::Ident, ensign_bundle::ids::Version), ReleaseRow>,
+    now: u64,
+) -> Result<Roles, Refusal> {
+    let mut roots = BTreeMap::new();
+    for (_, row) in rows::<RoleRow>(ledger, key::ROOTS)? {
+        roots.insert(row.version, row);
+    }
+    let role = |key: &str| match ledger.read_as::<RoleRow>(key)? {
+        Some(stored) => Ok(stored.value),
+        None => refuse!(Malformed, "the ledger has no row `{key}`"),
+    };
+    let (targets, snapshot, timestamp) = (role(key::TARGETS)?, role(key::SNAPSHOT)?, role(key::TIMESTAMP)?);
+    let Some(newest) = roots.values().next_back() else {
+        return refuse!(Malformed, "the ledger has no root");
+    };
+    let mut stored = Stored {
+        root: read_document(documents, &newest.digest)?,
+        timestamp: Some(read_document(documents, &timestamp.digest)?),
+        snapshot: Some(read_document(documents, &snapshot.digest)?),
+        targets: Some(read_document(documents, &targets.digest)?),
+        delegated: BTreeMap::new(),
+    };
+    for row in releases.values() {
+        let name = DocName::Release(ReleaseName {
+            product: row.product.clone(),
+            version: row.version.clone(),
+        });
+        stored
+            .delegated
+            .insert(name, read_document(documents, &row.document.digest)?);
+    }
+    let machine = Machine::load(Ensign { fleet: fleet.fleet }, Strict, stored)?;
+    // Expired roles are renewed or re-signed later; they must not keep the controller from starting.
+    if let Err(refusal) = machine.check_fresh(&At::plain(now)) {
+        tracing::warn!(code = %refusal.code, text = %refusal.text, "the fleet's metadata needs attention");
+    }
+    Ok(Roles {
+        machine,
+        roots,
+        targets,
+        snapshot,
+        timestamp,
+    })
+}
+
+/// Every row under a prefix.
+pub(super) fn rows<T: DeserializeOwned>(ledger: &dyn Ledger, prefix: &str) -> Result<Vec<(String, T)>, Refusal> {
+    let rows = ledger.scan_as::<T>(prefix)?;
+    Ok(rows.into_iter().map(|(key, stored)| (key, stored.value)).collect())
+}

@@ -1,0 +1,164 @@
+//! Rollouts as the API shows them.
+
+use ensign_api::{Reason, Rollout, RolloutState, Time, TransferBytes, WaveState, WaveStatus, Why};
+use ensign_bundle::digest::{DeviceId, PlanId};
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::text::printable;
+use ensign_rollout as model;
+
+use super::state::State;
+use crate::clock;
+
+/// Characters of a reason: devices' texts are in some of them.
+const REASON: usize = 500;
+
+impl State {
+    /// `rollout status`.
+    pub fn view_rollout(&self, id: &PlanId) -> Result<Rollout, Refusal> {
+        let entry = self.rollouts.entry(id)?;
+        // The clock of the question, not that of the last change: what is left of a soak goes by it.
+        let status = model::status(&self.rollouts.model, id, clock::unix_now())
+            .ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no rollout {id}")))?;
+        let started = self.rollouts.model.rollout(id).map_or(0, |r| r.started_at);
+        // Devices report what they received and what it stands for; what was sent is counted here.
+        let plain = status.bytes.sent.saturating_add(status.bytes.saved);
+        let sent = entry.row.sent;
+        Ok(Rollout {
+            id: *id,
+            product: status.product,
+            version: status.version,
+            state: state(status.state),
+            reason: status.reason.map(reason),
+            waves: status.waves.iter().map(wave).collect(),
+            bytes: TransferBytes {
+                sent,
+                saved: plain.saturating_sub(sent),
+            },
+            revision: self.rollouts.revision(id),
+            plan: entry.row.plan,
+            seq: entry.body.seq,
+            started: Time(started),
+            expires: Time(entry.body.expires),
+        })
+    }
+
+    /// `rollout ls`: newest first.
+    pub fn view_rollouts(&self) -> Result<Vec<Rollout>, Refusal> {
+        let mut all: Vec<_> = self.rollouts.model.rollouts().map(|(id, r)| (r.order, *id)).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.iter().map(|(_, id)| self.view_rollout(id)).collect()
+    }
+
+    /// The rule that decides about a device in a rollout.
+    pub fn view_why(&self, id: &PlanId, device: &DeviceId) -> Result<Why, Refusal> {
+        let row = self.device(device)?;
+        let why = model::why(&self.rollouts.model, Some(id), device, clock::unix_now());
+        Ok(Why {
+            device: *device,
+            rollout: why.rollout,
+            wave: why.wave,
+            status: self.view_device(row).status.name().to_owned(),
+            reason: Some(reason(why.reason)),
+            next_eligible: why.next_eligible.map(Time),
+            hint: why.hint,
+        })
+    }
+
+    /// The rollout that `text` means: an id, a unique prefix of at least 8 digits, or a product (its newest).
+    pub fn find_rollout(&self, text: &str) -> Result<PlanId, Refusal> {
+        if let Ok(id) = text.parse::<PlanId>()
+            && self.rollouts.plans.contains_key(&id)
+        {
+            return Ok(id);
+        }
+        let is_prefix = text.len() >= 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let mut matches = self
+            .rollouts
+            .plans
+            .keys()
+            .filter(|id| is_prefix && id.to_string().starts_with(text));
+        match (matches.next(), matches.next()) {
+            (Some(id), None) => return Ok(*id),
+            (Some(_), Some(_)) => {
+                return Err(Refusal::new(
+                    Code::Conflict,
+                    format!("{} fits several rollouts", printable(text, 64)),
+                ));
+            }
+            (None, _) => {}
+        }
+        let of_product = self
+            .rollouts
+            .model
+            .rollouts()
+            .filter(|(_, r)| r.spec.product.as_str() == text);
+        match of_product.max_by_key(|(_, r)| r.order) {
+            Some((id, _)) => Ok(*id),
+            None => Err(Refusal::new(
+                Code::NotFound,
+                format!("there is no rollout {}", printable(text, 64)),
+            )),
+        }
+    }
+
+    pub(super) fn is_dark(&self, device: &DeviceId) -> bool {
+        model::is_dark(&self.rollouts.model, device)
+    }
+
+    pub(super) fn live_rollouts(&self) -> u64 {
+        self.rollouts.model.rollouts().filter(|(_, r)| !r.ended()).count() as u64
+    }
+
+    pub(super) fn newest_rollout_of(&self, device: &DeviceId) -> Option<PlanId> {
+        let lists = self
+            .rollouts
+            .model
+            .rollouts()
+            .filter(|(_, r)| r.member(device).is_some());
+        lists.max_by_key(|(_, r)| r.order).map(|(id, _)| *id)
+    }
+}
+
+fn reason(refusal: Refusal) -> Reason {
+    Reason {
+        code: refusal.code,
+        text: printable(&refusal.text, REASON),
+    }
+}
+
+fn wave(wave: &model::WaveStatus) -> WaveStatus {
+    WaveStatus {
+        index: wave.index,
+        state: match wave.state {
+            model::WaveState::Waiting => WaveState::Waiting,
+            model::WaveState::Open => WaveState::Open,
+            model::WaveState::Soaking => WaveState::Soaking,
+            model::WaveState::Done => WaveState::Done,
+            model::WaveState::Halted => WaveState::Halted,
+        },
+        target: wave.target,
+        pending: wave.pending,
+        active: wave.active,
+        ok: wave.ok,
+        failed: wave.failed,
+        dark: wave.dark,
+        unreached: wave.unreached,
+        held: wave.held,
+        soak_left_s: wave.soak_left_s,
+    }
+}
+
+const fn state(state: model::RolloutState) -> RolloutState {
+    match state {
+        model::RolloutState::Scheduled => RolloutState::Scheduled,
+        model::RolloutState::Running => RolloutState::Running,
+        model::RolloutState::Paused => RolloutState::Paused,
+        model::RolloutState::Halted => RolloutState::Halted,
+        model::RolloutState::Aborted => RolloutState::Aborted,
+        model::RolloutState::Reverting => RolloutState::Reverting,
+        model::RolloutState::Reverted => RolloutState::Reverted,
+        model::RolloutState::Superseded => RolloutState::Superseded,
+        model::RolloutState::Expired => RolloutState::Expired,
+        model::RolloutState::Done => RolloutState::Done,
+    }
+}

@@ -1,0 +1,254 @@
+//! Rows of the ledger, one struct per key of the table below. Fields may be added with a default, never renamed.
+//!
+//! | key | value |
+//! |---|---|
+//! | `fleet` | [`FleetRow`] |
+//! | `role/root/<n>` (8 digits), `role/{targets,snapshot,timestamp}` | [`RoleRow`] |
+//! | `release/<product>/<version>` | [`ReleaseRow`] |
+//! | `token/<key>` | [`TokenRow`] |
+//! | `device/<id>` | [`DeviceRow`] |
+//! | `name/<name>` | [`NameRow`]: the living device with this name |
+//! | `api-token/<sha256>` | [`ApiTokenRow`] |
+//! | `freeze` | [`FreezeRow`], while the fleet is frozen |
+//! | `plan/<id>` | `PlanRow`: a plan as it was signed, its lists, its gates |
+//! | `receipt/<rollout>/<device>` | `ReceiptRow` |
+//! | `rollouts`, `state/<device>`, `rollout/<id>`, `slot/<rollout>/<device>` | rows of the planner's model (`ensign_rollout::rows`) |
+
+use std::collections::BTreeMap;
+
+use ensign_bundle::digest::{DeviceId, Digest, FleetId};
+use ensign_bundle::ids::{Ident, Labels, Version};
+use ensign_bundle::wire::Status;
+use ensign_crypto::PublicKey;
+use serde::{Deserialize, Serialize};
+
+use crate::http::auth::Role;
+
+/// Which fleet this ledger belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetRow {
+    pub format: u16,
+    pub fleet: FleetId,
+    pub name: String,
+    /// `HOST:PORT` of the kit.
+    pub address: String,
+    /// Digest of the envelope of root 1.
+    pub root_hash: Digest,
+    /// Starts of this controller: the upper half of every generation that devices see, so that those never go back.
+    pub starts: u64,
+}
+
+/// The current document of a role.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleRow {
+    pub version: u64,
+    /// Of the whole envelope; the bytes are in the document store.
+    pub digest: Digest,
+    pub length: u64,
+    pub issued: u64,
+    pub expires: u64,
+    /// The document before this one, kept for readers under way until the next takes its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<Digest>,
+}
+
+/// A published release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseRow {
+    pub product: Ident,
+    pub version: Version,
+    pub counter: u64,
+    /// Version, digest and length of the release document's envelope.
+    pub document: RoleRow,
+    pub manifest: Digest,
+    /// Plain size of all components.
+    pub bytes: u64,
+    pub components: Vec<ComponentRow>,
+    pub yanked: Option<String>,
+    pub published: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComponentRow {
+    pub name: Ident,
+    pub kind: String,
+    pub files: u64,
+    pub bytes: u64,
+    pub units: Vec<String>,
+}
+
+/// A join token: its grant, and what is left of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRow {
+    pub key: PublicKey,
+    /// Digest of the grant's envelope, which is in the document store.
+    pub grant: Digest,
+    /// Digest of the grant's payload: what bindings name.
+    pub grant_payload: Digest,
+    pub labels: Labels,
+    pub uses: u32,
+    pub used: u32,
+    pub expires: u64,
+    pub approve: bool,
+    pub revoked: bool,
+    pub created: u64,
+}
+
+/// A device and what it last said. Durable before the device is told that it is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRow {
+    pub id: DeviceId,
+    pub name: String,
+    pub state: Standing,
+    pub key: PublicKey,
+    pub receipt_key: PublicKey,
+    pub token: PublicKey,
+    /// Envelopes in the document store: the binding, the grant of the token, the newest grant and hold of the device's own.
+    pub binding: Digest,
+    pub token_grant: Digest,
+    #[serde(default)]
+    pub grant: Option<StatementRow>,
+    #[serde(default)]
+    pub hold: Option<StatementRow>,
+    /// Of the newest grant.
+    pub labels: Labels,
+    #[serde(default)]
+    pub claims: BTreeMap<String, String>,
+    pub held: bool,
+    #[serde(default)]
+    pub hold_reason: String,
+    pub joined: u64,
+    /// None: never connected. Written with other changes only, so it may lag behind a crash.
+    #[serde(default)]
+    pub last_seen: Option<u64>,
+    /// Highest session counter seen: one that goes back is a copy of the device.
+    #[serde(default)]
+    pub session: u64,
+    /// A second device answered with this identity: it gets no installs until an operator accepts it again.
+    #[serde(default)]
+    pub cloned: bool,
+    #[serde(default)]
+    pub agent: String,
+    #[serde(default)]
+    pub facts: BTreeMap<String, String>,
+    #[serde(default)]
+    pub status: Option<Status>,
+    /// Sequence number of the newest report in the ledger.
+    #[serde(default)]
+    pub report_seq: u64,
+    /// Sequence number of the newest receipt in the ledger.
+    #[serde(default)]
+    pub receipt_seq: u64,
+    /// Manifests that this controller was told to forget as denied.
+    #[serde(default)]
+    pub cleared: Vec<Digest>,
+}
+
+/// A signed statement about one device: an envelope in the document store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatementRow {
+    pub seq: u64,
+    /// Of the envelope.
+    pub digest: Digest,
+    pub length: u64,
+}
+
+/// Where a device stands with the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Standing {
+    Pending,
+    Approved,
+    Suspended,
+    Revoked,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameRow {
+    pub device: DeviceId,
+}
+
+/// A login.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiTokenRow {
+    pub name: String,
+    pub role: Role,
+    #[serde(default)]
+    pub expires: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreezeRow {
+    pub since: u64,
+    pub reason: String,
+    pub by: String,
+}
+
+/// The keys of the table above.
+pub mod key {
+    use ensign_bundle::digest::{DeviceId, Digest, PlanId};
+    use ensign_bundle::ids::{Ident, Version};
+    use ensign_crypto::PublicKey;
+
+    pub const FLEET: &str = "fleet";
+    pub const FREEZE: &str = "freeze";
+    pub const TARGETS: &str = "role/targets";
+    pub const SNAPSHOT: &str = "role/snapshot";
+    pub const TIMESTAMP: &str = "role/timestamp";
+    pub const ROOTS: &str = "role/root/";
+    pub const RELEASES: &str = "release/";
+    pub const TOKENS: &str = "token/";
+    pub const DEVICES: &str = "device/";
+    pub const API_TOKENS: &str = "api-token/";
+    pub const ROLLOUTS: &str = "rollout/";
+    pub const PLANS: &str = "plan/";
+    pub const SLOTS: &str = "slot/";
+    pub const RECEIPTS: &str = "receipt/";
+    pub const MODEL_FLEET: &str = "rollouts";
+    pub const MODEL_DEVICES: &str = "state/";
+
+    pub fn root(version: u64) -> String {
+        format!("{ROOTS}{version:08}")
+    }
+
+    pub fn release(product: &Ident, version: &Version) -> String {
+        format!("{RELEASES}{product}/{version}")
+    }
+
+    pub fn token(key: &PublicKey) -> String {
+        format!("{TOKENS}{key}")
+    }
+
+    pub fn device(id: &DeviceId) -> String {
+        format!("{DEVICES}{id}")
+    }
+
+    /// Names are foreign text of any characters, so the key holds their digest.
+    pub fn name(name: &str) -> String {
+        format!("name/{}", Digest::of(name.as_bytes()))
+    }
+
+    pub fn api_token(hash: &Digest) -> String {
+        format!("{API_TOKENS}{hash}")
+    }
+
+    pub fn plan(id: &PlanId) -> String {
+        format!("{PLANS}{id}")
+    }
+
+    pub fn rollout(id: &PlanId) -> String {
+        format!("{ROLLOUTS}{id}")
+    }
+
+    pub fn slot(rollout: &PlanId, device: &DeviceId) -> String {
+        format!("{SLOTS}{rollout}/{device}")
+    }
+
+    pub fn receipt(rollout: &PlanId, device: &DeviceId) -> String {
+        format!("{RECEIPTS}{rollout}/{device}")
+    }
+
+    pub fn model_device(id: &DeviceId) -> String {
+        format!("{MODEL_DEVICES}{id}")
+    }
+}

@@ -1,0 +1,373 @@
+//! Which devices are connected, and what each of them is to be told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ensign_bundle::digest::{DeviceId, Digest, FleetId, Nonce, PlanId};
+use ensign_bundle::limits;
+use ensign_bundle::plan::evidence::{Receipt, TimeAttestation};
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use ensign_bundle::statement;
+use ensign_bundle::text::printable;
+use ensign_bundle::trust::roles::FORMAT;
+use ensign_bundle::wire::{self, Desired, Held, Hello, Report, Welcome};
+use ensign_crypto::KeyId;
+use serde_bytes::ByteBuf;
+use tokio::sync::watch;
+
+use super::Core;
+use super::rows::Standing;
+use super::state::State;
+
+/// Characters of a fact, an agent version, and the like.
+const FACT_CHARS: usize = 256;
+
+/// What a device is to be told: everything but the lease, which its session signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Want {
+    pub fleet: FleetId,
+    pub desired: Desired,
+    /// Digest of the plan that a lease is to be signed for.
+    pub lease: Option<Digest>,
+    /// The session ends with this.
+    pub refused: Option<Refusal>,
+    /// Manifest that the plan brings, with its rollout, and those that the device runs.
+    pub(super) plan: Option<(Digest, PlanId)>,
+    pub(super) installed: Vec<Digest>,
+}
+
+impl Want {
+    /// Whether it names this document.
+    pub fn names(&self, document: &Digest) -> bool {
+        let rollout = self
+            .desired
+            .rollout
+            .iter()
+            .flat_map(|r| [Some(&r.plan), Some(&r.release), r.gate.as_ref()].into_iter().flatten());
+        self.desired
+            .documents
+            .iter()
+            .chain(rollout)
+            .any(|doc| doc.digest == *document)
+    }
+
+    /// Whether blobs of this release may be fetched, and for which rollout.
+    pub fn may_fetch(&self, manifest: &Digest) -> Option<Option<PlanId>> {
+        match self.plan {
+            Some((planned, plan)) if planned == *manifest => Some(Some(plan)),
+            _ => self.installed.contains(manifest).then_some(None),
+        }
+    }
+
+    /// Whether the current plan brings this release.
+    pub fn plans(&self, manifest: &Digest) -> bool {
+        self.plan.is_some_and(|(planned, _)| planned == *manifest)
+    }
+}
+
+/// A welcomed connection.
+#[derive(Debug)]
+pub struct Session {
+    pub device: DeviceId,
+    pub wants: watch::Receiver<Arc<Want>>,
+}
+
+/// Tells that a connection is over, however it ends. Made before the device is announced, so that no way out leaves it behind.
+#[derive(Debug)]
+pub struct Leave {
+    core: Core,
+    device: DeviceId,
+    connection: u64,
+}
+
+impl Leave {
+    pub fn new(core: &Core, peer: &KeyId, connection: u64) -> Self {
+        Self {
+            core: core.clone(),
+            device: DeviceId::from(*peer),
+            connection,
+        }
+    }
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        let (device, connection) = (self.device, self.connection);
+        self.core.tell(move |state| state.disconnect(&device, connection));
+    }
+}
+
+#[derive(Debug)]
+pub struct Welcomed {
+    pub session: Session,
+    pub welcome: Welcome,
+}
+
+/// The connections, at most one per device.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    live: BTreeMap<DeviceId, Live>,
+    /// Lower half of the generations that devices see.
+    generations: u64,
+    /// Whose wishes may have changed since the last batch.
+    touched: BTreeSet<DeviceId>,
+    all: bool,
+}
+
+#[derive(Debug)]
+struct Live {
+    connection: u64,
+    held: Held,
+    wants: watch::Sender<Arc<Want>>,
+}
+
+impl Sessions {
+    pub fn is_connected(&self, device: &DeviceId) -> bool {
+        self.live.contains_key(device)
+    }
+
+    pub fn count(&self) -> usize {
+        self.live.len()
+    }
+
+    /// The device's wish is looked at again after this batch.
+    pub(super) fn touch(&mut self, device: DeviceId) {
+        self.touched.insert(device);
+    }
+
+    /// Everybody's wish is looked at again after this batch.
+    pub(super) fn touch_all(&mut self) {
+        self.all = true;
+    }
+}
+
+impl State {
+    /// Takes a device's `hello`. Its answer is sent once the session counter is in the ledger.
+    ///
+    /// `connection` numbers the connections of this process.
+    pub fn connect(&mut self, peer: &KeyId, connection: u64, hello: Hello) -> Result<Welcomed, Refusal> {
+        let id = DeviceId::from(*peer);
+        let Some(row) = self.devices.get(&id) else {
+            return refuse!(NotAuthorised, "device {id} is not in this fleet: join it");
+        };
+        check_standing(row.state, &row.name)?;
+        let (low, high) = wire::PROTOCOL;
+        if hello.protocol.0 > high || hello.protocol.1 < low {
+            return refuse!(
+                VersionUnknown,
+                "the device speaks protocol {} to {}, this controller {low} to {high}",
+                hello.protocol.0,
+                hello.protocol.1
+            );
+        }
+        let cloned = hello.session <= row.session;
+        let newly_cloned = cloned && !row.cloned;
+        if newly_cloned {
+            tracing::warn!(
+                device = %id,
+                name = %printable(&row.name, 64),
+                session = hello.session,
+                before = row.session,
+                "clone-detected: the session counter went back, another copy of this device exists; its installs stop"
+            );
+        }
+        let status = hello.status;
+        check_status(&status)?;
+        let now = self.now;
+        let row = self.device_mut(&id)?;
+        row.session = row.session.max(hello.session);
+        row.cloned |= cloned;
+        row.agent = cut(&hello.agent);
+        row.facts = hello
+            .facts
+            .iter()
+            .take(limits::FACTS)
+            .map(|(key, value)| (cut(key), cut(value)))
+            .collect();
+        row.last_seen = Some(now);
+        let (name, labels) = (row.name.clone(), row.labels.clone());
+        self.put_device(&id)?;
+        if newly_cloned {
+            self.hold_changed(&id);
+        }
+        self.device_connected(&id);
+        self.device_reported(&id, status);
+        let time = self.attest(&id, hello.nonce)?;
+
+        let mut first = self.want(&id, &hello.held);
+        first.desired.generation = self.next_generation();
+        let first = Arc::new(first);
+        let (wants, told) = watch::channel(first);
+        let live = Live {
+            connection,
+            held: hello.held,
+            wants,
+        };
+        if let Some(older) = self.sessions.live.insert(id, live) {
+            tracing::debug!(device = %id, "a newer connection takes over");
+            older.end(Refusal::new(
+                Code::Conflict,
+                "a newer connection of this device took over",
+            ));
+        }
+        self.sessions.touch(id);
+        tracing::info!(device = %id, name = %printable(&name, 64), "connected");
+        Ok(Welcomed {
+            session: Session {
+                device: id,
+                wants: told,
+            },
+            welcome: Welcome {
+                protocol: high.min(hello.protocol.1),
+                device: id,
+                name,
+                fleet: self.fleet.fleet,
+                time: ByteBuf::from(time),
+                interval_s: self.parts.config.check_in_s,
+                labels,
+            },
+        })
+    }
+
+    /// Takes a report: receipts that verify, and what the device says of itself. Durable when its answer leaves.
+    pub fn report(&mut self, id: &DeviceId, report: Report) -> Result<(), Refusal> {
+        let row = self.device(id)?;
+        check_standing(row.state, &row.name)?;
+        check_status(&report.status)?;
+        let key = row.receipt_key;
+        for envelope in &report.receipts {
+            // One bad receipt must not keep the others, nor make the device send it for ever.
+            match statement::open::<Receipt>(envelope, &[key], 1, &self.fleet.fleet) {
+                Ok(signed) if signed.body.device == *id => self.take_receipt(id, signed.body, envelope)?,
+                Ok(signed) => {
+                    tracing::warn!(device = %id, of = %signed.body.device, "a receipt of another device is left out");
+                }
+                Err(refusal) => tracing::warn!(device = %id, %refusal, "a receipt is left out"),
+            }
+        }
+        let now = self.now;
+        let row = self.device_mut(id)?;
+        let changed = row.report_seq != report.seq || row.status.as_ref() != Some(&report.status);
+        row.report_seq = row.report_seq.max(report.seq);
+        row.last_seen = Some(now);
+        if changed {
+            self.device_reported(id, report.status);
+            self.put_device(id)?;
+        } else {
+            self.seen.insert(*id);
+        }
+        Ok(())
+    }
+
+    /// The connection is over. Not written by itself: after a restart nobody is connected anyway.
+    pub fn disconnect(&mut self, id: &DeviceId, connection: u64) {
+        let current = self
+            .sessions
+            .live
+            .get(id)
+            .is_some_and(|live| live.connection == connection);
+        if !current {
+            return;
+        }
+        self.sessions.live.remove(id);
+        if let Some(row) = self.devices.get_mut(id) {
+            row.last_seen = Some(self.now);
+            tracing::info!(device = %id, name = %printable(&row.name, 64), "disconnected");
+        }
+        self.seen.insert(*id);
+        self.device_disconnected(id);
+    }
+
+    /// Ends the device's session, if there is one.
+    pub(super) fn end_session(&mut self, id: &DeviceId, refusal: Refusal) {
+        if let Some(live) = self.sessions.live.remove(id) {
+            live.end(refusal);
+            self.device_disconnected(id);
+        }
+    }
+
+    /// Tells every session whose wish is not what it was. Called after the commit.
+    pub(super) fn tell_sessions(&mut self) {
+        let all = std::mem::take(&mut self.sessions.all);
+        let touched = std::mem::take(&mut self.sessions.touched);
+        let ids: Vec<DeviceId> = if all {
+            self.sessions.live.keys().copied().collect()
+        } else {
+            touched
+                .into_iter()
+                .filter(|id| self.sessions.live.contains_key(id))
+                .collect()
+        };
+        for id in ids {
+            let Some(held) = self.sessions.live.get(&id).map(|live| live.held) else {
+                continue;
+            };
+            let mut want = self.want(&id, &held);
+            let Some(live) = self.sessions.live.get(&id) else {
+                continue;
+            };
+            want.desired.generation = live.wants.borrow().desired.generation;
+            if **live.wants.borrow() == want {
+                continue;
+            }
+            let wants = live.wants.clone();
+            want.desired.generation = self.next_generation();
+            wants.send_replace(Arc::new(want));
+        }
+    }
+
+    /// Never goes back within a ledger: starts are counted in it.
+    fn next_generation(&mut self) -> u64 {
+        self.sessions.generations += 1;
+        (self.fleet.starts << 32) | (self.sessions.generations & u64::from(u32::MAX))
+    }
+
+    fn attest(&self, device: &DeviceId, nonce: Nonce) -> Result<Vec<u8>, Refusal> {
+        let body = TimeAttestation {
+            format: FORMAT,
+            fleet: self.fleet.fleet,
+            device: *device,
+            nonce,
+            time: self.now,
+        };
+        statement::sign(&body, &[&self.parts.keys.timestamp], &self.fleet.fleet)
+    }
+}
+
+impl Live {
+    fn end(&self, refusal: Refusal) {
+        let mut want = Want::clone(&self.wants.borrow());
+        want.refused = Some(refusal);
+        self.wants.send_replace(Arc::new(want));
+    }
+}
+
+/// Only approved devices are served.
+fn check_standing(state: Standing, name: &str) -> Result<(), Refusal> {
+    let name = printable(name, 64);
+    match state {
+        Standing::Approved => Ok(()),
+        Standing::Pending => refuse!(Pending, "{name} waits for approval"),
+        Standing::Suspended => refuse!(Suspended, "{name} is suspended"),
+        Standing::Revoked => refuse!(Revoked, "{name} is revoked"),
+    }
+}
+
+/// What a row of the ledger can hold.
+fn check_status(status: &wire::Status) -> Result<(), Refusal> {
+    const MOST: usize = 256;
+    if status.installed.len() > MOST || status.denied.len() > MOST {
+        return refuse!(
+            LimitExceeded,
+            "the status names {} releases and {} denied ones, at most {MOST} each",
+            status.installed.len(),
+            status.denied.len()
+        );
+    }
+    Ok(())
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(FACT_CHARS).collect()
+}

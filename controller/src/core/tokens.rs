@@ -1,0 +1,109 @@
+//! Join tokens: a deploy-signed grant and how often it may be used. The controller never sees the seed, so it cannot mint devices.
+
+use ensign_api::Time;
+use ensign_bundle::plan::membership::Invitation;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use ensign_bundle::text::printable;
+use ensign_crypto::PublicKey;
+
+use super::rows::{TokenRow, key};
+use super::state::State;
+
+/// Most uses of a token.
+const USES: u32 = 1_000_000;
+/// Longest life of a token, seconds.
+const LIFE_S: u64 = 400 * 24 * 3600;
+
+impl State {
+    /// Takes a token's grant. The same envelope again changes nothing.
+    pub fn create_token(&mut self, envelope: &[u8]) -> Result<TokenRow, Refusal> {
+        let invitation = Invitation::verify(self.roles.root(), &self.fleet.fleet, envelope)?;
+        let payload = invitation.signed.digest();
+        let Invitation {
+            signed: grant,
+            key: token,
+            uses,
+            expires,
+            approve,
+        } = invitation;
+        if let Some(row) = self.tokens.get(&token) {
+            if row.grant_payload == payload {
+                return Ok(row.clone());
+            }
+            return refuse!(Conflict, "there is a token {token} with another grant");
+        }
+        if uses == 0 || uses > USES {
+            return refuse!(LimitExceeded, "the token has {uses} uses, 1 to {USES} are possible");
+        }
+        if expires <= self.now {
+            return refuse!(TokenExpired, "the token expired at {}", Time(expires));
+        }
+        if expires - self.now > LIFE_S {
+            return refuse!(
+                LifetimeRefused,
+                "the token lives for {} s, at most {LIFE_S} s are allowed",
+                expires - self.now
+            );
+        }
+        let row = TokenRow {
+            key: token,
+            grant: self.keep_document(envelope)?,
+            grant_payload: payload,
+            labels: grant.body.labels,
+            uses,
+            used: 0,
+            expires,
+            approve,
+            revoked: false,
+            created: self.now,
+        };
+        self.put_new(key::token(&token), &row)?;
+        self.tokens.insert(token, row.clone());
+        tracing::info!(token = %token, uses, expires = %Time(expires), "a join token was made");
+        Ok(row)
+    }
+
+    /// Ends a token; devices that joined with it stay.
+    pub fn revoke_token(&mut self, token: &PublicKey, reason: &str, by: &str) -> Result<TokenRow, Refusal> {
+        let Some(row) = self.tokens.get(token) else {
+            return refuse!(TokenUnknown, "there is no token {token}");
+        };
+        let row = TokenRow {
+            revoked: true,
+            ..row.clone()
+        };
+        self.put(key::token(token), &row)?;
+        self.tokens.insert(*token, row.clone());
+        tracing::info!(token = %token, by, reason = %printable(reason, 200), "a join token was revoked");
+        Ok(row)
+    }
+
+    /// The token, if a device can join with it now.
+    pub(super) fn usable_token(&self, token: &PublicKey) -> Result<&TokenRow, Refusal> {
+        let Some(row) = self.tokens.get(token) else {
+            return refuse!(TokenUnknown, "the join token is unknown here");
+        };
+        if row.revoked {
+            return refuse!(TokenRevoked, "the join token was revoked");
+        }
+        if row.expires <= self.now {
+            return refuse!(TokenExpired, "the join token expired at {}", Time(row.expires));
+        }
+        if row.used >= row.uses {
+            return refuse!(
+                TokenUsedUp,
+                "the join token was used {} of {} times",
+                row.used,
+                row.uses
+            );
+        }
+        Ok(row)
+    }
+
+    pub(super) fn token(&self, token: &PublicKey) -> Result<&TokenRow, Refusal> {
+        self.tokens
+            .get(token)
+            .ok_or_else(|| Refusal::new(Code::TokenUnknown, format!("there is no token {token}")))
+    }
+}

@@ -1,0 +1,244 @@
+//! State as the API shows it.
+
+use std::collections::BTreeMap;
+
+use ensign_api::{
+    Component, Device, DeviceDetail, DeviceState, Fleet, Frozen, InstalledProduct, Reason, Release, RoleState,
+    SignatureRow, Time, Token,
+};
+use ensign_bundle::digest::DeviceId;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::text::printable;
+use ensign_bundle::trust::ensign::{DocName, ReleaseName};
+use ensign_bundle::{limits, statement, wire};
+
+use super::rows::{DeviceRow, ReleaseRow, RoleRow, Standing, TokenRow};
+use super::state::State;
+
+impl State {
+    /// The fleet at a glance.
+    pub fn view_fleet(&self) -> Fleet {
+        let mut devices = BTreeMap::new();
+        for row in self.devices.values() {
+            *devices.entry(api_state(row.state)).or_insert(0) += 1;
+        }
+        let root = self.roles.root();
+        Fleet {
+            id: self.fleet.fleet,
+            name: self.fleet.name.clone(),
+            address: self.fleet.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            lab: root.policy.lab,
+            frozen: self.freeze.as_ref().map(|freeze| Frozen {
+                since: Time(freeze.since),
+                reason: freeze.reason.clone(),
+            }),
+            devices,
+            connected: self.sessions.count() as u64,
+            dark: self.devices.keys().filter(|id| self.is_dark(id)).count() as u64,
+            releases: self.releases.len() as u64,
+            rollouts: self.live_rollouts(),
+            root: RoleState {
+                version: root.version,
+                expires: Time(root.expires),
+            },
+            targets: role(&self.roles.targets),
+            snapshot: role(&self.roles.snapshot),
+            timestamp: role(&self.roles.timestamp),
+        }
+    }
+
+    /// A row of `device ls`.
+    pub fn view_device(&self, row: &DeviceRow) -> Device {
+        let connected = self.sessions.is_connected(&row.id);
+        let status = row.status.as_ref();
+        let seen = if connected {
+            Some(crate::clock::unix_now())
+        } else {
+            row.last_seen
+        };
+        Device {
+            id: row.id,
+            name: row.name.clone(),
+            state: api_state(row.state),
+            labels: row.labels.clone(),
+            products: status.map(products).unwrap_or_default(),
+            status: status.map(|s| s.phase).unwrap_or_default().into(),
+            reason: self.device_reason(row),
+            last_seen: seen.map(Time),
+            connected,
+            dark: self.is_dark(&row.id),
+            facts: row.facts.clone(),
+            held: row.held,
+        }
+    }
+
+    /// `device show`.
+    pub fn view_detail(&self, row: &DeviceRow) -> DeviceDetail {
+        let denied = row.status.iter().flat_map(|s| &s.denied).copied();
+        DeviceDetail {
+            device: self.view_device(row),
+            receipt_key: row.receipt_key,
+            joined: Time(row.joined),
+            claims: row.claims.clone(),
+            denied: denied.collect(),
+            rollout: self.newest_rollout_of(&row.id),
+            agent: (!row.agent.is_empty()).then(|| row.agent.clone()),
+        }
+    }
+
+    pub fn view_token(row: &TokenRow) -> Token {
+        Token {
+            key: row.key,
+            uses: row.uses,
+            used: row.used,
+            expires: Time(row.expires),
+            labels: row.labels.clone(),
+            approve: row.approve,
+            revoked: row.revoked,
+        }
+    }
+
+    /// `release show`: signatures are counted anew, under the targets of now.
+    pub fn view_release(&self, row: &ReleaseRow) -> Result<Release, Refusal> {
+        let document = self.document(&row.document.digest)?;
+        let name = DocName::Release(ReleaseName {
+            product: row.product.clone(),
+            version: row.version.clone(),
+        });
+        let held = self.roles.machine.delegated().contains_key(&name);
+        let verdict = if row.yanked.is_some() {
+            Code::Yanked.name()
+        } else if row.document.expires <= self.now {
+            Code::MetadataExpired.name()
+        } else if !held {
+            Code::ThresholdNotMet.name()
+        } else {
+            "ok"
+        };
+        Ok(Release {
+            product: row.product.clone(),
+            version: row.version.clone(),
+            counter: row.counter,
+            components: row
+                .components
+                .iter()
+                .map(|c| Component {
+                    name: c.name.clone(),
+                    kind: c.kind.clone(),
+                    files: c.files,
+                    bytes: c.bytes,
+                    units: c.units.clone(),
+                })
+                .collect(),
+            bytes: row.bytes,
+            signatures: self.signatures(row, &document),
+            verdict: verdict.to_owned(),
+            manifest: row.manifest,
+            document: Some(row.document.digest),
+            expires: Some(Time(row.document.expires)),
+            yanked: row.yanked.clone(),
+        })
+    }
+
+    fn signatures(&self, row: &ReleaseRow, document: &[u8]) -> Vec<SignatureRow> {
+        let Ok(envelope) = ensign_crypto::Envelope::parse(document, limits::RELEASE_BYTES) else {
+            return Vec::new();
+        };
+        let keys = self
+            .roles
+            .targets()
+            .ok()
+            .and_then(|t| t.product(&row.product))
+            .map(|p| p.role.keys.clone())
+            .unwrap_or_default();
+        let one = |signature: &ensign_crypto::Signature| {
+            let key = keys.iter().find(|k| k.id() == signature.key);
+            SignatureRow {
+                key: signature.key,
+                role: key.map_or("unknown", |_| "release").to_owned(),
+                valid: key.is_some_and(|k| statement::count(&envelope, &[*k], 1, &self.fleet.fleet).is_ok()),
+            }
+        };
+        envelope.signatures().iter().map(one).collect()
+    }
+
+    fn device_reason(&self, row: &DeviceRow) -> Option<Reason> {
+        let own = match row.state {
+            _ if row.cloned => Some((Code::CloneDetected, "another copy of this device connected")),
+            Standing::Pending => Some((Code::Pending, "waits for approval")),
+            Standing::Suspended => Some((Code::Suspended, "suspended by an operator")),
+            Standing::Revoked => Some((Code::Revoked, "revoked")),
+            Standing::Approved if row.held => Some((Code::Held, "held by an operator")),
+            Standing::Approved => None,
+        };
+        match own {
+            Some((code, text)) => Some(Reason {
+                code,
+                text: text.to_owned(),
+            }),
+            None => row.status.as_ref()?.reason.as_ref().map(|refusal| Reason {
+                code: refusal.code,
+                text: printable(&refusal.text, 500),
+            }),
+        }
+    }
+
+    /// The device that `text` means: an id, a unique prefix of at least 8 digits, or a name.
+    pub fn find_device(&self, text: &str) -> Result<DeviceId, Refusal> {
+        if let Ok(id) = text.parse::<DeviceId>()
+            && self.devices.contains_key(&id)
+        {
+            return Ok(id);
+        }
+        if let Some(id) = self.names.get(text) {
+            return Ok(*id);
+        }
+        let is_prefix = text.len() >= 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let mut matches = self
+            .devices
+            .keys()
+            .filter(|id| is_prefix && id.to_string().starts_with(text));
+        match (matches.next(), matches.next()) {
+            (Some(id), None) => Ok(*id),
+            (Some(_), Some(_)) => Err(Refusal::new(
+                Code::Conflict,
+                format!("{} fits several devices", printable(text, 64)),
+            )),
+            (None, _) => Err(Refusal::new(
+                Code::NotFound,
+                format!("there is no device {}", printable(text, 64)),
+            )),
+        }
+    }
+}
+
+fn products(status: &wire::Status) -> BTreeMap<ensign_bundle::ids::Ident, InstalledProduct> {
+    let one = |installed: &wire::Installed| {
+        let product = InstalledProduct {
+            version: installed.version.clone(),
+            generation: status.generation,
+            since: Time(installed.since),
+            confirmed: installed.confirmed,
+        };
+        (installed.product.clone(), product)
+    };
+    status.installed.iter().map(one).collect()
+}
+
+fn role(row: &RoleRow) -> RoleState {
+    RoleState {
+        version: row.version,
+        expires: Time(row.expires),
+    }
+}
+
+/// The standing in the words of the API.
+pub const fn api_state(state: Standing) -> DeviceState {
+    match state {
+        Standing::Pending => DeviceState::Pending,
+        Standing::Approved => DeviceState::Approved,
+        Standing::Suspended => DeviceState::Suspended,
+        Standing::Revoked => DeviceState::Revoked,
+    }
+}

@@ -1,0 +1,132 @@
+//! Who calls, and what that role may: deny by default. The controller keeps the SHA-256 of each token, never the token.
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use ensign_bundle::digest::Digest;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use super::error::ApiError;
+
+/// Longest token that is looked at, bytes.
+const TOKEN_BYTES: usize = 512;
+
+/// The roles of operators' logins (docs/operating.md).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    Viewer,
+    Enroller,
+    Deployer,
+    Approver,
+    Auditor,
+    Admin,
+}
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// Reads anything.
+    Read,
+    /// Tokens, accepting and rejecting devices, their labels.
+    Enroll,
+    /// Blobs, releases, rollouts.
+    Deploy,
+    /// Stops: pause, freeze, suspend, revoke, hold. Resuming too, for the signed gates stay.
+    Brake,
+    /// Root and targets; they carry their own signatures.
+    Administer,
+}
+
+/// The operator behind a request.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub name: String,
+    pub role: Role,
+}
+
+impl Role {
+    /// Whether this role may do it.
+    pub const fn may(self, permission: Permission) -> bool {
+        match permission {
+            Permission::Read => true,
+            Permission::Enroll => matches!(self, Self::Enroller | Self::Admin),
+            Permission::Deploy => matches!(self, Self::Deployer | Self::Admin),
+            Permission::Brake => matches!(self, Self::Enroller | Self::Deployer | Self::Approver | Self::Admin),
+            Permission::Administer => matches!(self, Self::Admin),
+        }
+    }
+}
+
+impl Caller {
+    /// Refuses what the caller's role does not allow.
+    pub fn require(&self, permission: Permission) -> Result<(), Refusal> {
+        if self.role.may(permission) {
+            return Ok(());
+        }
+        refuse!(
+            NotAuthorised,
+            "{} is {:?}: not allowed to {permission:?}",
+            self.name,
+            self.role
+        )
+    }
+}
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let token = parts
+            .headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .filter(|token| token.len() <= TOKEN_BYTES);
+        let Some(token) = token else {
+            return Err(Refusal::new(Code::NotAuthorised, "no API token was sent").into());
+        };
+        // Looked up by its hash: comparing hashes leaks nothing about a token.
+        let hash = Digest::of(token.as_bytes());
+        let now = crate::clock::unix_now();
+        let row = app.core.read(move |state| state.api_tokens.get(&hash).cloned()).await?;
+        match row {
+            Some(row) if row.expires.is_none_or(|at| at > now) => Ok(Self {
+                name: row.name,
+                role: row.role,
+            }),
+            Some(row) => Err(Refusal::new(
+                Code::NotAuthorised,
+                format!("the API token of {} has expired", row.name),
+            )
+            .into()),
+            None => Err(Refusal::new(Code::NotAuthorised, "the API token is unknown").into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_deny_by_default() {
+        assert!(Role::Viewer.may(Permission::Read));
+        for permission in [
+            Permission::Enroll,
+            Permission::Deploy,
+            Permission::Brake,
+            Permission::Administer,
+        ] {
+            assert!(!Role::Viewer.may(permission), "{permission:?}");
+            assert!(!Role::Auditor.may(permission), "{permission:?}");
+            assert!(Role::Admin.may(permission), "{permission:?}");
+        }
+        assert!(!Role::Deployer.may(Permission::Enroll));
+        assert!(!Role::Enroller.may(Permission::Deploy));
+        assert!(Role::Approver.may(Permission::Brake));
+    }
+}

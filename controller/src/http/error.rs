@@ -1,0 +1,68 @@
+//! Refusals as the contract's error document, with a fitting HTTP status.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use ensign_api::ErrorDocument;
+use ensign_bundle::reason::{Code, Refusal};
+
+/// What every failing request answers.
+#[derive(Debug)]
+pub struct ApiError(pub Refusal);
+
+/// The answer of a handler.
+pub type Answer<T> = Result<Json<T>, ApiError>;
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        Self(Refusal::new(Code::Usage, rejection.body_text()))
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self(Refusal::new(Code::Usage, rejection.body_text()))
+    }
+}
+
+impl From<PathRejection> for ApiError {
+    fn from(rejection: PathRejection) -> Self {
+        Self(Refusal::new(Code::Usage, rejection.body_text()))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = status(self.0.code);
+        if status.is_server_error() {
+            tracing::error!(code = %self.0.code, text = %self.0.text, "a request failed");
+        }
+        (status, Json(ErrorDocument::from(&self.0))).into_response()
+    }
+}
+
+/// The status for people with a browser and for proxies; programs read the code.
+fn status(code: Code) -> StatusCode {
+    match code {
+        Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Code::LimitExceeded => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+        Code::NotAuthorised => StatusCode::FORBIDDEN,
+        _ => match code.exit() {
+            1 => StatusCode::INTERNAL_SERVER_ERROR,
+            2 => StatusCode::BAD_REQUEST,
+            20..=27 => StatusCode::UNPROCESSABLE_ENTITY,
+            30 => StatusCode::SERVICE_UNAVAILABLE,
+            31 => StatusCode::FORBIDDEN,
+            32 => StatusCode::NOT_FOUND,
+            _ => StatusCode::CONFLICT,
+        },
+    }
+}

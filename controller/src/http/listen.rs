@@ -1,0 +1,119 @@
+//! HTTPS for operators: HTTP/1.1 over TLS 1.3 with the self-signed certificate that the CLI pins by its SPKI.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+
+/// A client must have finished its handshake, and each of its request heads, within this time.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After an error of the whole listener (no descriptors left): what `accept` would do again at once.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// Why the operators' side cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("the HTTPS certificate or key cannot be read")]
+    Pem(#[from] rustls::pki_types::pem::Error),
+    #[error("the HTTPS certificate is not usable")]
+    Tls(#[from] rustls::Error),
+}
+
+/// TLS from PEM files.
+pub fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
+    let certificates = CertificateDer::pem_file_iter(certificate)?.collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_file(key)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.send_tls13_tickets = 0;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Serves `router` until `stop` turns true; requests under way are finished.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    most: usize,
+    mut stop: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(most));
+    let stopped = stop.clone();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopping(&mut stop) => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "an operator's connection was not accepted");
+                tokio::time::sleep(BREATH).await;
+                continue;
+            }
+        };
+        let (tls, router, stopped) = (tls.clone(), router.clone(), stopped.clone());
+        tokio::spawn(async move {
+            if let Err(error) = connection(stream, tls, router, stopped).await {
+                tracing::debug!(%error, "an operator's connection ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let Some(tls) = tls else {
+        return http(TokioIo::new(stream), router, stop).await;
+    };
+    let stream = tokio::time::timeout(PATIENCE, tls.accept(stream))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    http(TokioIo::new(stream), router, stop).await
+}
+
+async fn http<I>(io: I, router: Router, mut stop: watch::Receiver<bool>) -> io::Result<()>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    let connection = builder.serve_connection(io, TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stopping(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    ended.map_err(io::Error::other)
+}
+
+/// Resolves when the process stops: the flag is up, or nobody is left to raise it.
+async fn stopping(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}

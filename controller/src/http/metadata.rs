@@ -1,0 +1,91 @@
+//! The signed documents of the fleet.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use ensign_api::{Base64, ErrorDocument, Metadata, MetadataKind, MetadataQuery};
+use ensign_bundle::digest::Digest;
+use ensign_bundle::reason::{Code, Refusal};
+
+use super::auth::{Caller, Permission};
+use super::error::{Answer, ApiError};
+use super::{App, blocking};
+use crate::core::read_document;
+
+/// Roots above the one that the client has, then targets, snapshot, timestamp.
+#[utoipa::path(get, path = "/v1/metadata", tag = "fleet", params(MetadataQuery), responses((status = 200, body = Vec<Metadata>)))]
+pub(super) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Query(query): Query<MetadataQuery>,
+) -> Answer<Vec<Metadata>> {
+    caller.require(Permission::Read)?;
+    current(&app, query.root).await
+}
+
+/// One signed document, by the SHA-256 of its envelope.
+#[utoipa::path(get, path = "/v1/documents/{digest}", tag = "fleet", params(("digest" = String, Path)),
+    responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>), (status = 404, body = ErrorDocument)))]
+pub(super) async fn document(
+    State(app): State<App>,
+    caller: Caller,
+    Path(digest): Path<String>,
+) -> Result<Response, ApiError> {
+    caller.require(Permission::Read)?;
+    let digest: Digest = digest
+        .parse()
+        .map_err(|e: ensign_bundle::digest::NotHex| Refusal::new(Code::Usage, e.to_string()))?;
+    let store = app.parts.documents.clone();
+    let bytes = blocking(move || read_document(store.as_ref(), &digest)).await?;
+    Ok(([(CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
+}
+
+/// The next root or targets, signed by those who may.
+#[utoipa::path(post, path = "/v1/metadata/{role}", tag = "fleet", params(("role" = String, Path, description = "root or targets")),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses((status = 200, body = Vec<Metadata>), (status = 422, body = ErrorDocument)))]
+pub(super) async fn publish(
+    State(app): State<App>,
+    caller: Caller,
+    Path(role): Path<String>,
+    body: Bytes,
+) -> Answer<Vec<Metadata>> {
+    caller.require(Permission::Administer)?;
+    let envelope = body.to_vec();
+    let published = match role.as_str() {
+        "root" => app.core.change(move |state| state.publish_root(envelope)).await,
+        "targets" => app.core.change(move |state| state.publish_targets(envelope)).await,
+        _ => Err(Refusal::new(Code::NotFound, "only root and targets are published here")),
+    };
+    published?;
+    current(&app, 0).await
+}
+
+async fn current(app: &App, above: u64) -> Answer<Vec<Metadata>> {
+    let named = app
+        .core
+        .read(move |state| {
+            let roles = &state.roles;
+            let roots = roles.roots.range(above.saturating_add(1)..);
+            let mut named: Vec<(MetadataKind, Digest)> =
+                roots.map(|(_, row)| (MetadataKind::Root, row.digest)).collect();
+            named.push((MetadataKind::Targets, roles.targets.digest));
+            named.push((MetadataKind::Snapshot, roles.snapshot.digest));
+            named.push((MetadataKind::Timestamp, roles.timestamp.digest));
+            named
+        })
+        .await?;
+    let store = app.parts.documents.clone();
+    let documents = blocking(move || {
+        let one = |(kind, digest)| {
+            read_document(store.as_ref(), &digest).map(|bytes| Metadata {
+                kind,
+                bytes: Base64(bytes),
+            })
+        };
+        named.into_iter().map(one).collect()
+    });
+    Ok(Json(documents.await?))
+}

@@ -1,0 +1,248 @@
+//! The kit that `ensign fleet init` makes: read once, written to the ledger, then stripped of its private keys.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ensign_bundle::digest::{Digest, FleetId};
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use ensign_bundle::trust::ensign::Ensign;
+use ensign_bundle::trust::format::At;
+use ensign_bundle::trust::machine::Machine;
+use ensign_bundle::trust::profile::Strict;
+use ensign_crypto::SecretKey;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::core::rows::{ApiTokenRow, FleetRow, RoleRow, key};
+use crate::core::{Online, OnlineKeys, listed};
+use crate::durable;
+use crate::http::auth::Role;
+use crate::paths::{KEYS, Paths};
+use crate::store::blobs::BlobStore;
+use crate::store::ledger::{Change, Expect, Ledger, LedgerError, Typed as _};
+
+/// Version of the kit's format.
+const FORMAT: u16 = 1;
+/// Largest file of a kit, bytes.
+const FILE_BYTES: u64 = 2 << 20;
+
+/// `kit.json`.
+#[derive(Debug, Deserialize)]
+struct Kit {
+    format: u16,
+    fleet: FleetId,
+    name: String,
+    /// `HOST:PORT`.
+    address: String,
+    /// Of the envelope of root 1.
+    root_hash: Digest,
+    api_tokens: Vec<KitToken>,
+}
+
+#[derive(Debug, Deserialize)]
+struct KitToken {
+    name: String,
+    role: Role,
+    sha256: Digest,
+}
+
+/// Imports the kit in `folder` unless this ledger has its fleet already; another fleet's is refused. The private keys in the kit are
+/// removed once everything is durable, also those that an interrupted import left.
+pub fn import(
+    folder: &Path,
+    paths: &Paths,
+    ledger: &dyn Ledger,
+    documents: &dyn BlobStore,
+    config: &crate::config::Config,
+    now: u64,
+) -> Result<(), Refusal> {
+    let kit: Kit = serde_json::from_slice(&read(&folder.join("kit.json"))?)
+        .map_err(|e| Refusal::new(Code::Malformed, format!("{}/kit.json: {e}", folder.display())))?;
+    if kit.format != FORMAT {
+        return refuse!(
+            VersionUnknown,
+            "the kit has format {}, this program knows {FORMAT}",
+            kit.format
+        );
+    }
+    if let Some(known) = ledger.read_as::<FleetRow>(key::FLEET)? {
+        if known.value.fleet != kit.fleet {
+            return refuse!(
+                Conflict,
+                "{} belongs to fleet {} ({}), the kit to {} ({})",
+                paths.data().display(),
+                known.value.name,
+                known.value.fleet,
+                kit.name,
+                kit.fleet
+            );
+        }
+        return strip(folder);
+    }
+    let changes = prepare(&kit, folder, paths, documents, config, now)?;
+    ledger.commit(changes)?;
+    tracing::info!(fleet = %kit.name, id = %kit.fleet, "the kit is imported");
+    strip(folder)
+}
+
+/// Stores keys and documents, and returns the rows that make them count.
+fn prepare(
+    kit: &Kit,
+    folder: &Path,
+    paths: &Paths,
+    documents: &dyn BlobStore,
+    config: &crate::config::Config,
+    now: u64,
+) -> Result<Vec<Change>, Refusal> {
+    let root = read(&folder.join("root.cbor"))?;
+    let targets = read(&folder.join("targets.cbor"))?;
+    if Digest::of(&root) != kit.root_hash {
+        return refuse!(
+            ContentMismatch,
+            "root.cbor has digest {}, kit.json names {}",
+            Digest::of(&root),
+            kit.root_hash
+        );
+    }
+    let mut machine = Machine::new(Ensign { fleet: kit.fleet }, Strict, &root)?;
+    let keys = folder.join("keys");
+    let online = OnlineKeys {
+        timestamp: secret(&keys.join("timestamp.pem"))?,
+        snapshot: secret(&keys.join("snapshot.pem"))?,
+    };
+    let controller = secret(&keys.join("controller.pem"))?;
+    let body = machine.root().body.clone();
+    if body.version != 1 {
+        return refuse!(Malformed, "root.cbor has version {}, a kit begins with 1", body.version);
+    }
+    if !body.controller.keys.contains(&controller.public().id()) {
+        return refuse!(
+            KeysRefused,
+            "root does not name the kit's controller key {}",
+            controller.public().id()
+        );
+    }
+    let signer = Online {
+        keys: &online,
+        config,
+        root: &body,
+        now,
+    };
+    let version = signer.next(0)?;
+    let targets_body = ensign_bundle::statement::open::<ensign_bundle::trust::roles::Targets>(
+        &targets,
+        &body.roles.targets.keys,
+        body.roles.targets.threshold,
+        &kit.fleet,
+    )?
+    .body;
+    let snapshot = signer.snapshot(
+        version,
+        listed(&targets, targets_body.version),
+        &std::collections::BTreeMap::new(),
+    )?;
+    let timestamp = signer.timestamp(version, listed(&snapshot, version))?;
+    // What devices would refuse must not become a fleet.
+    let at = At::plain(now);
+    machine.update_timestamp(&timestamp, &at)?;
+    machine.update_snapshot(&snapshot, &at)?;
+    machine.update_targets(&targets, &at)?;
+    machine.check_fresh(&at)?;
+
+    for name in KEYS {
+        let bytes = Zeroizing::new(read(&keys.join(name))?);
+        durable::write_secret(&paths.key(name), &bytes).map_err(|e| failed(&paths.key(name), &e))?;
+    }
+    let certificate = folder.join("https.crt");
+    let bytes = match certificate.exists() {
+        true => read(&certificate)?,
+        false => read(&keys.join("https.crt"))?,
+    };
+    durable::write(&paths.https_certificate(), &bytes).map_err(|e| failed(&paths.https_certificate(), &e))?;
+
+    let row = |bytes: &[u8], version, issued, expires| -> Result<RoleRow, Refusal> {
+        let digest = Digest::of(bytes);
+        documents.put(digest, bytes)?;
+        Ok(RoleRow {
+            version,
+            digest,
+            length: bytes.len() as u64,
+            issued,
+            expires,
+            previous: None,
+        })
+    };
+    let snapshot_life = now + config.snapshot_life_s;
+    let timestamp_life = now + crate::core::timestamp_life(config, &body);
+    let fleet = FleetRow {
+        format: FORMAT,
+        fleet: kit.fleet,
+        name: kit.name.clone(),
+        address: kit.address.clone(),
+        root_hash: kit.root_hash,
+        starts: 0,
+    };
+    let mut changes = vec![
+        Change::put(key::FLEET, &fleet, Expect::Absent)?,
+        create(key::root(1), &row(&root, 1, body.issued, body.expires)?)?,
+        create(
+            key::TARGETS,
+            &row(
+                &targets,
+                targets_body.version,
+                targets_body.issued,
+                targets_body.expires,
+            )?,
+        )?,
+        create(key::SNAPSHOT, &row(&snapshot, version, now, snapshot_life)?)?,
+        create(key::TIMESTAMP, &row(&timestamp, version, now, timestamp_life)?)?,
+    ];
+    for token in &kit.api_tokens {
+        let login = ApiTokenRow {
+            name: token.name.clone(),
+            role: token.role,
+            expires: None,
+        };
+        changes.push(Change::put(key::api_token(&token.sha256), &login, Expect::Absent)?);
+    }
+    Ok(changes)
+}
+
+fn create(key: impl Into<String>, row: &RoleRow) -> Result<Change, LedgerError> {
+    Change::put(key, row, Expect::Absent)
+}
+
+/// Removes the private keys; what else is in the kit stays.
+fn strip(folder: &Path) -> Result<(), Refusal> {
+    for name in KEYS {
+        let path = folder.join("keys").join(name);
+        durable::remove_file(&path).map_err(|e| failed(&path, &e))?;
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
+    let file = fs::metadata(path).map_err(|e| failed(path, &e))?;
+    if file.len() > FILE_BYTES {
+        return refuse!(
+            LimitExceeded,
+            "{} has {} bytes, at most {FILE_BYTES} are allowed",
+            path.display(),
+            file.len()
+        );
+    }
+    fs::read(path).map_err(|e| failed(path, &e))
+}
+
+/// A private key from a PEM file.
+pub fn secret(path: &PathBuf) -> Result<SecretKey, Refusal> {
+    let bytes = Zeroizing::new(read(path)?);
+    let text = std::str::from_utf8(&bytes).unwrap_or_default();
+    SecretKey::from_pem(text).map_err(|e| Refusal::new(Code::KeysRefused, format!("{}: {e}", path.display())))
+}
+
+fn failed(path: &Path, error: &io::Error) -> Refusal {
+    Refusal::new(Code::Io, format!("{}: {error}", path.display()))
+}

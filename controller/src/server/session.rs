@@ -1,0 +1,278 @@
+//! `ensign/1`: one connection of one device. It says what it wants by level — whenever the state changes, the newest wish goes out
+//! and replaces the one before — and acknowledges what it heard once that is in the ledger.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ensign_bundle::digest::{DeviceId, Digest, Nonce, PlanId};
+use ensign_bundle::plan::evidence::Lease;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::statement;
+use ensign_bundle::trust::roles::FORMAT;
+use ensign_bundle::wire::{Desired, FromDevice, Report, ToDevice};
+use ensign_crypto::KeyId;
+use quinn::{Connection, RecvStream, SendStream};
+use serde_bytes::ByteBuf;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::content::ReleaseBlobs;
+use super::frames::{self, FrameError};
+use super::{DONE, PROTOCOL_ERROR, REFUSED, Server, streams};
+use crate::clock;
+use crate::core::{Leave, Session, Want};
+
+/// The first frame must come within this time.
+const HELLO: Duration = Duration::from_secs(10);
+/// Reports that wait for the ledger; a device sends the next one after an acknowledgement anyway.
+const REPORTS: usize = 4;
+/// A refused device reads why before the connection is closed under it.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// What a session and its streams share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) device: DeviceId,
+    wants: watch::Receiver<Arc<Want>>,
+    /// The wish before the newest: its documents may be on their way.
+    before: Mutex<Option<Arc<Want>>>,
+    /// Keeps lists of blobs in memory while this session uses them.
+    lists: Mutex<HashMap<Digest, Arc<ReleaseBlobs>>>,
+}
+
+impl Shared {
+    /// Whether the device was told about this document.
+    pub(super) fn may_read(&self, document: &Digest) -> bool {
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wants.borrow().names(document) || before.as_ref().is_some_and(|want| want.names(document))
+    }
+
+    /// Whether the device may fetch of the release with this manifest; with the rollout that it does so for.
+    pub(super) fn may_fetch(&self, manifest: &Digest) -> Option<Option<PlanId>> {
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.wants.borrow().may_fetch(manifest);
+        now.or_else(|| before.as_ref().and_then(|want| want.may_fetch(manifest)))
+    }
+
+    pub(super) fn keep(&self, manifest: Digest, list: &Arc<ReleaseBlobs>) {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        lists.insert(manifest, Arc::clone(list));
+        lists.retain(|m, _| *m == manifest || self.wants.borrow().may_fetch(m).is_some());
+    }
+
+    fn forget_lists(&self) {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        lists.retain(|m, _| self.wants.borrow().plans(m));
+        lists.shrink_to_fit();
+    }
+}
+
+/// Serves a device until its connection ends.
+pub(super) async fn serve(server: &Server, connection: &Connection, peer: &KeyId, place: OwnedSemaphorePermit) {
+    let opened = tokio::time::timeout(HELLO, open(server, connection, peer)).await;
+    drop(place);
+    match opened {
+        Ok(Ok(Some((session, send, recv)))) => run(server, connection, session, send, recv).await,
+        Ok(Ok(None)) => {}
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "a device was not welcomed");
+            connection.close(PROTOCOL_ERROR, b"");
+        }
+        Err(_) => connection.close(PROTOCOL_ERROR, b"no hello"),
+    }
+}
+
+/// `hello` and `welcome`. `None` = refused, and the device knows why.
+async fn open(
+    server: &Server,
+    connection: &Connection,
+    peer: &KeyId,
+) -> Result<Option<(Opened, SendStream, RecvStream)>, FrameError> {
+    let Ok((mut send, mut recv)) = connection.accept_bi().await else {
+        return Ok(None);
+    };
+    let Some(FromDevice::Hello(hello)) = frames::read::<FromDevice>(&mut recv).await? else {
+        return Err(FrameError::Malformed(Refusal::new(
+            Code::Malformed,
+            "the first frame is not hello",
+        )));
+    };
+    let peer = *peer;
+    let nonce = hello.nonce;
+    let number = server.connections.fetch_add(1, Ordering::Relaxed);
+    let leave = Leave::new(&server.core, &peer, number);
+    let welcomed = server
+        .core
+        .change(move |state| state.connect(&peer, number, hello))
+        .await;
+    match welcomed {
+        Ok(welcomed) => {
+            frames::write(&mut send, &ToDevice::Welcome(welcomed.welcome)).await?;
+            let opened = Opened {
+                session: welcomed.session,
+                nonce,
+                leave,
+            };
+            Ok(Some((opened, send, recv)))
+        }
+        Err(refusal) => {
+            tracing::info!(%peer, code = %refusal.code, text = %refusal.text, "a device was refused");
+            refuse(connection, &mut send, refusal).await;
+            Ok(None)
+        }
+    }
+}
+
+struct Opened {
+    session: Session,
+    /// The applier's challenge: leases answer it.
+    nonce: Nonce,
+    leave: Leave,
+}
+
+async fn run(server: &Server, connection: &Connection, opened: Opened, mut send: SendStream, recv: RecvStream) {
+    let Opened { session, nonce, leave } = opened;
+    let shared = Arc::new(Shared {
+        device: session.device,
+        wants: session.wants.clone(),
+        before: Mutex::new(None),
+        lists: Mutex::new(HashMap::new()),
+    });
+    let (acks, acknowledged) = mpsc::channel(REPORTS);
+    let ended = tokio::select! {
+        ended = tell(server, &shared, nonce, acknowledged, &mut send) => ended,
+        ended = listen(server, session.device, recv, acks) => ended,
+        () = content(server, &shared, connection) => Ok(None),
+        error = connection.closed() => {
+            tracing::debug!(device = %session.device, %error, "a connection ended");
+            Ok(None)
+        }
+    };
+    // The registry knows it at once, the device when it has read its last word.
+    drop(leave);
+    match ended {
+        Ok(None) => connection.close(DONE, b""),
+        Ok(Some(refusal)) => refuse(connection, &mut send, refusal).await,
+        Err(error) => {
+            tracing::debug!(device = %session.device, %error, "a session was broken off");
+            connection.close(PROTOCOL_ERROR, b"");
+        }
+    }
+}
+
+/// Sends wishes, renewed leases and acknowledgements. Ends with a refusal when the registry says so.
+async fn tell(
+    server: &Server,
+    shared: &Shared,
+    nonce: Nonce,
+    mut acknowledged: mpsc::Receiver<u64>,
+    send: &mut SendStream,
+) -> Result<Option<Refusal>, FrameError> {
+    let mut wants = shared.wants.clone();
+    let mut told = wants.borrow_and_update().clone();
+    loop {
+        if let Some(refusal) = &told.refused {
+            return Ok(Some(refusal.clone()));
+        }
+        let desired = leased(server, shared.device, nonce, &told)?;
+        frames::write(send, &ToDevice::Desired(desired)).await?;
+        let half = Duration::from_secs((server.parts.config.lease_s / 2).max(1));
+        let renew = tokio::time::sleep(half);
+        tokio::pin!(renew);
+        loop {
+            tokio::select! {
+                changed = wants.changed() => {
+                    if changed.is_err() {
+                        return Ok(None);
+                    }
+                    let before = std::mem::replace(&mut told, wants.borrow_and_update().clone());
+                    *shared.before.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+                    shared.forget_lists();
+                    break;
+                }
+                () = &mut renew, if told.lease.is_some() => break,
+                seq = acknowledged.recv() => match seq {
+                    Some(seq) => frames::write(send, &ToDevice::Ack { seq }).await?,
+                    None => return Ok(None),
+                },
+            }
+        }
+    }
+}
+
+/// The wish with a fresh lease, if there is to be one.
+fn leased(server: &Server, device: DeviceId, nonce: Nonce, want: &Want) -> Result<Desired, Refusal> {
+    let mut desired = want.desired.clone();
+    if let (Some(plan), Some(rollout)) = (want.lease, desired.rollout.as_mut()) {
+        let lease = Lease {
+            format: FORMAT,
+            issued: clock::unix_now(),
+            plan,
+            device,
+            nonce,
+            ttl_s: server.parts.config.lease_s,
+        };
+        let bytes = statement::sign(&lease, &[&server.parts.keys.timestamp], &want.fleet)?;
+        rollout.lease = Some(ByteBuf::from(bytes));
+    }
+    Ok(desired)
+}
+
+/// Takes reports; each is acknowledged once it is in the ledger.
+async fn listen(
+    server: &Server,
+    device: DeviceId,
+    mut recv: RecvStream,
+    acks: mpsc::Sender<u64>,
+) -> Result<Option<Refusal>, FrameError> {
+    while let Some(message) = frames::read::<FromDevice>(&mut recv).await? {
+        let FromDevice::Report(report) = message else {
+            return Err(FrameError::Malformed(Refusal::new(
+                Code::Malformed,
+                "hello came twice on one connection",
+            )));
+        };
+        let Report { seq, .. } = report;
+        match server.core.change(move |state| state.report(&device, report)).await {
+            Ok(()) => {}
+            Err(refusal) => return Ok(Some(refusal)),
+        }
+        if acks.send(seq).await.is_err() {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+/// Answers the streams that the device opens; those under way end with the session.
+async fn content(server: &Server, shared: &Arc<Shared>, connection: &Connection) {
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            opened = connection.accept_bi() => match opened {
+                Ok((send, recv)) => {
+                    streams.spawn(streams::serve(server.clone(), Arc::clone(shared), send, recv));
+                }
+                Err(_) => return,
+            },
+            Some(_) = streams.join_next() => {}
+        }
+    }
+}
+
+async fn refuse(connection: &Connection, send: &mut SendStream, refusal: Refusal) {
+    let reason = refusal.code.name().as_bytes().to_vec();
+    let told = async {
+        frames::write(send, &ToDevice::Refused(refusal)).await?;
+        let _ = send.finish();
+        // Resolves when the device has everything.
+        let _ = send.stopped().await;
+        Ok::<_, FrameError>(())
+    };
+    if !matches!(tokio::time::timeout(LAST_WORD, told).await, Ok(Ok(()))) {
+        tracing::debug!("a refused device did not wait for the reason");
+    }
+    connection.close(REFUSED, &reason);
+}
