@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::reason::{Code, Refusal};
@@ -155,11 +155,7 @@ fn prepare(
         let bytes = Zeroizing::new(read(&keys.join(name))?);
         durable::write_secret(&paths.key(name), &bytes).map_err(|e| failed(&paths.key(name), &e))?;
     }
-    let certificate = folder.join("https.crt");
-    let bytes = match certificate.exists() {
-        true => read(&certificate)?,
-        false => read(&keys.join("https.crt"))?,
-    };
+    let bytes = read(&folder.join("https.crt"))?;
     durable::write(&paths.https_certificate(), &bytes).map_err(|e| failed(&paths.https_certificate(), &e))?;
 
     let row = |bytes: &[u8], version, issued, expires| -> Result<RoleRow, Refusal> {
@@ -237,7 +233,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
 }
 
 /// A private key from a PEM file.
-pub fn secret(path: &PathBuf) -> Result<SecretKey, Refusal> {
+pub fn secret(path: &Path) -> Result<SecretKey, Refusal> {
     let bytes = Zeroizing::new(read(path)?);
     let text = std::str::from_utf8(&bytes).unwrap_or_default();
     SecretKey::from_pem(text).map_err(|e| Refusal::new(Code::KeysRefused, format!("{}: {e}", path.display())))

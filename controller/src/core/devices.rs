@@ -55,7 +55,7 @@ impl State {
         }
         self.put_device(id)?;
         tracing::info!(device = %id, %name, ?verb, state = ?new, by, reason = %printable(reason, 200), "a device's standing changed");
-        self.happened(Event::DeviceState {
+        self.happened(&Event::DeviceState {
             device: *id,
             state: model_state(new),
         });
@@ -91,7 +91,7 @@ impl State {
         }
         let scopes = Scopes::of_change(self.roles.root(), subject_of(row), &grant.body.labels)?;
         scopes.require(&grant.envelope, &self.fleet.fleet)?;
-        if self.is_repeated(row.grant.as_ref(), envelope, grant.body.label_seq, "label")? {
+        if is_repeated(row.grant.as_ref(), envelope, grant.body.label_seq, "label")? {
             return Ok(());
         }
         let statement = self.keep_statement(envelope, grant.body.label_seq)?;
@@ -100,7 +100,7 @@ impl State {
         row.grant = Some(statement);
         row.labels.clone_from(&labels);
         self.put_device(id)?;
-        self.happened(Event::Labelled { device: *id, labels });
+        self.happened(&Event::Labelled { device: *id, labels });
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl State {
         let row = self.device(id)?;
         let scopes = Scopes::of_device(self.roles.root(), subject_of(row))?;
         scopes.require(&hold.envelope, &self.fleet.fleet)?;
-        if self.is_repeated(row.hold.as_ref(), envelope, hold.body.seq, "hold")? {
+        if is_repeated(row.hold.as_ref(), envelope, hold.body.seq, "hold")? {
             return Ok(());
         }
         let statement = self.keep_statement(envelope, hold.body.seq)?;
@@ -134,7 +134,7 @@ impl State {
         } else {
             row.hold_reason.clone()
         };
-        self.happened(Event::Held {
+        self.happened(&Event::Held {
             device: *id,
             held: row.held || row.cloned,
             reason,
@@ -142,35 +142,16 @@ impl State {
     }
 
     pub(super) fn device_added(&mut self, row: &DeviceRow) {
-        self.happened(Event::DeviceAdded {
+        self.happened(&Event::DeviceAdded {
             device: row.id,
             name: row.name.clone(),
             state: model_state(row.state),
             at: self.now,
         });
-        self.happened(Event::Labelled {
+        self.happened(&Event::Labelled {
             device: row.id,
             labels: row.labels.clone(),
         });
-    }
-
-    /// True when this very statement is there already; an older one, or another with its number, is refused.
-    fn is_repeated(
-        &self,
-        known: Option<&StatementRow>,
-        envelope: &[u8],
-        seq: u64,
-        what: &str,
-    ) -> Result<bool, Refusal> {
-        match known {
-            Some(known) if known.digest == Digest::of(envelope) => Ok(true),
-            Some(known) if seq <= known.seq => refuse!(
-                Conflict,
-                "the {what} has number {seq}, the newest is {}: look at what is there and sign again",
-                known.seq
-            ),
-            _ => Ok(false),
-        }
     }
 
     pub(super) fn keep_statement(&self, envelope: &[u8], seq: u64) -> Result<StatementRow, Refusal> {
@@ -179,6 +160,19 @@ impl State {
             digest: self.keep_document(envelope)?,
             length: envelope.len() as u64,
         })
+    }
+}
+
+/// True when this very statement is there already; an older one, or another with its number, is refused.
+fn is_repeated(known: Option<&StatementRow>, envelope: &[u8], seq: u64, what: &str) -> Result<bool, Refusal> {
+    match known {
+        Some(known) if known.digest == Digest::of(envelope) => Ok(true),
+        Some(known) if seq <= known.seq => refuse!(
+            Conflict,
+            "the {what} has number {seq}, the newest is {}: look at what is there and sign again",
+            known.seq
+        ),
+        _ => Ok(false),
     }
 }
 

@@ -76,7 +76,7 @@ impl State {
         if self.roles.machine.root().bytes == envelope {
             return Ok(());
         }
-        self.publish(Draft {
+        self.publish(&Draft {
             root: Some(envelope),
             ..Draft::default()
         })
@@ -87,7 +87,7 @@ impl State {
         if self.roles.machine.targets().is_some_and(|held| held.bytes == envelope) {
             return Ok(());
         }
-        self.publish(Draft {
+        self.publish(&Draft {
             targets: Some(envelope),
             ..Draft::default()
         })
@@ -96,7 +96,7 @@ impl State {
     /// Signs what is due. Returns when to come again.
     pub(super) fn renew(&mut self) -> Result<u64, Refusal> {
         if self.now >= due(&self.roles.snapshot) {
-            self.publish(Draft::default())?;
+            self.publish(&Draft::default())?;
         } else if self.now >= due(&self.roles.timestamp) {
             self.publish_timestamp()?;
         }
@@ -104,7 +104,7 @@ impl State {
     }
 
     /// Tries the new documents on a copy of the clients' machine, then stores them and writes their rows.
-    pub(super) fn publish(&mut self, draft: Draft) -> Result<(), Refusal> {
+    pub(super) fn publish(&mut self, draft: &Draft) -> Result<(), Refusal> {
         let parts = self.parts.clone();
         let at = At::plain(self.now);
         let mut machine = self.roles.machine.clone();

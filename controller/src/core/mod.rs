@@ -40,7 +40,7 @@ pub use self::devices::Verb;
 pub use self::enroll::Asked;
 pub use self::metadata::{Online, listed, timestamp_life};
 pub use self::releases::Complete;
-pub use self::sessions::{Leave, Session, Want, Welcomed};
+pub use self::sessions::{Fetch, Leave, Session, Want, Welcomed};
 pub use self::state::{OnlineKeys, Parts, State, read_document};
 pub use self::views::api_state;
 
@@ -168,7 +168,9 @@ impl Keeper {
             if changed {
                 wake = self.settle(replies)?;
             } else {
-                replies.into_iter().for_each(|reply| reply());
+                for reply in replies {
+                    reply();
+                }
             }
             if stop {
                 self.state.persist_lazy();
@@ -211,7 +213,9 @@ impl Keeper {
         }
         self.state.tell_sessions();
         self.state.rollouts.announce();
-        replies.into_iter().for_each(|reply| reply());
+        for reply in replies {
+            reply();
+        }
         Ok(wake)
     }
 }

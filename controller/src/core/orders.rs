@@ -60,7 +60,7 @@ impl State {
             "a rollout starts"
         );
         self.rollouts.plans.insert(id, Entry::new(row, plan.body, waves));
-        self.happened(Event::RolloutStarted {
+        self.happened(&Event::RolloutStarted {
             id,
             plan: digest,
             spec: Box::new(spec),
@@ -70,12 +70,12 @@ impl State {
     }
 
     /// An operator's stop: nothing new starts, leases end, what is switching finishes.
-    pub fn pause(&mut self, id: &PlanId, reason: String, by: &str) -> Result<(), Refusal> {
+    pub fn pause(&mut self, id: &PlanId, reason: &str, by: &str) -> Result<(), Refusal> {
         self.rollouts.entry(id)?;
         tracing::info!(rollout = %id, by, "paused");
-        self.happened(Event::Paused {
+        self.happened(&Event::Paused {
             rollout: *id,
-            reason: printable(&reason, REASON),
+            reason: printable(reason, REASON),
             at: self.now,
         });
         Ok(())
@@ -92,7 +92,7 @@ impl State {
             return refuse!(Conflict, "rollout {id} has ended: start a new one");
         }
         tracing::info!(rollout = %id, by, reason = %printable(reason, REASON), "resumed");
-        self.happened(Event::Resumed {
+        self.happened(&Event::Resumed {
             rollout: *id,
             at: self.now,
         });
@@ -147,7 +147,7 @@ impl State {
         }
         self.put_plan(id)?;
         tracing::info!(rollout = %id, "cancelled for ever");
-        self.happened(Event::Aborted {
+        self.happened(&Event::Aborted {
             rollout: *id,
             how: Abort::Keep,
             reason: printable(&cancel.body.reason, REASON),
@@ -182,7 +182,7 @@ impl State {
         }
         self.put_plan(id)?;
         tracing::info!(rollout = %id, wave, "promoted");
-        self.happened(Event::Promoted {
+        self.happened(&Event::Promoted {
             rollout: *id,
             wave,
             at: self.now,
@@ -202,7 +202,7 @@ impl State {
         }
         for device in devices {
             tracing::info!(rollout = %id, %device, by, "a slot is given back");
-            self.happened(Event::Released {
+            self.happened(&Event::Released {
                 rollout: *id,
                 device: *device,
                 at: self.now,
@@ -234,7 +234,7 @@ impl State {
         };
         self.put(key::FREEZE.to_owned(), &row)?;
         tracing::info!(by, reason = %row.reason, "the fleet is frozen");
-        self.happened(Event::Frozen {
+        self.happened(&Event::Frozen {
             group: None,
             reason: row.reason.clone(),
             at: self.now,
@@ -248,7 +248,7 @@ impl State {
         if self.freeze.take().is_some() {
             self.delete(key::FREEZE.to_owned());
             tracing::info!(by, reason = %printable(reason, REASON), "the fleet is no longer frozen");
-            self.happened(Event::Unfrozen {
+            self.happened(&Event::Unfrozen {
                 group: None,
                 at: self.now,
             });

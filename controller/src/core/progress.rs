@@ -28,7 +28,7 @@ impl State {
             product: status.product,
             version: status.version,
             state: state(status.state),
-            reason: status.reason.map(reason),
+            reason: status.reason.as_ref().map(reason),
             waves: status.waves.iter().map(wave).collect(),
             bytes: TransferBytes {
                 sent,
@@ -58,7 +58,7 @@ impl State {
             rollout: why.rollout,
             wave: why.wave,
             status: self.view_device(row).status.name().to_owned(),
-            reason: Some(reason(why.reason)),
+            reason: Some(reason(&why.reason)),
             next_eligible: why.next_eligible.map(Time),
             hint: why.hint,
         })
@@ -119,7 +119,7 @@ impl State {
     }
 }
 
-fn reason(refusal: Refusal) -> Reason {
+fn reason(refusal: &Refusal) -> Reason {
     Reason {
         code: refusal.code,
         text: printable(&refusal.text, REASON),

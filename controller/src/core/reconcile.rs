@@ -61,7 +61,7 @@ impl State {
                     return false;
                 }
                 log(&action);
-                self.happened(action.event(self.now));
+                self.happened(&action.event(self.now));
             }
         }
         true

@@ -119,7 +119,7 @@ impl State {
             yanked: release.yanked.clone(),
             published: self.now,
         };
-        self.publish(Draft {
+        self.publish(&Draft {
             release: Some((row.clone(), envelope)),
             ..Draft::default()
         })?;

@@ -209,12 +209,12 @@ impl Entry {
 impl State {
     /// The start itself: nobody is connected, silence counts from here.
     pub(super) fn rollouts_started(&mut self) {
-        self.happened(Event::Started { at: self.now });
+        self.happened(&Event::Started { at: self.now });
     }
 
     /// Something happened: the model follows, rows and sessions too.
-    pub(super) fn happened(&mut self, event: Event) {
-        observe(&mut self.rollouts.model, &event);
+    pub(super) fn happened(&mut self, event: &Event) {
+        observe(&mut self.rollouts.model, event);
         let contact = matches!(
             event,
             Event::Started { .. } | Event::Connected { .. } | Event::Disconnected { .. } | Event::Seen { .. }
@@ -255,7 +255,9 @@ impl State {
             Subject::Fleet => {
                 self.sessions.touch_all();
                 let live: Vec<PlanId> = self.rollouts.plans.keys().copied().collect();
-                live.into_iter().for_each(|id| self.rollouts.changed(id));
+                for id in live {
+                    self.rollouts.changed(id);
+                }
             }
             Subject::Device(device) => {
                 self.sessions.touch(device);
@@ -265,7 +267,9 @@ impl State {
                     .filter(|(_, r)| !r.ended() && r.member(&device).is_some())
                     .map(|(id, _)| *id)
                     .collect();
-                of.into_iter().for_each(|id| self.rollouts.changed(id));
+                for id in of {
+                    self.rollouts.changed(id);
+                }
             }
             Subject::Member(id, device) => {
                 self.sessions.touch(device);
@@ -281,14 +285,14 @@ impl State {
     }
 
     pub(super) fn device_connected(&mut self, device: &DeviceId) {
-        self.happened(Event::Connected {
+        self.happened(&Event::Connected {
             device: *device,
             at: self.now,
         });
     }
 
     pub(super) fn device_disconnected(&mut self, device: &DeviceId) {
-        self.happened(Event::Disconnected {
+        self.happened(&Event::Disconnected {
             device: *device,
             at: self.now,
         });
@@ -299,7 +303,7 @@ impl State {
         if let Some(row) = self.devices.get_mut(device) {
             row.status = Some(status.clone());
         }
-        self.happened(Event::Reported {
+        self.happened(&Event::Reported {
             device: *device,
             at: self.now,
             status,
@@ -337,7 +341,7 @@ impl State {
             row.receipt_seq = row.receipt_seq.max(receipt.seq);
         }
         tracing::info!(device = %device, plan = %id, state = ?receipt.state, healthy_for_s = receipt.healthy_for_s, "receipt");
-        self.happened(Event::Receipt {
+        self.happened(&Event::Receipt {
             device: *device,
             at: self.now,
             receipt,

@@ -37,6 +37,15 @@ pub struct Want {
     pub(super) installed: Vec<Digest>,
 }
 
+/// Why a device may fetch blobs of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fetch {
+    /// This rollout brings it.
+    Planned(PlanId),
+    /// It runs it, and may have lost some of it.
+    Installed,
+}
+
 impl Want {
     /// Whether it names this document.
     pub fn names(&self, document: &Digest) -> bool {
@@ -52,11 +61,11 @@ impl Want {
             .any(|doc| doc.digest == *document)
     }
 
-    /// Whether blobs of this release may be fetched, and for which rollout.
-    pub fn may_fetch(&self, manifest: &Digest) -> Option<Option<PlanId>> {
+    /// Why blobs of this release may be fetched; `None` = they may not.
+    pub fn may_fetch(&self, manifest: &Digest) -> Option<Fetch> {
         match self.plan {
-            Some((planned, plan)) if planned == *manifest => Some(Some(plan)),
-            _ => self.installed.contains(manifest).then_some(None),
+            Some((planned, plan)) if planned == *manifest => Some(Fetch::Planned(plan)),
+            _ => self.installed.contains(manifest).then_some(Fetch::Installed),
         }
     }
 

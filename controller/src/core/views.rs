@@ -64,7 +64,7 @@ impl State {
             labels: row.labels.clone(),
             products: status.map(products).unwrap_or_default(),
             status: status.map(|s| s.phase).unwrap_or_default().into(),
-            reason: self.device_reason(row),
+            reason: Self::device_reason(row),
             last_seen: seen.map(Time),
             connected,
             dark: self.is_dark(&row.id),
@@ -163,7 +163,7 @@ impl State {
         envelope.signatures().iter().map(one).collect()
     }
 
-    fn device_reason(&self, row: &DeviceRow) -> Option<Reason> {
+    fn device_reason(row: &DeviceRow) -> Option<Reason> {
         let own = match row.state {
             _ if row.cloned => Some((Code::CloneDetected, "another copy of this device connected")),
             Standing::Pending => Some((Code::Pending, "waits for approval")),

@@ -12,7 +12,7 @@ use super::error::Answer;
 #[utoipa::path(get, path = "/v1/fleet", tag = "fleet", responses((status = 200, body = Fleet), (status = 403, body = ErrorDocument)))]
 pub(super) async fn show(State(app): State<App>, caller: Caller) -> Answer<Fleet> {
     caller.require(Permission::Read)?;
-    Ok(Json(app.core.read(|state| state.view_fleet()).await?))
+    Ok(Json(app.core.read(crate::core::State::view_fleet).await?))
 }
 
 /// Nothing starts any more; what is switching finishes.

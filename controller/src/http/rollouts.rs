@@ -34,7 +34,7 @@ pub(super) async fn start(State(app): State<App>, caller: Caller, Json(start): J
 #[utoipa::path(get, path = "/v1/rollouts", tag = "rollouts", responses((status = 200, body = Vec<Rollout>)))]
 pub(super) async fn list(State(app): State<App>, caller: Caller) -> Answer<Vec<Rollout>> {
     caller.require(Permission::Read)?;
-    Ok(Json(app.core.read(|state| state.view_rollouts()).await??))
+    Ok(Json(app.core.read(Fleet::view_rollouts).await??))
 }
 
 /// One rollout. With `after`, the answer waits until its revision is above that, or for `wait_s`.
@@ -139,7 +139,7 @@ impl Action {
 
     fn perform(self, state: &mut Fleet, id: &PlanId, caller: &Caller) -> Result<(), Refusal> {
         match self {
-            Self::Pause(reason) => state.pause(id, reason, &caller.name),
+            Self::Pause(reason) => state.pause(id, &reason, &caller.name),
             Self::Resume(reason) => state.resume(id, &reason, &caller.name),
             Self::Cancel(envelope) => state.cancel(id, &envelope),
             Self::Promote(envelope) => state.promote(id, &envelope),

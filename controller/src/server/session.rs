@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ensign_bundle::digest::{DeviceId, Digest, Nonce, PlanId};
+use ensign_bundle::digest::{DeviceId, Digest, Nonce};
 use ensign_bundle::plan::evidence::Lease;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::statement;
@@ -22,7 +22,7 @@ use super::content::ReleaseBlobs;
 use super::frames::{self, FrameError};
 use super::{DONE, PROTOCOL_ERROR, REFUSED, Server, streams};
 use crate::clock;
-use crate::core::{Leave, Session, Want};
+use crate::core::{Fetch, Leave, Session, Want};
 
 /// The first frame must come within this time.
 const HELLO: Duration = Duration::from_secs(10);
@@ -49,8 +49,8 @@ impl Shared {
         self.wants.borrow().names(document) || before.as_ref().is_some_and(|want| want.names(document))
     }
 
-    /// Whether the device may fetch of the release with this manifest; with the rollout that it does so for.
-    pub(super) fn may_fetch(&self, manifest: &Digest) -> Option<Option<PlanId>> {
+    /// Why the device may fetch of the release with this manifest.
+    pub(super) fn may_fetch(&self, manifest: &Digest) -> Option<Fetch> {
         let before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.wants.borrow().may_fetch(manifest);
         now.or_else(|| before.as_ref().and_then(|want| want.may_fetch(manifest)))

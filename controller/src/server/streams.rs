@@ -17,6 +17,7 @@ use quinn::{RecvStream, SendStream};
 use super::frames::{self, FrameError};
 use super::session::Shared;
 use super::{PROTOCOL_ERROR, Server};
+use crate::core::Fetch;
 use crate::store::blobs::BlobStore;
 
 /// Bytes read from disk at once: a few blocks, so that one trip to another thread carries several records.
@@ -75,14 +76,17 @@ async fn answer(
         }
         Some(Request::Blobs { manifest, digests }) => {
             check_count(&digests)?;
-            let Some(plan) = shared.may_fetch(&manifest) else {
+            let Some(fetch) = shared.may_fetch(&manifest) else {
                 let none = vec![None; digests.len()];
                 return records(server, server.parts.blobs.clone(), none, send, None).await;
             };
             let list = Arc::clone(&server.contents).of(manifest).await?;
             shared.keep(manifest, &list);
             let given = digests.into_iter().map(|d| list.contains(&d).then_some(d)).collect();
-            let count = plan.map(|plan| Count { shared, server, plan });
+            let count = match fetch {
+                Fetch::Planned(plan) => Some(Count { shared, server, plan }),
+                Fetch::Installed => None,
+            };
             records(server, server.parts.blobs.clone(), given, send, count).await
         }
     }
