@@ -1,0 +1,105 @@
+//! `ensign release ...`
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::units;
+
+#[derive(Debug, Subcommand)]
+pub enum ReleaseVerb {
+    /// Build a release from folders. Same input, same bytes.
+    #[command(after_help = "Example:
+  ensign release build --product app --version 1.0.0 --tree web=./web --unit web=web.service --out app-1.0.0.bundle
+  ensign release build --manifest release.toml --out app-1.0.0.bundle
+
+release.toml:
+  product = \"app\"
+  version = \"1.0.0\"
+  tree = [\"web=./web\"]
+  unit = [\"web=web.service\"]
+  health = [\"exec:bin/check --fast\"]")]
+    Build(Box<Build>),
+    /// Sign a bundle with this machine's release key.
+    #[command(after_help = "Example:
+  ensign release sign app-1.0.0.bundle")]
+    Sign {
+        file: PathBuf,
+        /// Private key (PEM) to sign with, instead of the fleet's release key on this machine.
+        #[arg(long, value_name = "FILE", env = "ENSIGN_KEY_FILE")]
+        key: Option<PathBuf>,
+    },
+    /// Upload a signed bundle.
+    #[command(after_help = "Example:
+  ensign release publish app-1.0.0.bundle")]
+    Publish { file: PathBuf },
+    /// Published releases, newest first.
+    #[command(after_help = "Example:
+  ensign release ls")]
+    Ls {
+        /// Of this product only.
+        #[arg(long)]
+        product: Option<String>,
+    },
+    /// What a release is: components, size, signatures.
+    #[command(after_help = "Example:
+  ensign release show app@1.0.0
+  ensign release show app-1.0.0.bundle")]
+    Show {
+        /// PRODUCT@VERSION or a file.
+        release: String,
+    },
+    /// What changes from one release to another.
+    #[command(after_help = "Example:
+  ensign release diff app-1.0.0.bundle app-1.1.0.bundle")]
+    Diff {
+        #[arg(value_name = "A")]
+        old: PathBuf,
+        #[arg(value_name = "B")]
+        new: PathBuf,
+    },
+    /// Check every byte and signature of a bundle, offline.
+    #[command(after_help = "Example:
+  ensign release verify app-1.0.0.bundle")]
+    Verify { file: PathBuf },
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Build {
+    /// Product: [a-z0-9][a-z0-9._-]{0,63}.
+    #[arg(long, required_unless_present = "manifest")]
+    pub product: Option<String>,
+    /// Version; MAJOR.MINOR.PATCH gives the counter by itself.
+    #[arg(long, required_unless_present = "manifest")]
+    pub version: Option<String>,
+    /// A component from a folder; repeatable.
+    #[arg(long, value_parser = units::key_value, value_name = "NAME=DIR")]
+    pub tree: Vec<(String, String)>,
+    /// A unit of a component: restarted when the component changed; repeatable, in order.
+    #[arg(long, value_parser = units::key_value, value_name = "NAME=UNIT")]
+    pub unit: Vec<(String, String)>,
+    /// A probe that must pass: exec:'PATH ARGS' or unit:UNIT, with NAME= in front if there are several components; repeatable.
+    #[arg(long, value_name = "[NAME=]PROBE")]
+    pub health: Vec<String>,
+    /// How long all probes must pass without a break [default: 5s].
+    #[arg(long, value_parser = units::seconds, value_name = "TIME")]
+    pub health_window: Option<u64>,
+    /// When an unconfirmed release has failed [default: 60s].
+    #[arg(long, value_parser = units::seconds, value_name = "TIME")]
+    pub health_deadline: Option<u64>,
+    /// Hardware that it fits; repeatable; none = all.
+    #[arg(long)]
+    pub hardware: Vec<String>,
+    /// Orders releases; needed where the version is not MAJOR.MINOR.PATCH.
+    #[arg(long)]
+    pub counter: Option<u64>,
+    /// Compression: 3 now, 12 everyday, 19 for what many devices fetch [default: 12].
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub level: Option<i32>,
+    /// All of the above from a file; flags win.
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+    /// The bundle to write.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}

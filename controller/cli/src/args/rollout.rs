@@ -1,0 +1,197 @@
+//! `ensign rollout ...`
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use ensign_bundle::plan::statements::Bound;
+
+use crate::units;
+
+#[derive(Debug, Subcommand)]
+pub enum RolloutVerb {
+    /// Show what `start` with the same flags would do; `-o yaml` or `-o json` for scripts.
+    #[command(after_help = "Example:
+  ensign rollout plan --product app --version 1.1.0 --waves 1,10%,100%")]
+    Plan(Box<Start>),
+    /// Sign a plan and start it.
+    #[command(after_help = "Example:
+  ensign rollout start --product app --version 1.1.0 --waves 1,10%,100% --soak 10m --wait
+  ensign rollout start -f plan.toml
+
+Exit codes with --wait: 0 done, 10 paused or halted, 11 aborted or superseded, 22 expired, 12 after --timeout.")]
+    Start(Box<Start>),
+    /// Where a rollout stands.
+    #[command(after_help = "Example:
+  ensign rollout status -w
+  ensign rollout status app -o json")]
+    Status {
+        #[command(flatten)]
+        rollout: Target,
+        /// Keep watching until it ends.
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Rollouts, newest first.
+    #[command(after_help = "Example:
+  ensign rollout ls -o json")]
+    Ls,
+    /// Offer nothing more; what is switching finishes.
+    #[command(after_help = "Example:
+  ensign rollout pause --reason 'look at dev7 first'")]
+    Pause {
+        #[command(flatten)]
+        rollout: Target,
+    },
+    /// Go on after a pause or a halt; acknowledges what halted it.
+    #[command(after_help = "Example:
+  ensign rollout resume")]
+    Resume {
+        #[command(flatten)]
+        rollout: Target,
+    },
+    /// End a rollout for ever (signed). Asks.
+    #[command(after_help = "Example:
+  ensign rollout abort --keep --reason 'shows wrong prices'")]
+    Abort {
+        #[command(flatten)]
+        rollout: Target,
+        /// Updated devices stay as they are. Required: the other way is a new rollout with --allow-downgrade.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Give back the slots of dark devices.
+    #[command(after_help = "Example:
+  ensign rollout release app dev3 dev7")]
+    Release {
+        /// Id, unique prefix or product.
+        rollout: String,
+        #[arg(required = true, value_name = "DEVICE")]
+        devices: Vec<String>,
+    },
+    /// Which rule holds a device, and when it is next eligible.
+    #[command(after_help = "Example:
+  ensign rollout why dev3
+  ensign rollout why dev3 --rollout app")]
+    Why {
+        /// Default: the first device that is not well.
+        device: Option<String>,
+        /// Id, unique prefix or product; default: the newest.
+        #[arg(long)]
+        rollout: Option<String>,
+    },
+}
+
+/// Which rollout.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Target {
+    /// Id, unique prefix or product; default: the newest.
+    pub rollout: Option<String>,
+}
+
+/// What `--wait` waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitFor {
+    Done,
+    /// This wave, from 1.
+    Wave(u32),
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Start {
+    /// Plan file (TOML) with the flags' names as keys; flags win.
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    #[arg(long, required_unless_present = "file")]
+    pub product: Option<String>,
+    #[arg(long, required_unless_present = "file")]
+    pub version: Option<String>,
+    /// Devices that match; `all` for everyone [default: all, where they are at most 50].
+    #[arg(long, value_name = "EXPR")]
+    pub select: Option<String>,
+    /// Devices to leave out; repeatable.
+    #[arg(long, value_name = "EXPR")]
+    pub exclude: Vec<String>,
+    /// Cumulative counts or percentages [default: 1,10%,100%].
+    #[arg(long, value_name = "LIST")]
+    pub waves: Option<String>,
+    /// How long a wave must be healthy before the next opens [default: 10m].
+    #[arg(long, value_parser = units::seconds, value_name = "TIME")]
+    pub soak: Option<u64>,
+    /// auto: the next wave opens by itself.
+    #[arg(long, value_parser = ["auto", "manual"])]
+    pub gate: Option<String>,
+    /// A first wave of exactly these.
+    #[arg(long, value_name = "EXPR")]
+    pub canary: Option<String>,
+    /// Receipts a device wants to see of the wave before it [default: half of that wave, 1 to 3].
+    #[arg(long, value_name = "N")]
+    pub evidence: Option<u32>,
+    /// Most devices updating at once.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_parallel: Option<u32>,
+    /// Failures that halt it: a count or a percentage [default: 2%].
+    #[arg(long, value_parser = units::bound, value_name = "N|P%")]
+    pub stop_failed: Option<Bound>,
+    /// Devices gone dark that halt it [default: 3%].
+    #[arg(long, value_parser = units::bound, value_name = "N|P%")]
+    pub stop_dark: Option<Bound>,
+    /// Finished devices before a percentage counts [default: 20].
+    #[arg(long, value_name = "N")]
+    pub stop_min_sample: Option<u32>,
+    /// Silence that makes an updated device dark [default: 3 check-ins, at least 30m].
+    #[arg(long, value_parser = units::seconds, value_name = "TIME")]
+    pub dark_after: Option<u64>,
+    /// Healthy share of the reached that a wave needs [default: 90%].
+    #[arg(long, value_parser = units::share, value_name = "P%")]
+    pub quorum: Option<u32>,
+    /// Not connected for this long since the wave opened = unreached [default: 1h].
+    #[arg(long, value_parser = units::seconds, value_name = "TIME")]
+    pub reach: Option<u64>,
+    /// halt: stop and wait for an operator.
+    #[arg(long, value_parser = ["halt", "revert"])]
+    pub on_breach: Option<String>,
+    /// Not before this time (RFC 3339).
+    #[arg(long = "start-at", value_name = "TIME")]
+    pub not_before: Option<ensign_api::Time>,
+    /// End of the plan [default: 7d].
+    #[arg(long, value_parser = units::seconds, value_name = "TIME")]
+    pub expires: Option<u64>,
+    /// Passes maintenance windows and locks; never waves, evidence or floors.
+    #[arg(long)]
+    pub emergency: bool,
+    /// May go back to a lower counter; needs --reason.
+    #[arg(long)]
+    pub allow_downgrade: bool,
+    /// Wait until it is done, or until a wave is.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "done", value_name = "done|wave:N",
+          value_parser = wait_for)]
+    pub wait: Option<WaitFor>,
+    /// Stop waiting after this; the rollout goes on.
+    #[arg(long, value_parser = units::seconds, value_name = "TIME")]
+    pub timeout: Option<u64>,
+    /// List the devices of each wave in the preview.
+    #[arg(long)]
+    pub print_devices: bool,
+}
+
+fn wait_for(text: &str) -> Result<WaitFor, String> {
+    match text.strip_prefix("wave:").map(str::parse) {
+        Some(Ok(wave)) if wave > 0 => Ok(WaitFor::Wave(wave)),
+        None if text == "done" => Ok(WaitFor::Done),
+        _ => Err("write --wait, --wait=done or --wait=wave:2".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_wait_for() {
+        assert_eq!(wait_for("done"), Ok(WaitFor::Done));
+        assert_eq!(wait_for("wave:2"), Ok(WaitFor::Wave(2)));
+        for bad in ["", "wave:", "wave:0", "wave:x", "forever"] {
+            assert!(wait_for(bad).is_err(), "{bad}");
+        }
+    }
+}

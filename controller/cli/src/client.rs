@@ -1,0 +1,331 @@
+//! The controller over HTTPS: TLS 1.3, its key pinned by SPKI, connections re-used.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use ensign_api::ErrorDocument;
+use ensign_bundle::digest::Digest;
+use ensign_bundle::reason::Code;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio_rustls::TlsConnector;
+
+use crate::failure::{Failure, Result};
+
+/// Longest wait for a connection: the contract promises an answer within 10 s.
+const CONNECT: Duration = Duration::from_secs(8);
+/// Longest wait for an answer, on top of what a long poll asks for.
+const ANSWER: Duration = Duration::from_secs(120);
+/// Largest answer: the documents of a fleet of 100,000 devices fit.
+const ANSWER_BYTES: usize = 512 << 20;
+const ALPN: &[u8] = b"http/1.1";
+const JSON: &str = "application/json";
+const BINARY: &str = "application/octet-stream";
+
+/// One controller.
+pub struct Client {
+    address: String,
+    authorization: String,
+    tls: TlsConnector,
+    name: ServerName<'static>,
+    wrong_key: Arc<AtomicBool>,
+    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// SHA-256 of the SPKI in a certificate: what contexts and roots pin.
+pub fn spki_digest(certificate: &CertificateDer<'_>) -> Result<Digest, rustls::Error> {
+    let parsed = ParsedCertificate::try_from(certificate)?;
+    Ok(Digest::of(&parsed.subject_public_key_info()))
+}
+
+impl Client {
+    /// `pins`: SPKI digests, one of which the controller must show.
+    pub fn new(address: &str, pins: Vec<Digest>, api_token: &str) -> Result<Self> {
+        let host = host(address)?;
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| Failure::usage(format!("`{host}` is no host name or address")))?;
+        let wrong_key = Arc::new(AtomicBool::new(false));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = PinnedKey {
+            pins,
+            provider: provider.clone(),
+            wrong_key: wrong_key.clone(),
+        };
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|e| Failure::new(Code::Failed, format!("tls: {e}")))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(Self {
+            address: address.to_owned(),
+            authorization: format!("Bearer {api_token}"),
+            tls: TlsConnector::from(Arc::new(config)),
+            name,
+            wrong_key,
+            idle: Mutex::new(Vec::new()),
+        })
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        parse(&self.call(Method::GET, path, JSON, Bytes::new()).await?)
+    }
+
+    /// Bytes that are no JSON: a document.
+    pub async fn get_bytes(&self, path: &str) -> Result<Bytes> {
+        self.call(Method::GET, path, BINARY, Bytes::new()).await
+    }
+
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        let body = serde_json::to_vec(body).map_err(|e| Failure::new(Code::Failed, e.to_string()))?;
+        parse(&self.call(Method::POST, path, JSON, body.into()).await?)
+    }
+
+    /// Posts an envelope or a batch of blobs.
+    pub async fn post_bytes<T: DeserializeOwned>(&self, path: &str, body: impl Into<Bytes>) -> Result<T> {
+        parse(&self.call(Method::POST, path, BINARY, body.into()).await?)
+    }
+
+    async fn call(&self, method: Method, path: &str, content: &'static str, body: Bytes) -> Result<Bytes> {
+        // A connection that lay idle may have been closed meanwhile; then the request was not taken and goes out once more.
+        let mut fresh = false;
+        loop {
+            let (mut connection, reused) = self.connection(fresh).await?;
+            let request = self.request(&method, path, content, body.clone())?;
+            let sent = tokio::time::timeout(ANSWER, connection.send_request(request)).await;
+            let response = match sent {
+                Ok(Ok(response)) => response,
+                Ok(Err(e)) if reused && (e.is_canceled() || e.is_closed() || method == Method::GET) => {
+                    fresh = true;
+                    continue;
+                }
+                Ok(Err(e)) => return Err(self.unreachable(&format!("the connection broke: {e}"))),
+                Err(_) => return Err(self.unreachable(&format!("no answer within {} s", ANSWER.as_secs()))),
+            };
+            let status = response.status();
+            let collected =
+                tokio::time::timeout(ANSWER, Limited::new(response.into_body(), ANSWER_BYTES).collect()).await;
+            let bytes = match collected {
+                Ok(Ok(collected)) => collected.to_bytes(),
+                Ok(Err(e)) => return Err(self.unreachable(&format!("the answer broke off: {e}"))),
+                Err(_) => return Err(self.unreachable("the answer broke off")),
+            };
+            self.idle.lock().await.push(connection);
+            return if status.is_success() {
+                Ok(bytes)
+            } else {
+                Err(refused(status, path, &bytes))
+            };
+        }
+    }
+
+    fn request(&self, method: &Method, path: &str, content: &str, body: Bytes) -> Result<Request<Full<Bytes>>> {
+        Request::builder()
+            .method(method.clone())
+            .uri(path)
+            .header(HOST, &self.address)
+            .header(AUTHORIZATION, &self.authorization)
+            .header(CONTENT_TYPE, content)
+            .body(Full::new(body))
+            .map_err(|e| Failure::new(Code::Failed, format!("cannot ask for {path}: {e}")))
+    }
+
+    /// An idle connection that still lives, or a new one.
+    async fn connection(&self, fresh: bool) -> Result<(SendRequest<Full<Bytes>>, bool)> {
+        if !fresh {
+            while let Some(mut connection) = self.take_idle().await {
+                if connection.ready().await.is_ok() {
+                    return Ok((connection, true));
+                }
+            }
+        }
+        match tokio::time::timeout(CONNECT, self.connect()).await {
+            Ok(connected) => Ok((connected?, false)),
+            Err(_) => Err(self.unreachable(&format!("no connection within {} s", CONNECT.as_secs()))),
+        }
+    }
+
+    async fn take_idle(&self) -> Option<SendRequest<Full<Bytes>>> {
+        self.idle.lock().await.pop()
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
+        let tcp = TcpStream::connect(&self.address)
+            .await
+            .map_err(|e| self.unreachable(&e.to_string()))?;
+        // Small requests wait for nothing.
+        tcp.set_nodelay(true).map_err(|e| self.unreachable(&e.to_string()))?;
+        let tls = self.tls.connect(self.name.clone(), tcp).await.map_err(|e| {
+            if self.wrong_key.load(Ordering::Relaxed) {
+                Failure::new(
+                    Code::WrongControllerKey,
+                    format!("{} shows another key than the one this fleet pins", self.address),
+                )
+                .hint("check who answers there: it is not this fleet's controller")
+            } else {
+                self.unreachable(&e.to_string())
+            }
+        })?;
+        let (sender, connection) = http1::handshake(TokioIo::new(tls))
+            .await
+            .map_err(|e| self.unreachable(&e.to_string()))?;
+        // Ends with the sender; its error reaches the request that it breaks.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    fn unreachable(&self, why: &str) -> Failure {
+        Failure::new(
+            Code::ControllerUnreachable,
+            format!("controller {} cannot be reached: {why}", self.address),
+        )
+    }
+}
+
+/// `HOST` of `HOST:PORT`; `[::1]:7443` works too.
+pub fn host(address: &str) -> Result<&str> {
+    let (host, port) = address
+        .rsplit_once(':')
+        .ok_or_else(|| Failure::usage(format!("`{address}` is not HOST:PORT")))?;
+    if port.parse::<u16>().is_err() {
+        return Err(Failure::usage(format!(
+            "`{address}` is not HOST:PORT: `{port}` is no port"
+        )));
+    }
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    if host.is_empty() {
+        return Err(Failure::usage(format!(
+            "`{address}` is not HOST:PORT: the host is empty"
+        )));
+    }
+    Ok(host)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| {
+        Failure::new(
+            Code::VersionUnknown,
+            format!("the controller's answer is not understood: {e}"),
+        )
+        .hint("use the ensign of the controller's version")
+    })
+}
+
+fn refused(status: StatusCode, path: &str, body: &[u8]) -> Failure {
+    if let Ok(document) = serde_json::from_slice::<ErrorDocument>(body) {
+        return document.into();
+    }
+    let code = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Code::NotAuthorised,
+        StatusCode::NOT_FOUND => Code::NotFound,
+        StatusCode::CONFLICT => Code::Conflict,
+        _ => Code::Failed,
+    };
+    Failure::new(code, format!("the controller answers {status} to {path}"))
+}
+
+/// Takes a certificate for its key alone: the fleet's root names that key.
+#[derive(Debug)]
+struct PinnedKey {
+    pins: Vec<Digest>,
+    provider: Arc<CryptoProvider>,
+    wrong_key: Arc<AtomicBool>,
+}
+
+impl ServerCertVerifier for PinnedKey {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let shown = spki_digest(end_entity)?;
+        if self.pins.contains(&shown) {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            self.wrong_key.store(true, Ordering::Relaxed);
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("only TLS 1.3 is spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts() {
+        for (address, expected) in [
+            ("127.0.0.1:7443", "127.0.0.1"),
+            ("[::1]:7443", "::1"),
+            ("a.example:1", "a.example"),
+        ] {
+            assert_eq!(host(address).unwrap(), expected);
+        }
+        for bad in ["localhost", ":7443", "a:b", "a:70000"] {
+            assert_eq!(host(bad).unwrap_err().exit(), 2, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_exit_30() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let client = Client::new(&address, vec![], "t").unwrap();
+        let failure = client.get::<ensign_api::Fleet>("/v1/fleet").await.unwrap_err();
+        assert_eq!((failure.code, failure.exit()), (Code::ControllerUnreachable, 30));
+    }
+}

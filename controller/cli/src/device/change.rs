@@ -1,0 +1,139 @@
+//! Verbs that change devices: what the controller may do by itself, and what an operator signs (labels, holds).
+
+use ensign_api::{Change, Device};
+use ensign_bundle::ids::{Label, Labels};
+use ensign_bundle::plan::statements::{Grant, Hold, Subject};
+use ensign_bundle::text::printable;
+use ensign_bundle::trust::roles::FORMAT;
+
+use crate::app::App;
+use crate::args::Devices;
+use crate::clock;
+use crate::device::which;
+use crate::evidence::Inventory;
+use crate::failure::{Failure, Result};
+use crate::token;
+
+/// accept, reject, suspend, unsuspend, revoke, clear-denied.
+pub async fn state(app: &App, verb: &str, words: &Devices) -> Result<()> {
+    let session = app.session()?;
+    let rows: Vec<Device> = session.client.get("/v1/devices").await?;
+    let chosen = which::several(&rows, words)?;
+    let names: Vec<&str> = chosen.iter().map(|d| d.name.as_str()).collect();
+    if verb == "revoke" {
+        app.shell.confirm(&format!("Revoke {} for ever?", listed(&names)))?;
+    }
+    if app.shell.dry_run {
+        app.shell.note(&format!("would {verb} {}", listed(&names)));
+        return Ok(());
+    }
+    let change = Change {
+        reason: app.shell.reason.clone(),
+    };
+    let mut changed: Vec<Device> = Vec::new();
+    for device in chosen {
+        let path = format!("/v1/devices/{}/{verb}", device.id);
+        changed.push(session.client.post(&path, &change).await?);
+    }
+    app.shell.print(&changed[..])
+}
+
+/// Signs new labels for each device, on top of those that are signed for now.
+pub async fn label(app: &App, words: &Devices, add: &[(String, String)], remove: &[String]) -> Result<()> {
+    if add.is_empty() && remove.is_empty() {
+        return Err(Failure::usage("nothing to change: --label KEY=VALUE or --remove KEY"));
+    }
+    let add = token::labels(add)?;
+    let remove = remove
+        .iter()
+        .map(|key| Label::parse(key).map_err(|e| Failure::usage(e.to_string())))
+        .collect::<Result<Vec<_>>>()?;
+    let session = app.signing_session().await?;
+    let inventory = Inventory::fetch(&session).await?;
+    let mut changed: Vec<Device> = Vec::new();
+    for known in which::several(&inventory.known, words)? {
+        let member = &known.member;
+        let mut labels: Labels = member.labels.clone();
+        labels.retain(|key, _| !remove.contains(key));
+        labels.extend(add.clone());
+        app.shell.note(&format!(
+            "{}: {} → {}",
+            printable(&member.name, 63),
+            token::show_labels(&member.labels),
+            token::show_labels(&labels)
+        ));
+        if app.shell.dry_run || labels == member.labels {
+            continue;
+        }
+        let grant = session.sign_deploy(&Grant {
+            format: FORMAT,
+            issued: clock::now(),
+            subject: Subject::Device(member.device),
+            labels,
+            label_seq: next(member.label_seq),
+        })?;
+        let path = format!("/v1/devices/{}/grant", member.device);
+        changed.push(session.client.post_bytes(&path, grant).await?);
+    }
+    app.shell.print(&changed[..])
+}
+
+/// Signs a hold, or its end, for each device.
+pub async fn hold(app: &App, words: &Devices, held: bool) -> Result<()> {
+    let session = app.signing_session().await?;
+    let inventory = Inventory::fetch(&session).await?;
+    let chosen = which::several(&inventory.known, words)?;
+    if app.shell.dry_run {
+        let names: Vec<&str> = chosen.iter().map(|k| k.member.name.as_str()).collect();
+        let verb = if held { "hold" } else { "let go" };
+        app.shell.note(&format!("would {verb} {}", listed(&names)));
+        return Ok(());
+    }
+    let mut changed: Vec<Device> = Vec::new();
+    for known in chosen {
+        let device = known.member.device;
+        let hold = session.sign_deploy(&Hold {
+            format: FORMAT,
+            issued: clock::now(),
+            device,
+            seq: next(known.hold_seq),
+            held,
+            reason: app.shell.reason.clone(),
+        })?;
+        let path = format!("/v1/devices/{device}/hold");
+        changed.push(session.client.post_bytes(&path, hold).await?);
+    }
+    app.shell.print(&changed[..])
+}
+
+/// Higher than the one before, and close to the clock, so that two operators do not take the same one.
+fn next(last: u64) -> u64 {
+    last.saturating_add(1).max(clock::now())
+}
+
+/// Some names, and how many more.
+fn listed(names: &[&str]) -> String {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|n| printable(n, 63)).collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(listed(&["a", "b"]), "a, b");
+        assert_eq!(listed(&["x"; 11]), "x, x, x, x, x, x, x, x and 3 more");
+    }
+
+    #[test]
+    fn numbers_only_go_up() {
+        assert!(next(0) > 1_000_000_000);
+        assert_eq!(next(u64::MAX - 1), u64::MAX);
+    }
+}

@@ -1,0 +1,30 @@
+//! `ensign device ...`
+
+mod change;
+mod show;
+mod which;
+mod why;
+
+use crate::app::App;
+use crate::args::DeviceVerb;
+use crate::failure::Result;
+
+pub use which::{find, selector};
+pub use why::ask;
+
+pub async fn run(app: &App, verb: DeviceVerb) -> Result<()> {
+    match verb {
+        DeviceVerb::Ls { select } => show::list(app, select.as_deref()).await,
+        DeviceVerb::Show { device } => show::show(app, &device).await,
+        DeviceVerb::Why { device } => why::run(app, &device).await,
+        DeviceVerb::Accept(which) => change::state(app, "accept", &which).await,
+        DeviceVerb::Reject(which) => change::state(app, "reject", &which).await,
+        DeviceVerb::Suspend(which) => change::state(app, "suspend", &which).await,
+        DeviceVerb::Unsuspend(which) => change::state(app, "unsuspend", &which).await,
+        DeviceVerb::Revoke(which) => change::state(app, "revoke", &which).await,
+        DeviceVerb::ClearDenied(which) => change::state(app, "clear-denied", &which).await,
+        DeviceVerb::Label { which, label, remove } => change::label(app, &which, &label, &remove).await,
+        DeviceVerb::Hold(which) => change::hold(app, &which, true).await,
+        DeviceVerb::Unhold(which) => change::hold(app, &which, false).await,
+    }
+}

@@ -1,0 +1,106 @@
+//! How a command ends when it does not succeed: a reason code (and with it the exit code), a text, and what to type next.
+
+use std::fmt;
+use std::path::Path;
+
+use ensign_api::{ErrorBody, ErrorDocument};
+use ensign_bundle::reason::{Code, Refusal};
+
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// A reason, and a hint where the code's own is not the best one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub code: Code,
+    pub text: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    pub fn new(code: Code, text: impl Into<String>) -> Self {
+        Self {
+            code,
+            text: text.into(),
+            hint: None,
+        }
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The words of the command do not fit together: exit 2.
+    pub fn usage(text: impl Into<String>) -> Self {
+        Self::new(Code::Usage, text)
+    }
+
+    /// A flag or value of the contract that this version does not have.
+    pub fn not_in_this_version(what: &str) -> Self {
+        Self::usage(format!("{what} is not in this version"))
+    }
+
+    /// `verb` (read, write, make) failed on a path.
+    pub fn io(verb: &str, path: &Path, error: &std::io::Error) -> Self {
+        let code = match error.kind() {
+            std::io::ErrorKind::NotFound => Code::NotFound,
+            std::io::ErrorKind::StorageFull => Code::NoSpace,
+            _ => Code::Io,
+        };
+        let path = ensign_bundle::text::printable(&path.to_string_lossy(), 300);
+        Self::new(code, format!("cannot {verb} {path}: {error}"))
+    }
+
+    pub fn exit(&self) -> u8 {
+        self.code.exit()
+    }
+
+    pub fn hint_text(&self) -> &str {
+        self.hint.as_deref().unwrap_or_else(|| self.code.hint())
+    }
+
+    /// The shape of `-o json`.
+    pub fn document(&self) -> ErrorDocument {
+        ErrorDocument {
+            error: ErrorBody {
+                code: self.code,
+                exit: self.exit(),
+                message: self.text.clone(),
+                hint: self.hint_text().to_owned(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(refusal.code, refusal.text)
+    }
+}
+
+impl From<ErrorDocument> for Failure {
+    /// What a controller answered: foreign text.
+    fn from(document: ErrorDocument) -> Self {
+        let body = document.error;
+        Self {
+            code: body.code,
+            text: ensign_bundle::text::printable(&body.message, 2000),
+            hint: Some(ensign_bundle::text::printable(&body.hint, 500)).filter(|h| !h.is_empty()),
+        }
+    }
+}
+
+/// `fail!(Code, "text {value}")`: an `Err` with the code and the text.
+macro_rules! fail {
+    ($code:ident, $($text:tt)+) => {
+        Err($crate::failure::Failure::new(ensign_bundle::reason::Code::$code, format!($($text)+)))
+    };
+}
+pub(crate) use fail;

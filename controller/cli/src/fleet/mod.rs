@@ -1,0 +1,47 @@
+//! `ensign fleet ...`
+
+mod init;
+mod status;
+
+use ensign_api::{Change, Fleet};
+
+use crate::app::App;
+use crate::args::FleetVerb;
+use crate::failure::{Failure, Result};
+
+pub async fn run(app: &App, verb: FleetVerb) -> Result<()> {
+    match verb {
+        FleetVerb::Init {
+            name,
+            kit,
+            no_passphrase,
+        } => {
+            let address = app.shell.controller.clone();
+            let address = address.ok_or_else(|| Failure::usage("--controller HOST:PORT is missing"))?;
+            let words = init::Init {
+                name,
+                address,
+                kit,
+                no_passphrase,
+            };
+            init::run(&app.shell, &app.home, &words)
+        }
+        FleetVerb::Show => status::show(app).await,
+        FleetVerb::Status { check } => status::status(app, check).await,
+        FleetVerb::Freeze => set_frozen(app, "freeze").await,
+        FleetVerb::Unfreeze => set_frozen(app, "unfreeze").await,
+    }
+}
+
+async fn set_frozen(app: &App, verb: &str) -> Result<()> {
+    if app.shell.dry_run {
+        app.shell.note(&format!("would {verb} the fleet"));
+        return Ok(());
+    }
+    let session = app.session()?;
+    let change = Change {
+        reason: app.shell.reason.clone(),
+    };
+    let fleet: Fleet = session.client.post(&format!("/v1/fleet/{verb}"), &change).await?;
+    app.shell.print(&status::Status::of(fleet))
+}

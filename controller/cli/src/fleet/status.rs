@@ -1,0 +1,308 @@
+//! `fleet show` and `fleet status`: who the fleet is, and how it is.
+
+use ensign_api::{DeviceState, Fleet, RoleState, Time};
+use ensign_bundle::digest::{Digest, FleetId};
+use ensign_bundle::reason::Code;
+use ensign_bundle::trust::roles::Role;
+use ensign_crypto::KeyId;
+use serde::Serialize;
+
+use crate::app::App;
+use crate::clock;
+use crate::failure::{Failure, Result};
+use crate::output::{Document, Facts, Paint};
+use crate::units;
+
+/// Offline roles that expire sooner than this need a signer, seconds: 30 days.
+const OFFLINE_SOON_S: u64 = 30 * 24 * 3600;
+/// The online roles renew themselves; less than this left means that they did not, seconds: 6 h.
+const ONLINE_SOON_S: u64 = 6 * 3600;
+
+/// `fleet show`: what the root says.
+#[derive(Debug, Serialize)]
+struct Identity {
+    id: FleetId,
+    name: String,
+    root_hash: Digest,
+    root_version: u64,
+    expires: Time,
+    addresses: Vec<String>,
+    lab: bool,
+    roles: Vec<RoleRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct RoleRow {
+    role: String,
+    threshold: u32,
+    keys: Vec<KeyId>,
+}
+
+/// `fleet status`: the controller's view, and what an operator should do about it.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    #[serde(flatten)]
+    fleet: Fleet,
+    findings: Vec<Finding>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    level: Level,
+    text: String,
+    hint: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Advice,
+    Warning,
+    Critical,
+}
+
+pub async fn show(app: &App) -> Result<()> {
+    let mut session = app.session()?;
+    match session.trust.refresh(&session.client).await {
+        Err(e) if e.code != Code::ControllerUnreachable => return Err(e),
+        Err(e) => app.shell.warn(&format!("{e}; this is what was last seen")),
+        Ok(()) => {}
+    }
+    let root = session.trust.root();
+    let row = |name: &str, role: &Role| RoleRow {
+        role: name.to_owned(),
+        threshold: role.threshold,
+        keys: role.keys.iter().map(ensign_crypto::PublicKey::id).collect(),
+    };
+    let mut roles = vec![
+        row("root", &root.roles.root),
+        row("targets", &root.roles.targets),
+        row("snapshot", &root.roles.snapshot),
+        row("timestamp", &root.roles.timestamp),
+    ];
+    roles.extend(
+        root.scopes
+            .iter()
+            .map(|s| row(&format!("deploy ({})", s.name), &s.role)),
+    );
+    app.shell.print(&Identity {
+        id: root.fleet,
+        name: root.name.clone(),
+        root_hash: session.context.file.root_hash,
+        root_version: root.version,
+        expires: Time(root.expires),
+        addresses: root.controller.addresses.clone(),
+        lab: root.policy.lab,
+        roles,
+    })
+}
+
+pub async fn status(app: &App, check: bool) -> Result<()> {
+    let session = app.session()?;
+    let fleet: Fleet = session.client.get("/v1/fleet").await?;
+    let status = Status::of(fleet);
+    app.shell.print(&status)?;
+    if !check {
+        return Ok(());
+    }
+    // The exits of monitoring plugins: 0 fine, 1 warning, 2 critical.
+    match status.findings.iter().max_by_key(|f| f.level) {
+        Some(f) if f.level == Level::Critical => Err(Failure::new(Code::Usage, f.text.clone()).hint(f.hint.clone())),
+        Some(f) if f.level == Level::Warning => Err(Failure::new(Code::Failed, f.text.clone()).hint(f.hint.clone())),
+        _ => Ok(()),
+    }
+}
+
+impl Status {
+    pub fn of(fleet: Fleet) -> Self {
+        let findings = findings(&fleet, clock::now());
+        Self { fleet, findings }
+    }
+}
+
+fn findings(fleet: &Fleet, now: u64) -> Vec<Finding> {
+    let mut out = Vec::new();
+    let mut find = |level, text: String, hint: &str| {
+        out.push(Finding {
+            level,
+            text,
+            hint: hint.to_owned(),
+        });
+    };
+    if let Some(frozen) = &fleet.frozen {
+        let text = format!("frozen since {}: {}", frozen.since, frozen.reason);
+        find(Level::Warning, text, "ensign fleet unfreeze");
+    }
+    if fleet.dark > 0 {
+        let text = format!(
+            "{} dark: no sign of life since an update",
+            units::show_count(fleet.dark, "device")
+        );
+        find(Level::Critical, text, "ensign device ls; ensign rollout why");
+    }
+    let roles = [
+        ("root", fleet.root, OFFLINE_SOON_S),
+        ("targets", fleet.targets, OFFLINE_SOON_S),
+        ("snapshot", fleet.snapshot, ONLINE_SOON_S),
+        ("timestamp", fleet.timestamp, ONLINE_SOON_S),
+    ];
+    for (name, role, soon) in roles {
+        let left = role.expires.0.saturating_sub(now);
+        let online = soon == ONLINE_SOON_S;
+        let hint = if online {
+            "look at the controller's log"
+        } else {
+            "sign its next version"
+        };
+        if left == 0 {
+            find(
+                Level::Critical,
+                format!("{name} expired at {}: devices take nothing new", role.expires),
+                hint,
+            );
+        } else if left < soon {
+            find(
+                Level::Warning,
+                format!("{name} expires in {}", units::show_seconds(left)),
+                hint,
+            );
+        }
+    }
+    if let Some(pending) = fleet.devices.get(&DeviceState::Pending).filter(|n| **n > 0) {
+        find(
+            Level::Advice,
+            format!("waiting for approval: {}", units::show_count(*pending, "device")),
+            "ensign device ls; ensign device accept",
+        );
+    }
+    if fleet.lab {
+        let text = "a lab fleet: its signing keys have no passphrase".to_owned();
+        find(
+            Level::Advice,
+            text,
+            "for production: keys on separate machines, targets and release 2 of 3, root 3 of 5",
+        );
+    }
+    out
+}
+
+impl Document for Identity {
+    fn table(&self, paint: Paint) -> String {
+        let mut facts = Facts::new();
+        facts
+            .add("fleet", &self.name)
+            .add("id", self.id.to_string())
+            .add("root 1", format!("sha256 {}", self.root_hash))
+            .add("root", format!("version {}, until {}", self.root_version, self.expires))
+            .add("controller", self.addresses.join(" "))
+            .add(
+                "lab",
+                if self.lab {
+                    "yes: keys without passphrases"
+                } else {
+                    "no"
+                },
+            );
+        for r in &self.roles {
+            let keys: Vec<String> = r.keys.iter().map(|k| k.to_string()[..16].to_owned()).collect();
+            facts.add(
+                &r.role,
+                format!("{} of {}: {}", r.threshold, r.keys.len(), keys.join(" ")),
+            );
+        }
+        facts.text(paint)
+    }
+}
+
+impl Document for Status {
+    fn table(&self, paint: Paint) -> String {
+        let f = &self.fleet;
+        let of = |state| f.devices.get(&state).copied().unwrap_or(0);
+        let others: Vec<String> = [DeviceState::Pending, DeviceState::Suspended, DeviceState::Revoked]
+            .into_iter()
+            .filter(|s| of(*s) > 0)
+            .map(|s| format!(", {} {}", of(s), s.name()))
+            .collect();
+        let role = |r: RoleState| format!("version {}, until {}", r.version, r.expires);
+        let mut facts = Facts::new();
+        facts
+            .add("fleet", format!("{} ({})", f.name, f.id))
+            .add("controller", format!("{}, version {}", f.address, f.version))
+            .add(
+                "devices",
+                format!(
+                    "{} approved, {} connected, {} dark{}",
+                    of(DeviceState::Approved),
+                    f.connected,
+                    f.dark,
+                    others.concat()
+                ),
+            )
+            .add("releases", f.releases.to_string())
+            .add("rollouts", format!("{} not finished", f.rollouts))
+            .add("root", role(f.root))
+            .add("targets", role(f.targets))
+            .add("snapshot", role(f.snapshot))
+            .add("timestamp", role(f.timestamp));
+        let mut out = facts.text(paint);
+        for finding in &self.findings {
+            let word = match finding.level {
+                Level::Advice => paint.dim("advice:"),
+                Level::Warning => paint.yellow("warning:"),
+                Level::Critical => paint.red("critical:"),
+            };
+            let text = ensign_bundle::text::printable(&finding.text, 400);
+            out.push_str(&format!("\n{word} {text}\n  {} {}\n", paint.dim("hint:"), finding.hint));
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn fleet() -> Fleet {
+        let role = |expires| RoleState {
+            version: 1,
+            expires: Time(expires),
+        };
+        Fleet {
+            id: FleetId([9; 32]),
+            name: "acme".to_owned(),
+            address: "127.0.0.1:7443".to_owned(),
+            version: "0.1.0".to_owned(),
+            lab: true,
+            frozen: None,
+            devices: BTreeMap::from([(DeviceState::Approved, 12), (DeviceState::Pending, 1)]),
+            connected: 11,
+            dark: 0,
+            releases: 3,
+            rollouts: 1,
+            root: role(1_830_000_000),
+            targets: role(1_830_000_000),
+            snapshot: role(1_800_500_000),
+            timestamp: role(1_800_100_000),
+        }
+    }
+
+    #[test]
+    fn a_quiet_fleet_and_a_bad_night() {
+        let now = 1_800_000_000;
+        let quiet = Status {
+            findings: findings(&fleet(), now),
+            fleet: fleet(),
+        };
+        insta::assert_snapshot!(quiet.table(Paint(false)));
+        let mut bad = fleet();
+        bad.dark = 2;
+        bad.timestamp.expires = Time(now - 5);
+        bad.targets.expires = Time(now + 3600);
+        let findings = findings(&bad, now);
+        assert_eq!(findings.iter().filter(|f| f.level == Level::Critical).count(), 2);
+        assert_eq!(findings.iter().filter(|f| f.level == Level::Warning).count(), 1);
+        insta::assert_snapshot!(Status { fleet: bad, findings }.table(Paint(false)));
+    }
+}

@@ -1,0 +1,258 @@
+//! The operator's home: signing keys, contexts, and the trust state that goes with them.
+//!
+//! ```text
+//! ENSIGN_HOME/                       default ~/.config/ensign
+//!   current                          name of the fleet that commands are for
+//!   keys/FLEET/{root,recovery,targets,release,deploy}.pem        0600
+//!   contexts/FLEET/{context.json, api-token (0600), trust.cbor, targets.cbor}
+//! ```
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use ensign_bundle::digest::{Digest, FleetId};
+use ensign_bundle::ids::Ident;
+use ensign_bundle::reason::Code;
+use ensign_crypto::SecretKey;
+use serde::{Deserialize, Serialize};
+
+use crate::durable;
+use crate::failure::{Failure, Result, fail};
+
+/// The format number of `context.json`.
+pub const FORMAT: u16 = 1;
+/// Largest key, token or context file, bytes.
+const FILE_BYTES: u64 = 64 << 10;
+
+/// What an operator signs with. Each role has a key of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyRole {
+    Root,
+    Recovery,
+    Targets,
+    Release,
+    Deploy,
+}
+
+#[derive(Clone, Debug)]
+pub struct Home {
+    dir: PathBuf,
+}
+
+/// `context.json`: which fleet, where, and what pins it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContextFile {
+    pub format: u16,
+    pub fleet: FleetId,
+    pub name: Ident,
+    /// `HOST:PORT`.
+    pub address: String,
+    /// SHA-256 of root version 1, the envelope.
+    pub root_hash: Digest,
+}
+
+/// One fleet as this operator knows it.
+#[derive(Clone, Debug)]
+pub struct Context {
+    pub file: ContextFile,
+    dir: PathBuf,
+    keys: PathBuf,
+}
+
+impl Home {
+    /// `ENSIGN_HOME`, else `~/.config/ensign`. Nothing is made yet.
+    pub fn find() -> Result<Self> {
+        let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        match (set("ENSIGN_HOME"), set("HOME")) {
+            (Some(dir), _) => Ok(Self { dir }),
+            (None, Some(home)) => Ok(Self {
+                dir: home.join(".config/ensign"),
+            }),
+            (None, None) => Err(Failure::usage("neither ENSIGN_HOME nor HOME is set")),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    pub fn keys_dir(&self, fleet: &Ident) -> PathBuf {
+        self.dir.join("keys").join(fleet.as_str())
+    }
+
+    pub fn context_dir(&self, fleet: &Ident) -> PathBuf {
+        self.dir.join("contexts").join(fleet.as_str())
+    }
+
+    /// Makes this fleet the one that commands are for.
+    pub fn select(&self, fleet: &Ident) -> Result<()> {
+        let path = self.dir.join("current");
+        durable::write(&path, format!("{fleet}\n").as_bytes(), durable::PUBLIC)
+            .map_err(|e| Failure::io("write", &path, &e))
+    }
+
+    /// The context that commands are for.
+    pub fn current(&self) -> Result<Context> {
+        let path = self.dir.join("current");
+        let name = match read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.code == Code::NotFound => {
+                return Err(
+                    Failure::new(Code::NotFound, format!("there is no fleet in {}", self.dir.display()))
+                        .hint("ensign fleet init, or set ENSIGN_HOME"),
+                );
+            }
+            Err(e) => return Err(e),
+        };
+        let name = String::from_utf8_lossy(&name);
+        let name = Ident::parse(name.trim())
+            .map_err(|e| Failure::new(Code::ConfigRefused, format!("{}: {e}", path.display())))?;
+        let dir = self.context_dir(&name);
+        let file = dir.join("context.json");
+        let parsed: ContextFile = serde_json::from_slice(&read(&file)?)
+            .map_err(|e| Failure::new(Code::ConfigRefused, format!("{}: {e}", file.display())))?;
+        if parsed.format != FORMAT {
+            return fail!(
+                VersionUnknown,
+                "{} has format {}, this program knows {FORMAT}",
+                file.display(),
+                parsed.format
+            );
+        }
+        Ok(Context {
+            file: parsed,
+            dir,
+            keys: self.keys_dir(&name),
+        })
+    }
+}
+
+impl Context {
+    /// What the controller's API knows this operator by.
+    pub fn api_token(&self) -> Result<String> {
+        if let Some(token) = std::env::var("ENSIGN_API_TOKEN").ok().filter(|t| !t.is_empty()) {
+            return Ok(token);
+        }
+        let token = String::from_utf8_lossy(&read(&self.dir.join("api-token"))?)
+            .trim()
+            .to_owned();
+        Ok(token)
+    }
+
+    pub fn trust_path(&self) -> PathBuf {
+        self.dir.join("trust.cbor")
+    }
+
+    /// The targets that `fleet init` signed.
+    pub fn targets_path(&self) -> PathBuf {
+        self.dir.join("targets.cbor")
+    }
+
+    pub fn key_path(&self, role: KeyRole) -> PathBuf {
+        self.keys.join(format!("{}.pem", role.name()))
+    }
+
+    /// The key of a role. Refused when other users could read it.
+    pub fn key(&self, role: KeyRole) -> Result<SecretKey> {
+        let path = self.key_path(role);
+        read_key(&path).map_err(|e| match e.code {
+            Code::NotFound => Failure::new(
+                Code::NotFound,
+                format!("the {} key is not here: {}", role.name(), path.display()),
+            )
+            .hint("sign where that key is"),
+            _ => e,
+        })
+    }
+
+    /// Every key that is here, with its role.
+    pub fn keys(&self) -> Result<Vec<(KeyRole, SecretKey)>> {
+        KeyRole::ALL
+            .into_iter()
+            .filter(|role| self.key_path(*role).exists())
+            .map(|role| Ok((role, read_key(&self.key_path(role))?)))
+            .collect()
+    }
+}
+
+impl KeyRole {
+    pub const ALL: [Self; 5] = [Self::Root, Self::Recovery, Self::Targets, Self::Release, Self::Deploy];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Recovery => "recovery",
+            Self::Targets => "targets",
+            Self::Release => "release",
+            Self::Deploy => "deploy",
+        }
+    }
+}
+
+/// A private key from a PEM file that is its owner's alone.
+pub fn read_key(path: &Path) -> Result<SecretKey> {
+    let mode = fs::metadata(path)
+        .map_err(|e| Failure::io("read", path, &e))?
+        .permissions()
+        .mode();
+    if mode & 0o077 != 0 {
+        return Err(Failure::new(
+            Code::ConfigRefused,
+            format!(
+                "the key {} is readable by others (mode {:o})",
+                path.display(),
+                mode & 0o777
+            ),
+        )
+        .hint(format!("chmod 600 {}", path.display())));
+    }
+    let pem = read(path)?;
+    SecretKey::from_pem(&String::from_utf8_lossy(&pem))
+        .map_err(|e| Failure::new(Code::ConfigRefused, format!("{}: {e}", path.display())))
+}
+
+/// A small file.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    read_up_to(path, FILE_BYTES)
+}
+
+/// A file of at most `limit` bytes.
+pub fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let failed = |e| Failure::io("read", path, &e);
+    let length = fs::metadata(path).map_err(failed)?.len();
+    if length > limit {
+        return fail!(
+            LimitExceeded,
+            "{} has {length} bytes, at most {limit} are allowed",
+            path.display()
+        );
+    }
+    fs::read(path).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deploy.pem");
+        let pem = SecretKey::from_seed([7; 32]).to_pem();
+        durable::write(&path, pem.as_bytes(), 0o644).unwrap();
+        assert_eq!(read_key(&path).unwrap_err().code, Code::ConfigRefused);
+        durable::write(&path, pem.as_bytes(), durable::SECRET).unwrap();
+        assert!(read_key(&path).is_ok());
+    }
+
+    #[test]
+    fn an_empty_home_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let failure = Home::at(dir.path()).current().unwrap_err();
+        assert_eq!(failure.exit(), 32);
+        assert!(failure.hint_text().contains("fleet init"), "{failure:?}");
+    }
+}

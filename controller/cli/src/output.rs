@@ -1,0 +1,355 @@
+//! What a command prints: one document on standard output, everything else on standard error.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use comfy_table::{Attribute, Cell, CellAlignment, Color, Table};
+use ensign_bundle::text::printable;
+use serde::Serialize;
+
+use crate::failure::{Failure, Result, fail};
+
+/// Longest foreign text in a table, characters.
+const CELL: usize = 60;
+/// Longest foreign text in a sentence, characters.
+const SENTENCE: usize = 400;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    Json,
+    Yaml,
+}
+
+/// How this run talks to its operator.
+#[derive(Clone, Debug)]
+pub struct Shell {
+    pub format: Format,
+    /// Do not ask.
+    pub yes: bool,
+    /// Change nothing.
+    pub dry_run: bool,
+    /// Why the operator does this; goes into what is signed and into the log.
+    pub reason: String,
+    pub verbose: bool,
+    pub quiet: bool,
+    /// `HOST:PORT` instead of the context's.
+    pub controller: Option<String>,
+}
+
+/// Something that can be shown to people and to scripts.
+pub trait Document: Serialize {
+    /// For people; ends with a line feed unless empty.
+    fn table(&self, paint: Paint) -> String;
+}
+
+/// Colours, or none: they are for terminals, and `NO_COLOR` switches them off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paint(pub bool);
+
+impl Shell {
+    /// Prints the one document of this run.
+    pub fn print<D: Document + ?Sized>(&self, document: &D) -> Result<()> {
+        let text = self.render(document, Paint::of(&io::stdout()))?;
+        let mut out = io::stdout().lock();
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+            // A reader that has seen enough (`| head`) is no failure.
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+                fail!(Io, "cannot write to standard output: {e}")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn render<D: Document + ?Sized>(&self, document: &D, paint: Paint) -> Result<String> {
+        let failed = |e: String| Failure::new(ensign_bundle::reason::Code::Failed, e);
+        match self.format {
+            Format::Table => Ok(document.table(paint)),
+            Format::Json => serde_json::to_string_pretty(document)
+                .map(|text| text + "\n")
+                .map_err(|e| failed(e.to_string())),
+            Format::Yaml => serde_yaml::to_string(document).map_err(|e| failed(e.to_string())),
+        }
+    }
+
+    /// A line for the operator that is not part of the document.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            self.say(text);
+        }
+    }
+
+    /// A detail that only `-v` asks for.
+    pub fn detail(&self, text: &str) {
+        if self.verbose {
+            self.say(text);
+        }
+    }
+
+    /// Something the operator should not miss, `--quiet` or not.
+    pub fn warn(&self, text: &str) {
+        self.say(&format!("{} {text}", Paint::of(&io::stderr()).yellow("warning:")));
+    }
+
+    /// Several lines that belong together, as they are.
+    pub fn block(&self, text: &str) {
+        if !self.quiet {
+            // Standard error is gone: nobody is left to tell.
+            let _ = io::stderr().lock().write_all(text.as_bytes());
+        }
+    }
+
+    pub fn paint_of_diagnostics(&self) -> Paint {
+        Paint::of(&io::stderr())
+    }
+
+    /// Progress bars and live views: only for someone who watches.
+    pub fn is_watched(&self) -> bool {
+        !self.quiet && io::stderr().is_terminal()
+    }
+
+    /// Whether somebody can be asked.
+    pub fn can_ask(&self) -> bool {
+        io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// Asks before something that cannot be taken back. Without a terminal `--yes` is needed (exit 2).
+    pub fn confirm(&self, question: &str) -> Result<()> {
+        if self.yes || self.dry_run {
+            return Ok(());
+        }
+        if !self.can_ask() {
+            return Err(Failure::usage(format!("{question} Nobody to ask: there is no terminal")).hint("add --yes"));
+        }
+        let mut err = io::stderr().lock();
+        // If the question cannot be shown, the answer cannot be yes.
+        let asked = write!(err, "{question} [y/N] ").and_then(|()| err.flush());
+        let mut answer = String::new();
+        let read = asked.and_then(|()| io::stdin().read_line(&mut answer));
+        if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes") {
+            return Ok(());
+        }
+        fail!(Failed, "not confirmed: nothing was done")
+    }
+
+    /// Prints how the run failed.
+    pub fn print_failure(&self, failure: &Failure) {
+        let text = match self.format {
+            Format::Json => {
+                serde_json::to_string_pretty(&failure.document()).unwrap_or_else(|_| failure.text.clone()) + "\n"
+            }
+            _ => failure_text(failure, Paint::of(&io::stderr())),
+        };
+        // Standard error is gone: nobody is left to tell.
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    fn say(&self, text: &str) {
+        // Standard error is gone: nobody is left to tell.
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+}
+
+/// The failure for people: what, with its code, and the hint on a line of its own.
+pub fn failure_text(failure: &Failure, paint: Paint) -> String {
+    format!(
+        "{} {failure} ({})\n{} {}\n",
+        paint.red("error:"),
+        failure.code,
+        paint.dim("hint:"),
+        failure.hint_text()
+    )
+}
+
+impl Paint {
+    fn of(stream: &impl io::IsTerminal) -> Self {
+        Self(stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()))
+    }
+
+    pub fn red(self, text: &str) -> String {
+        self.wrap("31", text)
+    }
+
+    pub fn green(self, text: &str) -> String {
+        self.wrap("32", text)
+    }
+
+    pub fn yellow(self, text: &str) -> String {
+        self.wrap("33", text)
+    }
+
+    pub fn bold(self, text: &str) -> String {
+        self.wrap("1", text)
+    }
+
+    pub fn dim(self, text: &str) -> String {
+        self.wrap("2", text)
+    }
+
+    fn wrap(self, code: &str, text: &str) -> String {
+        if self.0 {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// Rows under headers, columns aligned, nothing drawn around them.
+#[derive(Debug)]
+pub struct Grid {
+    table: Table,
+    paint: Paint,
+}
+
+/// What a cell means: colour follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    Plain,
+    Good,
+    Busy,
+    Bad,
+    Faint,
+}
+
+impl Grid {
+    pub fn new(headers: &[&str], paint: Paint) -> Self {
+        let mut table = Table::new();
+        table.load_style(comfy_table::presets::NOTHING);
+        if paint.0 {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
+        table.set_header(headers.iter().map(|h| Cell::new(h).add_attribute(Attribute::Dim)));
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        Self { table, paint }
+    }
+
+    /// Numbers line up on the right.
+    #[must_use]
+    pub fn right(mut self, columns: &[usize]) -> Self {
+        for column in columns {
+            if let Some(column) = self.table.column_mut(*column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        self
+    }
+
+    /// A row of foreign or own text; each cell is made printable here.
+    pub fn row<'a>(&mut self, cells: impl IntoIterator<Item = (&'a str, Mood)>) {
+        let cells = cells.into_iter().map(|(text, mood)| {
+            let cell = Cell::new(printable(text, CELL));
+            match mood {
+                Mood::Plain => cell,
+                Mood::Good => cell.fg(Color::Green),
+                Mood::Busy => cell.fg(Color::Yellow),
+                Mood::Bad => cell.fg(Color::Red),
+                Mood::Faint => cell.add_attribute(Attribute::Dim),
+            }
+        });
+        self.table.add_row(cells);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// The rows, or `nothing` where there are none.
+    pub fn or(self, nothing: &str) -> String {
+        if self.is_empty() {
+            return format!("{}\n", self.paint.dim(nothing));
+        }
+        self.text()
+    }
+
+    pub fn text(self) -> String {
+        let mut out = String::new();
+        for line in self.table.lines() {
+            out.push_str(line.trim_end());
+            out.push('\n');
+        }
+        out
+    }
+}
+
+/// Lines of `key  value`, keys aligned. Values are made printable here.
+#[derive(Debug, Default)]
+pub struct Facts(Vec<(String, String)>);
+
+impl Facts {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn add(&mut self, key: &str, value: impl AsRef<str>) -> &mut Self {
+        self.0.push((key.to_owned(), printable(value.as_ref(), SENTENCE)));
+        self
+    }
+
+    pub fn text(&self, paint: Paint) -> String {
+        let width = self.0.iter().map(|(k, _)| k.len()).max().unwrap_or(0);
+        self.0.iter().fold(String::new(), |mut out, (key, value)| {
+            let pad = " ".repeat(width - key.len() + 2);
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "{}{pad}{value}", paint.dim(key));
+            out
+        })
+    }
+}
+
+/// `██████░░`: how much of `whole` is `part`.
+pub fn bar(part: u64, whole: u64, width: usize) -> String {
+    let filled = match whole {
+        0 => 0,
+        _ => usize::try_from(u128::from(part.min(whole)) * width as u128 / u128::from(whole)).unwrap_or(width),
+    };
+    "█".repeat(filled) + &"░".repeat(width - filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use ensign_bundle::reason::Code;
+
+    use super::*;
+
+    #[test]
+    fn grids_align_and_escape() {
+        let mut grid = Grid::new(&["NAME", "FILES"], Paint(false)).right(&[1]);
+        grid.row([("web", Mood::Plain), ("7", Mood::Good)]);
+        grid.row([("a\u{1b}[2J\u{202e}b", Mood::Bad), ("1200", Mood::Plain)]);
+        insta::assert_snapshot!(grid.text(), @r"
+        NAME                 FILES
+        web                      7
+        a\u{1b}[2J\u{202e}b   1200
+        ");
+    }
+
+    #[test]
+    fn failures_have_their_hint_on_its_own_line() {
+        let failure = Failure::new(Code::NotFound, "there is no release app@9.9.9").hint("ensign release ls");
+        insta::assert_snapshot!(failure_text(&failure, Paint(false)), @r"
+        error: there is no release app@9.9.9 (not-found)
+        hint: ensign release ls
+        ");
+    }
+
+    #[test]
+    fn bars_fill() {
+        assert_eq!(bar(0, 10, 8), "░░░░░░░░");
+        assert_eq!(bar(6, 8, 8), "██████░░");
+        assert_eq!(bar(20, 10, 4), "████");
+        assert_eq!(bar(1, 0, 2), "░░");
+    }
+
+    #[test]
+    fn facts_align() {
+        let mut facts = Facts::new();
+        facts.add("id", "1").add("version", "2");
+        assert_eq!(facts.text(Paint(false)), "id       1\nversion  2\n");
+    }
+}

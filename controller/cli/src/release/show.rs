@@ -1,0 +1,189 @@
+//! `release ls`, `show`, `verify`: what releases are, and whether they hold.
+
+use std::path::Path;
+
+use ensign_api::{Component, Release, SignatureRow, Time};
+use ensign_bundle::container::Contents;
+use ensign_bundle::digest::Digest;
+use ensign_bundle::ids::{Ident, Version};
+use ensign_bundle::manifest::Entry;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::statement;
+use ensign_crypto::{aad, valid_signers};
+
+use crate::app::App;
+use crate::clock;
+use crate::failure::{Failure, Result};
+use crate::output::{Document, Facts, Grid, Mood, Paint};
+use crate::progress::Progress;
+use crate::release;
+use crate::trust::Trust;
+use crate::units;
+
+/// Verdict of a release that its readers accept.
+const OK: &str = "ok";
+
+pub async fn list(app: &App, product: Option<&str>) -> Result<()> {
+    let session = app.session()?;
+    let mut releases: Vec<Release> = session.client.get("/v1/releases").await?;
+    releases.retain(|r| product.is_none_or(|p| r.product.as_str() == p));
+    releases.sort_by(|a, b| (&a.product, b.counter).cmp(&(&b.product, a.counter)));
+    app.shell.print(&releases[..])
+}
+
+pub async fn show(app: &App, which: &str) -> Result<()> {
+    let path = Path::new(which);
+    if path.is_file() {
+        let context = app.home.current()?;
+        let trust = Trust::load(&context)?;
+        let (_, bundle) = release::open(path)?;
+        let contents = bundle.single().map_err(|e| release::named(path, e))?;
+        return app.shell.print(&describe(contents, &trust).0);
+    }
+    let Some((product, version)) = which.split_once('@') else {
+        return Err(Failure::usage(format!(
+            "`{which}` is neither a file nor PRODUCT@VERSION"
+        )));
+    };
+    let bad = |e: ensign_bundle::ids::BadName| Failure::usage(e.to_string());
+    let (product, version) = (
+        Ident::parse(product).map_err(bad)?,
+        Version::parse(version).map_err(bad)?,
+    );
+    let session = app.session()?;
+    let release: Release = session.client.get(&format!("/v1/releases/{product}/{version}")).await?;
+    app.shell.print(&release)
+}
+
+/// Every byte and every signature, against this operator's own trust state. Prints the document whatever the verdict.
+pub fn verify(app: &App, path: &Path) -> Result<()> {
+    let context = app.home.current()?;
+    let trust = Trust::load(&context)?;
+    let (mut file, bundle) = release::open(path)?;
+    let progress = Progress::bytes(&app.shell, "checking", bundle.len());
+    let content = bundle.check_content(&mut file, &mut |done| progress.set(done));
+    progress.done();
+    let contents = bundle.single().map_err(|e| release::named(path, e))?;
+    let (mut document, refused) = describe(contents, &trust);
+    let refused = content.err().or(refused);
+    if let Some(refusal) = &refused {
+        refusal.code.name().clone_into(&mut document.verdict);
+    }
+    app.shell.print(&document)?;
+    refused.map_or(Ok(()), |e| Err(release::named(path, e)))
+}
+
+/// What a bundle says, and why it would be refused: signatures and threshold, delegation, expiry.
+fn describe(contents: &Contents, trust: &Trust) -> (Release, Option<Refusal>) {
+    let body = &contents.release;
+    let fleet = trust.root().fleet;
+    let role = trust.targets().product(&body.product).map(|p| p.role.clone());
+    let keys = role.as_ref().map(|r| r.keys.clone()).unwrap_or_default();
+    let valid = valid_signers(&contents.document, &keys, &aad(&fleet.0));
+    let signatures = contents.document.signatures().iter().map(|s| SignatureRow {
+        key: s.key,
+        role: if keys.iter().any(|k| k.id() == s.key) {
+            "release"
+        } else {
+            "unknown"
+        }
+        .to_owned(),
+        valid: valid.iter().any(|k| k.id() == s.key),
+    });
+    let refused = match &role {
+        None => Some(Refusal::new(
+            Code::OutsideDelegation,
+            format!("no entry of targets covers the product {}", body.product),
+        )),
+        Some(role) => statement::count(&contents.document, &role.keys, role.threshold, &fleet)
+            .err()
+            .or_else(|| expired(contents)),
+    };
+    let components = contents.manifest.components.iter().map(|c| Component {
+        name: c.name.clone(),
+        kind: c.kind.name().to_owned(),
+        files: c.entries().count() as u64,
+        bytes: c.entries().map(|e: Entry| e.size()).sum(),
+        units: c.units.clone(),
+    });
+    let release = Release {
+        product: body.product.clone(),
+        version: body.release.clone(),
+        counter: body.counter,
+        components: components.collect(),
+        bytes: contents.manifest.totals.bytes,
+        signatures: signatures.collect(),
+        verdict: refused.as_ref().map_or(OK, |e| e.code.name()).to_owned(),
+        manifest: body.manifest.digest,
+        document: Some(Digest::of(&contents.document.encode())),
+        expires: (body.issued > 0).then_some(Time(body.expires)),
+        yanked: body.yanked.clone(),
+    };
+    (release, refused)
+}
+
+fn expired(contents: &Contents) -> Option<Refusal> {
+    let (now, expires) = (clock::now(), contents.release.expires);
+    (expires <= now).then(|| {
+        Refusal::new(
+            Code::MetadataExpired,
+            format!("the release document expired at {}", Time(expires)),
+        )
+    })
+}
+
+impl Document for [Release] {
+    fn table(&self, paint: Paint) -> String {
+        let mut grid = Grid::new(&["RELEASE", "COUNTER", "SIZE", "COMPONENTS", "VERDICT"], paint).right(&[2]);
+        for r in self {
+            let components: Vec<&str> = r.components.iter().map(|c| c.name.as_str()).collect();
+            grid.row([
+                (&*format!("{}@{}", r.product, r.version), Mood::Plain),
+                (&r.counter.to_string(), Mood::Faint),
+                (&units::show_bytes(r.bytes), Mood::Plain),
+                (&components.join(" "), Mood::Plain),
+                (&r.verdict, mood(&r.verdict)),
+            ]);
+        }
+        grid.or("no release is published: ensign release publish FILE")
+    }
+}
+
+impl Document for Release {
+    fn table(&self, paint: Paint) -> String {
+        let mut facts = Facts::new();
+        facts
+            .add(
+                "release",
+                format!("{}@{} (counter {})", self.product, self.version, self.counter),
+            )
+            .add("size", units::show_bytes(self.bytes))
+            .add("manifest", self.manifest.to_string());
+        if let Some(expires) = self.expires {
+            facts.add("expires", expires.to_string());
+        }
+        if let Some(why) = &self.yanked {
+            facts.add("withdrawn", why);
+        }
+        for s in &self.signatures {
+            let valid = if s.valid { "valid" } else { "not valid" };
+            facts.add("signature", format!("{} {valid}, role {}", s.key, s.role));
+        }
+        facts.add("verdict", &self.verdict);
+        let mut grid = Grid::new(&["COMPONENT", "KIND", "ENTRIES", "SIZE", "UNITS"], paint).right(&[2, 3]);
+        for c in &self.components {
+            grid.row([
+                (c.name.as_str(), Mood::Plain),
+                (&*c.kind, Mood::Faint),
+                (&c.files.to_string(), Mood::Plain),
+                (&units::show_bytes(c.bytes), Mood::Plain),
+                (&c.units.join(" "), Mood::Plain),
+            ]);
+        }
+        format!("{}\n{}", facts.text(paint), grid.text())
+    }
+}
+
+fn mood(verdict: &str) -> Mood {
+    if verdict == OK { Mood::Good } else { Mood::Bad }
+}

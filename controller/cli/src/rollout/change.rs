@@ -1,0 +1,106 @@
+//! Verbs that stop, go on or end a rollout, and the question why.
+
+use ensign_api::{Change, Device, DeviceStatus, ReleaseSlots, Rollout};
+use ensign_bundle::plan::statements::Cancel;
+use ensign_bundle::reason::Code;
+use ensign_bundle::trust::roles::FORMAT;
+
+use crate::app::App;
+use crate::failure::{Failure, Result};
+use crate::{clock, device, rollout};
+
+pub async fn pause(app: &App, which: Option<&str>, pause: bool) -> Result<()> {
+    let session = app.session()?;
+    let found = rollout::find(&session, which).await?;
+    let verb = if pause { "pause" } else { "resume" };
+    if app.shell.dry_run {
+        app.shell.note(&format!("would {verb} {}", named(&found)));
+        return Ok(());
+    }
+    let change = Change {
+        reason: app.shell.reason.clone(),
+    };
+    let path = format!("/v1/rollouts/{}/{verb}", found.id);
+    let changed: Rollout = session.client.post(&path, &change).await?;
+    app.shell.print(&changed)
+}
+
+/// A cancel is for ever and devices remember it: so it is signed.
+pub async fn abort(app: &App, which: Option<&str>, keep: bool) -> Result<()> {
+    if !keep {
+        return Err(Failure::usage("say what becomes of updated devices").hint(
+            "--keep leaves them as they are; to bring them back: ensign rollout start with --allow-downgrade --reason",
+        ));
+    }
+    let session = app.signing_session().await?;
+    let found = rollout::find(&session, which).await?;
+    app.shell.confirm(&format!(
+        "End {} for ever? Updated devices stay as they are.",
+        named(&found)
+    ))?;
+    if app.shell.dry_run {
+        app.shell.note(&format!("would end {}", named(&found)));
+        return Ok(());
+    }
+    let cancel = session.sign_deploy(&Cancel {
+        format: FORMAT,
+        issued: clock::now(),
+        plan: found.plan,
+        product: found.product.clone(),
+        reason: app.shell.reason.clone(),
+    })?;
+    let path = format!("/v1/rollouts/{}/cancel", found.id);
+    let changed: Rollout = session.client.post_bytes(&path, cancel).await?;
+    app.shell.print(&changed)
+}
+
+/// Gives back the slots of dark devices.
+pub async fn release(app: &App, which: &str, names: &[String]) -> Result<()> {
+    let session = app.session()?;
+    let found = rollout::find(&session, Some(which)).await?;
+    let rows: Vec<Device> = session.client.get("/v1/devices").await?;
+    let devices = names
+        .iter()
+        .map(|name| device::find(&rows, name).map(|d| d.id))
+        .collect::<Result<Vec<_>>>()?;
+    if app.shell.dry_run {
+        app.shell
+            .note(&format!("would give back {} slots of {}", devices.len(), named(&found)));
+        return Ok(());
+    }
+    let body = ReleaseSlots {
+        devices,
+        reason: app.shell.reason.clone(),
+    };
+    let path = format!("/v1/rollouts/{}/release", found.id);
+    let changed: Rollout = session.client.post(&path, &body).await?;
+    app.shell.print(&changed)
+}
+
+pub async fn why(app: &App, name: Option<&str>, which: Option<&str>) -> Result<()> {
+    let session = app.session()?;
+    let found = rollout::find(&session, which).await?;
+    let rows: Vec<Device> = session.client.get("/v1/devices").await?;
+    let device = match name {
+        Some(name) => device::find(&rows, name)?,
+        None => first_unwell(&rows).ok_or_else(|| {
+            Failure::new(Code::NobodyMatches, "every device is well")
+                .hint("ensign rollout why DEVICE for a healthy one")
+        })?,
+    };
+    let why = device::ask(&session, &found, device).await?;
+    app.shell.print(&why)
+}
+
+/// A device that failed, else one that is dark or has a reason.
+fn first_unwell(rows: &[Device]) -> Option<&Device> {
+    let failed = |d: &&Device| matches!(d.status, DeviceStatus::Rejected | DeviceStatus::RolledBack);
+    rows.iter()
+        .find(failed)
+        .or_else(|| rows.iter().find(|d| d.dark))
+        .or_else(|| rows.iter().find(|d| d.reason.is_some()))
+}
+
+fn named(rollout: &Rollout) -> String {
+    format!("the rollout {} of {}@{}", rollout.id, rollout.product, rollout.version)
+}

@@ -1,0 +1,100 @@
+//! `ensign rollout ...`
+
+mod change;
+mod draft;
+mod preview;
+mod start;
+mod view;
+mod wait;
+mod words;
+
+use ensign_api::Rollout;
+use ensign_bundle::reason::Code;
+use ensign_bundle::text::printable;
+
+use crate::app::{App, Session};
+use crate::args::RolloutVerb;
+use crate::failure::{Failure, Result, fail};
+
+/// Shortest prefix that names a rollout.
+const PREFIX: usize = 4;
+
+pub async fn run(app: &App, verb: RolloutVerb) -> Result<()> {
+    match verb {
+        RolloutVerb::Plan(words) => start::plan(app, &words).await,
+        RolloutVerb::Start(words) => start::start(app, &words).await,
+        RolloutVerb::Status { rollout, watch } => {
+            let session = app.session()?;
+            let mut rollout = find(&session, rollout.rollout.as_deref()).await?;
+            if watch {
+                rollout = wait::watch(&app.shell, &session, rollout).await?;
+            }
+            app.shell.print(&rollout)
+        }
+        RolloutVerb::Ls => {
+            let session = app.session()?;
+            app.shell.print(&all(&session).await?[..])
+        }
+        RolloutVerb::Pause { rollout } => change::pause(app, rollout.rollout.as_deref(), true).await,
+        RolloutVerb::Resume { rollout } => change::pause(app, rollout.rollout.as_deref(), false).await,
+        RolloutVerb::Abort { rollout, keep } => change::abort(app, rollout.rollout.as_deref(), keep).await,
+        RolloutVerb::Release { rollout, devices } => change::release(app, &rollout, &devices).await,
+        RolloutVerb::Why { device, rollout } => change::why(app, device.as_deref(), rollout.as_deref()).await,
+    }
+}
+
+/// Newest first.
+async fn all(session: &Session) -> Result<Vec<Rollout>> {
+    let mut rollouts: Vec<Rollout> = session.client.get("/v1/rollouts").await?;
+    rollouts.sort_by_key(|r| std::cmp::Reverse((r.started, r.seq)));
+    Ok(rollouts)
+}
+
+/// The rollout that `text` names; none = the newest.
+async fn find(session: &Session, text: Option<&str>) -> Result<Rollout> {
+    pick(all(session).await?, text)
+}
+
+/// An id, a unique prefix, or a product (its newest). `rollouts` newest first.
+fn pick(rollouts: Vec<Rollout>, text: Option<&str>) -> Result<Rollout> {
+    let nothing = |what: String| Err(Failure::new(Code::NotFound, what).hint("ensign rollout ls"));
+    let Some(text) = text else {
+        return match rollouts.into_iter().next() {
+            Some(newest) => Ok(newest),
+            None => nothing("there is no rollout".to_owned()),
+        };
+    };
+    if let Some(newest) = rollouts.iter().find(|r| r.product.as_str() == text) {
+        return Ok(newest.clone());
+    }
+    let starts = |r: &Rollout| text.len() >= PREFIX && r.id.to_string().starts_with(text);
+    let mut found = rollouts.into_iter().filter(starts);
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one),
+        (Some(_), Some(_)) => fail!(Conflict, "several rollouts start with {text}: write more of it"),
+        (None, _) => nothing(format!("there is no rollout {}", printable(text, 80))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_prefixes_products_and_the_newest() {
+        let rollouts = || {
+            vec![
+                view::tests::rollout(0x21, "pos"),
+                view::tests::rollout(0x12, "app"),
+                view::tests::rollout(0x13, "app"),
+            ]
+        };
+        let picked = |text| pick(rollouts(), text).map(|r| r.id.0[0]).map_err(|e| e.exit());
+        assert_eq!(picked(None), Ok(0x21));
+        assert_eq!(picked(Some("app")), Ok(0x12));
+        assert_eq!(picked(Some("1313")), Ok(0x13));
+        assert_eq!(picked(Some("131")), Err(32), "too short");
+        assert_eq!(picked(Some("none")), Err(32));
+        assert_eq!(pick(Vec::new(), None).unwrap_err().exit(), 32);
+    }
+}

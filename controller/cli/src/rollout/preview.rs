@@ -1,0 +1,270 @@
+//! What a rollout would do, shown before anything is signed.
+
+use std::collections::BTreeMap;
+
+use ensign_api::{Device, Time};
+use ensign_bundle::digest::DeviceId;
+use ensign_bundle::ids::{Ident, Version};
+use ensign_bundle::limits::LEASE_S;
+use ensign_bundle::plan::statements::{Evidence, Plan};
+use ensign_bundle::text::printable;
+use serde::Serialize;
+
+use crate::evidence::Inventory;
+use crate::output::{Document, Facts, Grid, Mood, Paint, bar};
+use crate::rollout::draft::Draft;
+use crate::units;
+
+/// Cells of a wave's bar.
+const BAR: usize = 20;
+
+#[derive(Debug, Serialize)]
+pub struct Preview {
+    product: Ident,
+    version: Version,
+    devices: u32,
+    waves: Vec<PreviewWave>,
+    bytes: PreviewBytes,
+    soak_s: u64,
+    expires: Time,
+    not_before: Time,
+    brakes: Brakes,
+    /// Devices that will not change, and why.
+    refused: Vec<Refused>,
+}
+
+#[derive(Debug, Serialize)]
+struct PreviewWave {
+    index: u32,
+    devices: u32,
+    cumulative: u32,
+    /// Receipts of the wave before that a device wants to see.
+    evidence: u32,
+    /// With `--print-devices`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    names: Vec<String>,
+}
+
+/// What would be sent at most: nothing of it is on a device already.
+#[derive(Debug, Serialize)]
+struct PreviewBytes {
+    per_device: u64,
+    total: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Brakes {
+    stop_failed: String,
+    stop_dark: String,
+    stop_min_sample: u32,
+    quorum: String,
+    reach_s: u64,
+    max_parallel: Option<u32>,
+    /// A halt reaches connected devices at once and all others within this time.
+    lease_s: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Refused {
+    device: String,
+    why: String,
+}
+
+impl Preview {
+    /// `rows`: what the controller says of devices; only for showing. `plain`: bytes of the release.
+    pub fn of(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device], plain: u64, print_devices: bool) -> Self {
+        let plan = &draft.plan;
+        let names: BTreeMap<DeviceId, &str> = draft
+            .chosen
+            .iter()
+            .map(|k| (k.member.device, k.member.name.as_str()))
+            .collect();
+        let mut cumulative = 0u32;
+        let waves = draft.cut.iter().zip(&plan.waves).map(|(cut, wave)| {
+            cumulative = cumulative.saturating_add(cut.count());
+            let listed = cut.members.iter().filter(|_| print_devices);
+            PreviewWave {
+                index: cut.number,
+                devices: cut.count(),
+                cumulative,
+                evidence: match wave.evidence {
+                    Evidence::Receipts(m) => m,
+                    Evidence::Dwell => 0,
+                },
+                names: listed
+                    .filter_map(|m| names.get(&m.device))
+                    .map(|name| (*name).to_owned())
+                    .collect(),
+            }
+        });
+        let waves: Vec<PreviewWave> = waves.collect();
+        let stop = &plan.pace.stop;
+        let devices = u32::try_from(draft.chosen.len()).unwrap_or(u32::MAX);
+        Self {
+            product: plan.product.clone(),
+            version: plan.release.version.clone(),
+            devices,
+            waves,
+            bytes: PreviewBytes {
+                per_device: plain,
+                total: plain.saturating_mul(u64::from(devices)),
+            },
+            soak_s: plan.waves.first().map_or(0, |w| w.min_soak_s),
+            expires: Time(plan.expires),
+            not_before: Time(plan.not_before),
+            brakes: Brakes {
+                stop_failed: units::show_bound(stop.failed),
+                stop_dark: units::show_bound(stop.dark),
+                stop_min_sample: stop.min_sample,
+                quorum: units::show_bound(ensign_bundle::plan::statements::Bound::BasisPoints(stop.quorum_bp)),
+                reach_s: stop.reach_s,
+                max_parallel: plan.pace.max_parallel,
+                lease_s: LEASE_S,
+            },
+            refused: refused(plan, draft, inventory, rows),
+        }
+    }
+
+    pub fn devices(&self) -> u32 {
+        self.devices
+    }
+}
+
+fn refused(plan: &Plan, draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> Vec<Refused> {
+    let mut out: Vec<Refused> = inventory
+        .refused
+        .iter()
+        .map(|(name, refusal)| Refused {
+            device: name.clone(),
+            why: format!("left out, its evidence does not hold: {}", refusal.text),
+        })
+        .collect();
+    let rows: BTreeMap<DeviceId, &Device> = rows.iter().map(|r| (r.id, r)).collect();
+    for known in &draft.chosen {
+        let Some(row) = rows.get(&known.member.device) else {
+            continue;
+        };
+        let running = row.products.get(&plan.product).map(|i| &i.version);
+        let newer = running
+            .and_then(Version::counter)
+            .is_some_and(|c| c > plan.release.counter);
+        let why = match running {
+            _ if row.held => "held by an operator".to_owned(),
+            Some(version) if newer && plan.downgrade.is_none() => format!("runs {version}, which is newer"),
+            _ if !row.connected => "not connected now; it takes part when it returns".to_owned(),
+            _ => continue,
+        };
+        out.push(Refused {
+            device: known.member.name.clone(),
+            why,
+        });
+    }
+    out
+}
+
+impl Document for Preview {
+    fn table(&self, paint: Paint) -> String {
+        const SHOWN: usize = 10;
+        let mut grid = Grid::new(&["WAVE", "DEVICES", "", "OPENS"], paint).right(&[0, 1]);
+        for w in &self.waves {
+            let opens = match (w.index, w.evidence) {
+                (1, _) => "at once".to_owned(),
+                (_, 0) => "with the wave before".to_owned(),
+                (_, m) => format!("after {m} healthy for {}", units::show_seconds(self.soak_s)),
+            };
+            grid.row([
+                (&*w.index.to_string(), Mood::Plain),
+                (&w.devices.to_string(), Mood::Plain),
+                (&bar(u64::from(w.cumulative), u64::from(self.devices), BAR), Mood::Good),
+                (&opens, Mood::Plain),
+            ]);
+        }
+        let brakes = &self.brakes;
+        let mut facts = Facts::new();
+        facts
+            .add(
+                "rollout",
+                format!(
+                    "{}@{} to {}",
+                    self.product,
+                    self.version,
+                    units::show_count(u64::from(self.devices), "device")
+                ),
+            )
+            .add(
+                "bytes",
+                format!(
+                    "at most {} a device, {} in all",
+                    units::show_bytes(self.bytes.per_device),
+                    units::show_bytes(self.bytes.total)
+                ),
+            )
+            .add(
+                "halts at",
+                format!(
+                    "{} failed, {} dark (percentages from {} finished), below {} healthy in a wave",
+                    brakes.stop_failed, brakes.stop_dark, brakes.stop_min_sample, brakes.quorum
+                ),
+            )
+            .add(
+                "a halt",
+                format!(
+                    "reaches connected devices at once, all others within {}",
+                    units::show_seconds(brakes.lease_s)
+                ),
+            )
+            .add("valid until", self.expires.to_string());
+        if let Some(most) = brakes.max_parallel {
+            facts.add("at once", format!("at most {most} devices"));
+        }
+        let mut out = format!("{}\n{}", facts.text(paint), grid.text());
+        for w in self.waves.iter().filter(|w| !w.names.is_empty()) {
+            let names: Vec<String> = w.names.iter().map(|n| printable(n, 63)).collect();
+            out.push_str(&format!("wave {}: {}\n", w.index, names.join(" ")));
+        }
+        for r in self.refused.iter().take(SHOWN) {
+            out.push_str(&format!(
+                "{} {}: {}\n",
+                paint.yellow("note:"),
+                printable(&r.device, 63),
+                printable(&r.why, 200)
+            ));
+        }
+        if self.refused.len() > SHOWN {
+            out.push_str(&format!(
+                "{} {} more like these\n",
+                paint.yellow("note:"),
+                self.refused.len() - SHOWN
+            ));
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ensign_bundle::reason::{Code, Refusal};
+
+    use super::*;
+    use crate::rollout::draft::{draft, tests as fixture};
+
+    #[test]
+    fn says_who_how_much_and_what_stops_it() {
+        let mut inventory = fixture::inventory(12);
+        let refusal = Refusal::new(Code::NotAuthorised, "the binding is for another token");
+        inventory.refused.push(("evil\u{1b}[2J".to_owned(), refusal));
+        let words = fixture::words(|s| s.max_parallel = Some(4));
+        let drafted = draft(
+            &words,
+            &inventory,
+            &fixture::release(),
+            &fixture::root(None),
+            &fixture::moment(),
+        )
+        .unwrap();
+        let preview = Preview::of(&drafted, &inventory, &[], 56_340_000, false);
+        insta::assert_snapshot!(preview.table(Paint(false)));
+        let listed = Preview::of(&drafted, &inventory, &[], 0, true);
+        assert_eq!(listed.waves.iter().map(|w| w.names.len()).sum::<usize>(), 12);
+    }
+}

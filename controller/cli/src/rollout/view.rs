@@ -1,0 +1,215 @@
+//! How rollouts look.
+
+use ensign_api::{Rollout, RolloutState, WaveState, WaveStatus};
+
+use crate::output::{Document, Facts, Grid, Mood, Paint, bar};
+use crate::units;
+
+/// Cells of a wave's bar.
+const BAR: usize = 16;
+/// Characters of an id in a table.
+const ID: usize = 12;
+
+fn state_mood(state: RolloutState) -> Mood {
+    match state {
+        RolloutState::Done => Mood::Good,
+        RolloutState::Scheduled | RolloutState::Running | RolloutState::Reverting => Mood::Busy,
+        RolloutState::Superseded | RolloutState::Reverted => Mood::Faint,
+        RolloutState::Paused | RolloutState::Halted | RolloutState::Aborted | RolloutState::Expired => Mood::Bad,
+    }
+}
+
+fn wave_mood(state: WaveState) -> Mood {
+    match state {
+        WaveState::Waiting => Mood::Faint,
+        WaveState::Open | WaveState::Soaking => Mood::Busy,
+        WaveState::Done => Mood::Good,
+        WaveState::Halted => Mood::Bad,
+    }
+}
+
+/// What to type about a rollout in this state.
+fn next_step(state: RolloutState) -> Option<&'static str> {
+    match state {
+        RolloutState::Halted => Some("ensign rollout why, then ensign rollout resume or ensign rollout abort --keep"),
+        RolloutState::Paused => Some("ensign rollout resume"),
+        RolloutState::Expired => Some("ensign rollout start ... for those that are left"),
+        _ => None,
+    }
+}
+
+fn sum(rollout: &Rollout, count: impl Fn(&WaveStatus) -> u32) -> u64 {
+    rollout.waves.iter().map(|w| u64::from(count(w))).sum()
+}
+
+/// A number that worries when it is not 0.
+fn worry(n: u32) -> (String, Mood) {
+    let mood = if n == 0 { Mood::Faint } else { Mood::Bad };
+    (n.to_string(), mood)
+}
+
+impl Document for Rollout {
+    fn table(&self, paint: Paint) -> String {
+        let (ok, target) = (sum(self, |w| w.ok), sum(self, |w| w.target));
+        let state = match state_mood(self.state) {
+            Mood::Good => paint.green(self.state.name()),
+            Mood::Busy => paint.yellow(self.state.name()),
+            Mood::Bad => paint.red(self.state.name()),
+            Mood::Plain | Mood::Faint => paint.dim(self.state.name()),
+        };
+        let mut out = format!(
+            "{}  {state}  {ok} of {target} devices\n",
+            paint.bold(&format!("{}@{}", self.product, self.version))
+        );
+        let mut facts = Facts::new();
+        facts.add("id", self.id.to_string());
+        if let Some(reason) = &self.reason {
+            facts.add("because", format!("{} ({})", reason.text, reason.code));
+        }
+        facts
+            .add("started", self.started.to_string())
+            .add("valid until", self.expires.to_string())
+            .add(
+                "bytes",
+                format!(
+                    "{} sent, {} saved",
+                    units::show_bytes(self.bytes.sent),
+                    units::show_bytes(self.bytes.saved)
+                ),
+            );
+        out.push_str(&facts.text(paint));
+        out.push('\n');
+        let headers = [
+            "WAVE", "STATE", "", "OK", "OF", "ACTIVE", "WAITING", "FAILED", "DARK", "AWAY", "HELD", "SOAK",
+        ];
+        let mut grid = Grid::new(&headers, paint).right(&[0, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        for w in &self.waves {
+            let soak = match w.soak_left_s {
+                0 => String::new(),
+                left => units::show_seconds(left),
+            };
+            let (failed, failed_mood) = worry(w.failed);
+            let (dark, dark_mood) = worry(w.dark);
+            grid.row([
+                (&*w.index.to_string(), Mood::Plain),
+                (w.state.name(), wave_mood(w.state)),
+                (&bar(u64::from(w.ok), u64::from(w.target), BAR), wave_mood(w.state)),
+                (&w.ok.to_string(), Mood::Plain),
+                (&w.target.to_string(), Mood::Plain),
+                (&w.active.to_string(), Mood::Plain),
+                (&w.pending.to_string(), Mood::Faint),
+                (&failed, failed_mood),
+                (&dark, dark_mood),
+                (&w.unreached.to_string(), Mood::Faint),
+                (&w.held.to_string(), Mood::Faint),
+                (&soak, Mood::Busy),
+            ]);
+        }
+        out.push_str(&grid.text());
+        if let Some(next) = next_step(self.state) {
+            out.push_str(&format!("\nNext: {}\n", paint.bold(next)));
+        }
+        out
+    }
+}
+
+impl Document for [Rollout] {
+    fn table(&self, paint: Paint) -> String {
+        let headers = [
+            "ROLLOUT", "RELEASE", "STATE", "", "OK", "OF", "FAILED", "DARK", "STARTED", "REASON",
+        ];
+        let mut grid = Grid::new(&headers, paint).right(&[4, 5, 6, 7]);
+        for r in self {
+            let (ok, target) = (sum(r, |w| w.ok), sum(r, |w| w.target));
+            let (failed, dark) = (sum(r, |w| w.failed), sum(r, |w| w.dark));
+            let worried = |n| if n == 0 { Mood::Faint } else { Mood::Bad };
+            grid.row([
+                (&r.id.to_string()[..ID], Mood::Faint),
+                (&*format!("{}@{}", r.product, r.version), Mood::Plain),
+                (r.state.name(), state_mood(r.state)),
+                (&bar(ok, target, BAR / 2), state_mood(r.state)),
+                (&ok.to_string(), Mood::Plain),
+                (&target.to_string(), Mood::Plain),
+                (&failed.to_string(), worried(failed)),
+                (&dark.to_string(), worried(dark)),
+                (&r.started.to_string(), Mood::Faint),
+                (r.reason.as_ref().map_or("", |x| x.code.name()), Mood::Plain),
+            ]);
+        }
+        grid.or("no rollouts: ensign rollout start")
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use ensign_api::{Reason, Time, TransferBytes};
+    use ensign_bundle::digest::{Digest, PlanId};
+    use ensign_bundle::reason::Code;
+
+    use super::*;
+
+    pub fn rollout(byte: u8, product: &str) -> Rollout {
+        let wave = |index, state, target, ok| WaveStatus {
+            index,
+            state,
+            target,
+            pending: target - ok,
+            active: 0,
+            ok,
+            failed: 0,
+            dark: 0,
+            unreached: 0,
+            held: 0,
+            soak_left_s: 0,
+        };
+        Rollout {
+            id: PlanId([byte; 16]),
+            product: product.parse().unwrap(),
+            version: "1.1.0".parse().unwrap(),
+            state: RolloutState::Running,
+            reason: None,
+            waves: vec![
+                wave(1, WaveState::Done, 1, 1),
+                wave(2, WaveState::Soaking, 4, 3),
+                wave(3, WaveState::Waiting, 35, 0),
+            ],
+            bytes: TransferBytes {
+                sent: 1_200_000,
+                saved: 55_000_000,
+            },
+            revision: 1,
+            plan: Digest([byte; 32]),
+            seq: 1,
+            started: Time(1_796_090_400),
+            expires: Time(1_796_690_400),
+        }
+    }
+
+    #[test]
+    fn a_rollout_under_way() {
+        let mut r = rollout(0x1f, "app");
+        r.waves[1].soak_left_s = 432;
+        insta::assert_snapshot!(r.table(Paint(false)));
+    }
+
+    #[test]
+    fn a_halted_one_says_why_and_what_to_type() {
+        let mut r = rollout(0x1f, "app");
+        r.state = RolloutState::Halted;
+        r.reason = Some(Reason {
+            code: Code::TooManyFailed,
+            text: "1 device failed in wave 2, none may: till\u{202e}7".to_owned(),
+        });
+        r.waves[1].failed = 1;
+        r.waves[1].state = WaveState::Halted;
+        insta::assert_snapshot!(r.table(Paint(false)));
+        insta::assert_snapshot!([r, rollout(0x2e, "pos")][..].table(Paint(false)));
+    }
+
+    #[test]
+    fn colours_only_where_they_are_wanted() {
+        let r = rollout(1, "app");
+        assert!(!r.table(Paint(false)).contains('\u{1b}'));
+        assert!(r.table(Paint(true)).contains("\u{1b}["));
+    }
+}

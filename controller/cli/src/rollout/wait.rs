@@ -1,0 +1,249 @@
+//! Watching a rollout: long polls, a live view on a terminal, a line per change elsewhere.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use ensign_api::{Rollout, RolloutState, Time, WaveState};
+use ensign_bundle::reason::Code;
+
+use crate::app::Session;
+use crate::args::WaitFor;
+use crate::clock;
+use crate::failure::{Failure, Result};
+use crate::output::{Document as _, Shell};
+
+/// Longest time that one question waits at the controller, seconds.
+const POLL_S: u64 = 20;
+/// A controller that restarts is waited for this long.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Time between two tries to reach it.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Waits, prints the last status, and returns what the contract's exit codes say.
+pub async fn until(
+    shell: &Shell,
+    session: &Session,
+    rollout: Rollout,
+    goal: WaitFor,
+    timeout_s: Option<u64>,
+) -> Result<()> {
+    let deadline = timeout_s.map(|s| clock::monotonic() + Duration::from_secs(s));
+    let (rollout, ended) = follow(shell, session, rollout, deadline, |r| outcome(r, goal)).await?;
+    shell.print(&rollout)?;
+    ended
+}
+
+/// Watches until nothing changes any more, or Ctrl-C.
+pub async fn watch(shell: &Shell, session: &Session, rollout: Rollout) -> Result<Rollout> {
+    let (rollout, _) = follow(shell, session, rollout, None, |r| r.state.is_final().then_some(Ok(()))).await?;
+    Ok(rollout)
+}
+
+/// How waiting ends, if it does.
+fn outcome(rollout: &Rollout, goal: WaitFor) -> Option<Result<()>> {
+    let failure = |fallback: Code| {
+        let reason = rollout.reason.as_ref();
+        // The code of the reason where it means the same exit, so that the hint fits.
+        let code = reason.map_or(fallback, |r| {
+            if r.code.exit() == fallback.exit() {
+                r.code
+            } else {
+                fallback
+            }
+        });
+        let why = reason.map_or(String::new(), |r| {
+            format!(": {}", ensign_bundle::text::printable(&r.text, 400))
+        });
+        Some(Err(Failure::new(
+            code,
+            format!(
+                "the rollout of {}@{} is {}{why}",
+                rollout.product,
+                rollout.version,
+                rollout.state.name()
+            ),
+        )))
+    };
+    match rollout.state {
+        RolloutState::Done => Some(Ok(())),
+        RolloutState::Paused | RolloutState::Halted => failure(Code::Paused),
+        RolloutState::Aborted | RolloutState::Reverted => failure(Code::Aborted),
+        RolloutState::Superseded => failure(Code::Superseded),
+        RolloutState::Expired => failure(Code::PlanExpired),
+        RolloutState::Scheduled | RolloutState::Running | RolloutState::Reverting => match goal {
+            WaitFor::Done => None,
+            WaitFor::Wave(number) => rollout
+                .waves
+                .iter()
+                .any(|w| w.index == number && w.state == WaveState::Done)
+                .then_some(Ok(())),
+        },
+    }
+}
+
+async fn follow(
+    shell: &Shell,
+    session: &Session,
+    mut rollout: Rollout,
+    deadline: Option<Instant>,
+    ended: impl Fn(&Rollout) -> Option<Result<()>>,
+) -> Result<(Rollout, Result<()>)> {
+    let mut view = View::new(shell);
+    let mut lost: Option<Instant> = None;
+    loop {
+        view.show(&rollout);
+        if let Some(end) = ended(&rollout) {
+            view.close();
+            return Ok((rollout, end));
+        }
+        let left = deadline.map(|d| d.saturating_duration_since(clock::monotonic()));
+        if left.is_some_and(|l| l.is_zero()) {
+            view.close();
+            return Ok((rollout, Err(stopped("the time is over"))));
+        }
+        let wait_s = left.map_or(POLL_S, |l| (l.as_secs() + 1).min(POLL_S));
+        let path = format!("/v1/rollouts/{}?after={}&wait_s={wait_s}", rollout.id, rollout.revision);
+        let asked = tokio::select! {
+            asked = session.client.get::<Rollout>(&path) => asked,
+            () = until_deadline(left) => continue,
+            _ = tokio::signal::ctrl_c() => {
+                view.close();
+                return Ok((rollout, Err(stopped("interrupted"))));
+            }
+        };
+        match asked {
+            Ok(newer) => {
+                lost = None;
+                rollout = newer;
+            }
+            Err(e) if e.code == Code::ControllerUnreachable => {
+                let since = *lost.get_or_insert_with(|| {
+                    shell.note(&format!("{e}; trying again"));
+                    clock::monotonic()
+                });
+                if since.elapsed() > PATIENCE {
+                    view.close();
+                    return Err(e.hint("the rollout goes on: ensign rollout status -w"));
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(e) => {
+                view.close();
+                return Err(e);
+            }
+        }
+    }
+}
+
+async fn until_deadline(left: Option<Duration>) {
+    match left {
+        Some(left) => tokio::time::sleep(left).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn stopped(why: &str) -> Failure {
+    Failure::new(Code::TimedOut, format!("stopped waiting ({why}); the rollout goes on"))
+}
+
+/// Redraws the status in place on a terminal; elsewhere writes a line for each wave that changed its state.
+struct View<'a> {
+    shell: &'a Shell,
+    /// Lines of the last drawing.
+    drawn: usize,
+    told: Vec<(u32, WaveState)>,
+}
+
+impl<'a> View<'a> {
+    fn new(shell: &'a Shell) -> Self {
+        Self {
+            shell,
+            drawn: 0,
+            told: Vec::new(),
+        }
+    }
+
+    fn show(&mut self, rollout: &Rollout) {
+        if self.shell.is_watched() {
+            self.close();
+            let text = rollout.table(self.shell.paint_of_diagnostics());
+            self.drawn = text.lines().count();
+            self.shell.block(&text);
+            return;
+        }
+        for wave in &rollout.waves {
+            let now = (wave.index, wave.state);
+            if wave.state == WaveState::Waiting || self.told.contains(&now) {
+                continue;
+            }
+            self.told.push(now);
+            self.shell.note(&format!(
+                "{} wave {} {}: {} of {} ok, {} failed, {} dark",
+                Time(clock::now()),
+                wave.index,
+                wave.state.name(),
+                wave.ok,
+                wave.target,
+                wave.failed,
+                wave.dark
+            ));
+        }
+    }
+
+    /// Takes the drawing away: the document follows on standard output.
+    fn close(&mut self) {
+        if self.drawn > 0 {
+            // Up, and clear to the end of the screen (ECMA-48 CUU, ED). Standard error is gone: nobody watches.
+            let _ = write!(std::io::stderr().lock(), "\u{1b}[{}A\u{1b}[J", self.drawn);
+            self.drawn = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ensign_api::Reason;
+
+    use super::*;
+    use crate::rollout::view::tests::rollout;
+
+    #[test]
+    fn exits_of_the_contract() {
+        let exit = |state, goal| {
+            let mut r = rollout(1, "app");
+            r.state = state;
+            outcome(&r, goal).map(|end| end.map_or_else(|e| e.exit(), |()| 0))
+        };
+        let done = |state| exit(state, WaitFor::Done);
+        assert_eq!(done(RolloutState::Done), Some(0));
+        assert_eq!(done(RolloutState::Paused), Some(10));
+        assert_eq!(done(RolloutState::Halted), Some(10));
+        for state in [RolloutState::Aborted, RolloutState::Reverted, RolloutState::Superseded] {
+            assert_eq!(done(state), Some(11));
+        }
+        assert_eq!(done(RolloutState::Expired), Some(22));
+        for state in [RolloutState::Scheduled, RolloutState::Running, RolloutState::Reverting] {
+            assert_eq!(done(state), None);
+        }
+        assert_eq!(stopped("").exit(), 12);
+        assert_eq!(
+            exit(RolloutState::Running, WaitFor::Wave(1)),
+            Some(0),
+            "its first wave is done"
+        );
+        assert_eq!(exit(RolloutState::Running, WaitFor::Wave(2)), None);
+    }
+
+    #[test]
+    fn the_reason_of_a_halt_is_told_with_its_code() {
+        let mut r = rollout(1, "app");
+        r.state = RolloutState::Halted;
+        r.reason = Some(Reason {
+            code: Code::TooManyFailed,
+            text: "2 devices failed, 1 is allowed".to_owned(),
+        });
+        let failure = outcome(&r, WaitFor::Done).unwrap().unwrap_err();
+        assert_eq!(failure.code, Code::TooManyFailed);
+        assert!(failure.text.contains("2 devices failed"), "{failure}");
+    }
+}

@@ -1,0 +1,151 @@
+//! This operator's own trust state: the same client that devices run, with the same memory. It is refreshed before each signature
+//! and never goes back, so whoever holds the controller cannot make an operator sign on top of old metadata.
+
+use ensign_api::{Metadata, MetadataKind};
+use ensign_bundle::digest::{Digest, FleetId};
+use ensign_bundle::ids::{Ident, Version};
+use ensign_bundle::reason::Code;
+use ensign_bundle::statement;
+use ensign_bundle::trust::roles::{Product, Root, Targets};
+use ensign_bundle::trust::{ReleaseName, Source, TrustState, Trusted, Want};
+use ensign_crypto::PublicKey;
+
+use crate::client::Client;
+use crate::clock;
+use crate::durable;
+use crate::failure::{Failure, Result, fail};
+use crate::home::{self, Context};
+
+/// Trusted metadata and the file it is kept in.
+#[derive(Debug)]
+pub struct Trust {
+    path: std::path::PathBuf,
+    trusted: Trusted,
+    /// The targets that `fleet init` signed: what there is before the controller has answered once.
+    first_targets: Targets,
+}
+
+/// What `fleet init` stores: trust in root 1 and nothing else.
+pub fn first_state(root: &[u8], fleet: &FleetId) -> Result<Vec<u8>> {
+    Ok(TrustState::new(root, &Digest::of(root), fleet)?.encode()?)
+}
+
+impl Trust {
+    pub fn load(context: &Context) -> Result<Self> {
+        let path = context.trust_path();
+        let bytes = home::read_up_to(&path, ensign_bundle::limits::TRUST_STATE_BYTES as u64)?;
+        let trusted = Trusted::decode(&bytes).map_err(|e| {
+            Failure::new(e.code, format!("{}: {}", path.display(), e.text))
+                .hint("restore ENSIGN_HOME from a backup; without trust state nothing is signed")
+        })?;
+        if *trusted.fleet() != context.file.fleet {
+            return fail!(WrongFleet, "{} is of the fleet {}", path.display(), trusted.fleet());
+        }
+        let targets = home::read_up_to(&context.targets_path(), ensign_bundle::limits::TARGETS_BYTES as u64)?;
+        let first_targets = statement::open_unverified::<Targets>(&targets)?.body;
+        Ok(Self {
+            path,
+            trusted,
+            first_targets,
+        })
+    }
+
+    /// Follows the controller's metadata; refuses what goes back, is expired or is not signed. What was learnt is stored first.
+    pub async fn refresh(&mut self, client: &Client) -> Result<()> {
+        let documents: Vec<Metadata> = client
+            .get(&format!("/v1/metadata?root={}", self.trusted.root().version))
+            .await?;
+        let next_root = self.trusted.root().version.saturating_add(1);
+        let roots: Vec<&Metadata> = documents.iter().filter(|d| d.kind == MetadataKind::Root).collect();
+        let newest = |kind| documents.iter().find(|d| d.kind == kind).map(|d| d.bytes.0.clone());
+        let mut find = |want: Want<'_>| match want {
+            Want::Root(version) => {
+                let index = usize::try_from(version.checked_sub(next_root)?).ok()?;
+                roots.get(index).map(|d| d.bytes.0.clone())
+            }
+            Want::Timestamp => newest(MetadataKind::Timestamp),
+            Want::Snapshot(_) => newest(MetadataKind::Snapshot),
+            Want::Targets(..) => newest(MetadataKind::Targets),
+        };
+        let refreshed = self.trusted.refresh(&mut find, clock::now(), Source::Online);
+        self.store()?;
+        refreshed.map_err(|e| {
+            Failure::new(e.code, format!("the controller's metadata is refused: {}", e.text))
+                .hint("nothing was signed; check the controller: ensign fleet status")
+        })?;
+        Ok(())
+    }
+
+    /// Makes the state durable.
+    pub fn store(&self) -> Result<()> {
+        durable::write(&self.path, &self.trusted.encode()?, durable::SECRET)
+            .map_err(|e| Failure::io("write", &self.path, &e))
+    }
+
+    pub fn root(&self) -> &Root {
+        self.trusted.root()
+    }
+
+    pub fn trusted(&self) -> &Trusted {
+        &self.trusted
+    }
+
+    pub fn targets(&self) -> &Targets {
+        self.trusted.targets().unwrap_or(&self.first_targets)
+    }
+
+    /// The delegation that covers a product.
+    pub fn product(&self, product: &Ident) -> Result<&Product> {
+        self.targets().product(product).ok_or_else(|| {
+            Failure::new(
+                Code::OutsideDelegation,
+                format!("no entry of targets covers the product {product}"),
+            )
+            .hint("ensign product ls")
+        })
+    }
+
+    /// Keys of every deploy scope, and the highest of their thresholds: who may speak for the whole fleet.
+    pub fn deploy_role(&self) -> (Vec<PublicKey>, u32) {
+        let scopes = &self.root().scopes;
+        let keys = scopes.iter().flat_map(|s| s.role.keys.iter().copied()).collect();
+        (keys, scopes.iter().map(|s| s.role.threshold).max().unwrap_or(1))
+    }
+
+    /// A published release, verified from root down to its document. The document is fetched where it is not held.
+    pub async fn release(
+        &mut self,
+        client: &Client,
+        product: &Ident,
+        version: &Version,
+    ) -> Result<ensign_bundle::trust::roles::Release> {
+        let name = ReleaseName {
+            product: product.clone(),
+            version: version.clone(),
+        };
+        let listed = self
+            .trusted
+            .snapshot()
+            .and_then(|s| s.release(&name))
+            .map(|l| l.document.digest);
+        let Some(digest) = listed else {
+            return Err(Failure::new(
+                Code::NotFound,
+                format!("the release {product}@{version} is not published"),
+            )
+            .hint("ensign release ls"));
+        };
+        let held = self
+            .trusted
+            .release_bytes(&name)
+            .is_some_and(|b| Digest::of(b) == digest);
+        if !held {
+            let bytes = client.get_bytes(&format!("/v1/documents/{digest}")).await?;
+            self.trusted
+                .update_release(&name, &bytes, clock::now(), Source::Online)?;
+            self.store()?;
+        }
+        let (release, _) = self.trusted.fresh_release(&name, clock::now(), Source::Online)?;
+        Ok(release.clone())
+    }
+}
