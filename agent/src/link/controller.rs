@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::backoff::Backoff;
 use super::engine::Event;
 use super::identity::{self, Device, IdentityError};
-use super::session::{self, ConnectError, FrameError, Target};
+use super::session::{self, ConnectError, Connected, FrameError, Target};
 use crate::clock;
 use crate::config::Config;
 use crate::ipc::State;
@@ -77,6 +77,8 @@ pub struct Controller {
     /// The applier's newest state; nothing is sent before there is one.
     pub state: watch::Receiver<Option<State>>,
     pub events: mpsc::UnboundedSender<Event>,
+    /// True when this process is to end.
+    pub stop: watch::Receiver<bool>,
 }
 
 impl Controller {
@@ -84,7 +86,9 @@ impl Controller {
     pub async fn keep_connected(mut self) {
         let mut backoff = Backoff::default();
         loop {
-            let Ok(state) = self.state.wait_for(Option::is_some).await.map(|s| s.clone()) else {
+            // Before the applier answers, and after it left the fleet, there is nothing to say.
+            let enrolled = |state: &Option<State>| state.as_ref().is_some_and(|s| s.device.is_some());
+            let Ok(state) = self.state.wait_for(enrolled).await.map(|s| s.clone()) else {
                 return;
             };
             let Some(state) = state else { continue };
@@ -114,16 +118,22 @@ impl Controller {
     /// One session from the first packet to its end.
     async fn session(&mut self, state: State) -> Result<(), SessionError> {
         let target = self.target(&state);
-        let (connection, address) = session::connect(&target, &self.key, wire::ALPN).await?;
-        let nonce = state.nonce;
-        let hello = self.hello(state)?;
-        let opened = tokio::time::timeout(WELCOME, greet(&connection, hello)).await;
+        let hello = self.hello(&state)?;
+        let connected = session::connect(&target, &self.key, wire::ALPN).await?;
+        let ended = self.converse(&connected, hello).await;
+        connected.close().await;
+        ended
+    }
+
+    async fn converse(&mut self, connected: &Connected, hello: Hello) -> Result<(), SessionError> {
+        let (connection, nonce) = (&connected.connection, hello.nonce);
+        let opened = tokio::time::timeout(WELCOME, greet(connection, hello)).await;
         let (send, recv, welcome) = opened.map_err(|_| SessionError::Silent)??;
-        tracing::info!(%address, device = %welcome.device, "connected");
+        tracing::info!(address = %connected.address, device = %welcome.device, "connected");
         let (reports, outgoing) = watch::channel(None);
         let up = Up {
             connection: connection.clone(),
-            address,
+            address: connected.address.clone(),
             welcome,
             nonce,
             reports,
@@ -131,9 +141,7 @@ impl Controller {
         if self.events.send(Event::ControllerUp(Box::new(up))).is_err() {
             return Ok(());
         }
-        let ended = self.frames(&connection, send, recv, outgoing, nonce).await;
-        connection.close(0_u8.into(), b"");
-        ended
+        self.frames(connection, send, recv, outgoing, nonce).await
     }
 
     async fn frames(
@@ -168,14 +176,16 @@ impl Controller {
         };
         let state = &mut self.state;
         let replaced = async {
-            // A new applier has a new nonce; one that died comes back with one.
-            let other = |s: &Option<State>| s.as_ref().is_some_and(|s| s.nonce != nonce);
+            // A new applier has a new nonce; one that left the fleet has no device.
+            let other = |s: &Option<State>| s.as_ref().is_some_and(|s| s.nonce != nonce || s.device.is_none());
             let _ = state.wait_for(other).await;
-            tracing::info!("the applier started anew: connecting again");
+            tracing::info!("the applier started anew or left the fleet");
         };
+        let mut stop = self.stop.clone();
         tokio::select! {
             ended = writer => ended,
             ended = reader => ended,
+            _ = stop.wait_for(|stop| *stop) => Ok(()),
             () = replaced => Ok(()),
             error = connection.closed() => Err(FrameError::Lost(session::closed(&error)).into()),
         }
@@ -199,7 +209,7 @@ impl Controller {
         }
     }
 
-    fn hello(&self, state: State) -> Result<Hello, SessionError> {
+    fn hello(&self, state: &State) -> Result<Hello, SessionError> {
         Ok(Hello {
             protocol: wire::PROTOCOL,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
@@ -208,7 +218,7 @@ impl Controller {
             session: identity::next_session(&self.paths)?,
             boot_id: clock::boot_id(),
             nonce: state.nonce,
-            status: state.report.status,
+            status: state.report.status.clone(),
         })
     }
 }

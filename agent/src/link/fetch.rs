@@ -107,3 +107,149 @@ async fn record(
     incoming.finish()?;
     Ok(Outcome::Fetched(file.digest))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use ensign_bundle::wire;
+    use ensign_crypto::SecretKey;
+
+    use super::super::fake::{Fake, Script};
+    use super::*;
+
+    /// Files of odd lengths, an empty one among them.
+    fn files() -> (Vec<FileRef>, HashMap<Digest, Vec<u8>>) {
+        let contents = [1usize, 0, 70_001, 5000, 33].map(|n| (0..n).map(|i| (i * 31 + n) as u8).collect::<Vec<_>>());
+        let reference = |bytes: &Vec<u8>| FileRef {
+            digest: Digest::of(bytes),
+            length: bytes.len() as u64,
+        };
+        let list = contents.iter().map(reference).collect();
+        (
+            list,
+            contents.into_iter().map(|bytes| (Digest::of(&bytes), bytes)).collect(),
+        )
+    }
+
+    /// One connection's worth of fetching what the cache lacks. Returns the bytes of records received.
+    async fn once(fake: &Fake, cache: &Cache, files: &[FileRef]) -> (Vec<Outcome>, u64, Result<(), FetchError>) {
+        let key = SecretKey::from_seed([9; 32]);
+        let connected = session::connect(&fake.target(), &key, wire::ALPN).await.unwrap();
+        let lacking: Vec<FileRef> = files.iter().filter(|f| !cache.has(f)).copied().collect();
+        let request = Request::Blobs {
+            manifest: Digest([0; 32]),
+            digests: lacking.iter().map(|f| f.digest).collect(),
+        };
+        let (mut outcomes, mut received) = (Vec::new(), 0);
+        let done = fetch(&connected.connection, &request, &lacking, cache, &mut received, |o| {
+            outcomes.push(o)
+        })
+        .await;
+        connected.close().await;
+        (outcomes, received, done)
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_is_cut_at_any_byte_goes_on_where_it_was() {
+        let (files, blobs) = files();
+        let whole: u64 = files.iter().map(|f| f.length + LENGTH_BYTES as u64).sum();
+        for cut in [
+            1,
+            3,
+            4,
+            5,
+            8,
+            9,
+            12,
+            13,
+            40_000,
+            70_012,
+            70_013,
+            70_014,
+            75_020,
+            whole - 1,
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let cache = Cache::open(dir.path()).unwrap();
+            let fake = Fake::start(
+                7,
+                Script {
+                    blobs: blobs.clone(),
+                    cut_after: AtomicU64::new(cut),
+                    ..Script::default()
+                },
+            );
+            let (first, received, ended) = once(&fake, &cache, &files).await;
+            assert!(ended.is_err(), "cut at {cut}");
+            assert_eq!(received, cut, "cut at {cut}");
+            fake.script.cut_after.store(0, Ordering::SeqCst);
+            let before = fake.script.sent.load(Ordering::SeqCst);
+            let (second, _, ended) = once(&fake, &cache, &files).await;
+            ended.unwrap();
+            assert_eq!(first.len() + second.len(), files.len(), "cut at {cut}: nothing twice");
+            for file in &files {
+                assert_eq!(cache.bytes(file).unwrap(), blobs[&file.digest], "cut at {cut}");
+            }
+            let again = fake.script.sent.load(Ordering::SeqCst) - before;
+            assert_eq!(before + again, whole, "cut at {cut}: whole records cross once");
+        }
+    }
+
+    #[tokio::test]
+    async fn absent_files_are_told_and_the_rest_arrives() {
+        let (files, mut blobs) = files();
+        blobs.remove(&files[2].digest);
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let fake = Fake::start(
+            7,
+            Script {
+                blobs,
+                ..Script::default()
+            },
+        );
+        let (outcomes, _, ended) = once(&fake, &cache, &files).await;
+        ended.unwrap();
+        assert_eq!(outcomes[2], Outcome::Absent(files[2].digest));
+        assert_eq!(files.iter().filter(|f| cache.has(f)).count(), 4);
+    }
+
+    #[tokio::test]
+    async fn other_bytes_of_the_right_length_do_not_enter_the_cache() {
+        let (files, mut blobs) = files();
+        blobs.get_mut(&files[2].digest).unwrap()[35_000] ^= 1;
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let fake = Fake::start(
+            7,
+            Script {
+                blobs,
+                ..Script::default()
+            },
+        );
+        let (outcomes, _, ended) = once(&fake, &cache, &files).await;
+        assert!(matches!(ended, Err(FetchError::Cache(CacheError::Digest { .. }))));
+        assert_eq!(outcomes.len(), 2);
+        assert!(!cache.has(&files[2]));
+    }
+
+    #[tokio::test]
+    async fn a_controller_with_another_key_is_named_and_refused() {
+        let fake = Fake::start(7, Script::default());
+        let other = SecretKey::from_seed([8; 32]).public().id();
+        let target = session::Target {
+            pins: vec![other],
+            ..fake.target()
+        };
+        let error = session::connect(&target, &SecretKey::from_seed([9; 32]), wire::ALPN)
+            .await
+            .unwrap_err();
+        assert_eq!(error.refusal().code, ensign_bundle::reason::Code::WrongControllerKey);
+        let text = error.to_string();
+        assert!(text.contains(&fake.key.public().id().to_string()), "{text}");
+        assert!(text.contains(&other.to_string()), "{text}");
+        fake.stop();
+    }
+}

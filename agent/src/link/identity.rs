@@ -12,7 +12,7 @@ use crate::paths::Paths;
 /// Format of `device.json`.
 const FORMAT: u16 = 1;
 /// Of the link half's directory: what is secret in it has its own mode, names are none.
-const DIRECTORY_MODE: u32 = 0o711;
+pub const DIRECTORY_MODE: u32 = 0o711;
 /// Largest of these files, bytes.
 const FILE_BYTES: usize = 64 << 10;
 

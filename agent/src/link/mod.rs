@@ -13,8 +13,13 @@ pub mod backoff;
 pub mod cache;
 pub mod controller;
 pub mod engine;
+pub mod enroll;
+#[cfg(test)]
+mod fake;
 pub mod fetch;
 pub mod identity;
+pub mod run;
 pub mod session;
 pub mod status;
+pub mod supervisor;
 pub mod tls;

@@ -17,6 +17,8 @@ use super::tls::{self, TlsError};
 
 /// Longest handshake with one address.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a goodbye may take to leave.
+const GOODBYE: Duration = Duration::from_millis(300);
 /// First guess of the round trip: a lost first packet is repeated after three of these.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Unread bytes of one stream: 100 Mbit/s at 80 ms.
@@ -28,7 +30,7 @@ const SEND_WINDOW: u64 = 256 << 10;
 /// On this machine no NAT forgets anybody, packets cost next to nothing, and a restarted controller is noticed within a second.
 const LOCAL_KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// See [`LOCAL_KEEP_ALIVE`].
-const LOCAL_IDLE: Duration = Duration::from_secs(10);
+const LOCAL_IDLE: Duration = Duration::from_secs(5);
 /// Addresses that one name may stand for.
 const ADDRESSES_PER_NAME: usize = 8;
 
@@ -86,12 +88,36 @@ pub enum FrameError {
     Refused(#[from] Refusal),
 }
 
-/// Connects to the first address that answers with a pinned key. Returns which one it was.
-pub async fn connect(target: &Target, key: &SecretKey, alpn: &[u8]) -> Result<(Connection, String), ConnectError> {
+/// A connection whose controller has proven its key.
+#[derive(Debug)]
+pub struct Connected {
+    pub connection: Connection,
+    /// As it was configured.
+    pub address: String,
+    endpoint: Endpoint,
+}
+
+impl Connected {
+    /// Says goodbye and waits a moment for it to be sent.
+    pub async fn close(self) {
+        self.connection.close(0_u8.into(), b"");
+        // A goodbye that is lost costs the controller a timeout, no more.
+        let _ = tokio::time::timeout(GOODBYE, self.endpoint.wait_idle()).await;
+    }
+}
+
+/// Connects to the first address that answers with a pinned key.
+pub async fn connect(target: &Target, key: &SecretKey, alpn: &[u8]) -> Result<Connected, ConnectError> {
     let mut failure = ConnectError::NoAddress;
     for address in &target.addresses {
         match connect_to(address, target, key, alpn).await {
-            Ok(connection) => return Ok((connection, address.clone())),
+            Ok((connection, endpoint)) => {
+                return Ok(Connected {
+                    connection,
+                    address: address.clone(),
+                    endpoint,
+                });
+            }
             // A wrong key says more than a later address that is silent.
             Err(_) if matches!(failure, ConnectError::WrongKey { .. }) => {}
             Err(error) => failure = error,
@@ -100,7 +126,12 @@ pub async fn connect(target: &Target, key: &SecretKey, alpn: &[u8]) -> Result<(C
     Err(failure)
 }
 
-async fn connect_to(address: &str, target: &Target, key: &SecretKey, alpn: &[u8]) -> Result<Connection, ConnectError> {
+async fn connect_to(
+    address: &str,
+    target: &Target,
+    key: &SecretKey,
+    alpn: &[u8],
+) -> Result<(Connection, Endpoint), ConnectError> {
     let resolve = |source| ConnectError::Resolve {
         address: address.to_owned(),
         source,
@@ -113,7 +144,7 @@ async fn connect_to(address: &str, target: &Target, key: &SecretKey, alpn: &[u8]
     let mut failure = resolve(std::io::ErrorKind::NotFound.into());
     for socket in found {
         match handshake(socket, address, target, key, alpn).await {
-            Ok(connection) => return Ok(connection),
+            Ok(connected) => return Ok(connected),
             Err(error) => failure = error,
         }
     }
@@ -126,7 +157,7 @@ async fn handshake(
     target: &Target,
     key: &SecretKey,
     alpn: &[u8],
-) -> Result<Connection, ConnectError> {
+) -> Result<(Connection, Endpoint), ConnectError> {
     let pinned = tls::client(key, &target.pins, alpn)?;
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(pinned.config).map_err(TlsError::from)?;
     let mut config = ClientConfig::new(Arc::new(crypto));
@@ -144,7 +175,7 @@ async fn handshake(
         .connect_with(config, socket, tls::SERVER_NAME)
         .map_err(|e| unreachable(e.to_string()))?;
     match tokio::time::timeout(HANDSHAKE, connecting).await {
-        Ok(Ok(connection)) => Ok(connection),
+        Ok(Ok(connection)) => Ok((connection, endpoint)),
         Ok(Err(error)) => Err(match pinned.shown.take() {
             Some(shown) => ConnectError::WrongKey {
                 address: address.to_owned(),

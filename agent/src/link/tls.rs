@@ -144,3 +144,119 @@ impl ServerCertVerifier for PinVerifier {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConnection, ServerConnection};
+
+    use super::super::fake;
+    use super::*;
+
+    fn key(seed: u8) -> SecretKey {
+        SecretKey::from_seed([seed; 32])
+    }
+
+    /// Both ends in memory, until one fails or both are done.
+    fn shake(
+        client: ClientConfig,
+        server: rustls::ServerConfig,
+    ) -> Result<(ClientConnection, ServerConnection), Error> {
+        let name = ServerName::try_from(SERVER_NAME).unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name)?;
+        let mut server = ServerConnection::new(Arc::new(server))?;
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut flight = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut flight).unwrap();
+            }
+            let mut rest = &flight[..];
+            while !rest.is_empty() {
+                server.read_tls(&mut rest).unwrap();
+                server.process_new_packets()?;
+            }
+            let mut flight = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut flight).unwrap();
+            }
+            let mut rest = &flight[..];
+            while !rest.is_empty() {
+                client.read_tls(&mut rest).unwrap();
+                client.process_new_packets()?;
+            }
+        }
+        Ok((client, server))
+    }
+
+    #[test]
+    fn the_pinned_key_passes_over_the_hybrid_key_exchange_in_tls_1_3() {
+        let pinned = client(&key(1), &[key(2).public().id()], b"ensign/1").unwrap();
+        let (client, server) = shake(pinned.config, fake::tls(&key(2))).unwrap();
+        assert_eq!(client.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+        let group = client.negotiated_key_exchange_group().unwrap().name();
+        assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
+        assert_eq!(client.handshake_kind(), Some(rustls::HandshakeKind::Full));
+        // The device showed its own key, raw.
+        let shown = &server.peer_certificates().unwrap()[0];
+        assert_eq!(PublicKey::from_spki(shown).unwrap(), key(1).public());
+    }
+
+    #[test]
+    fn another_key_is_refused_and_named() {
+        let pinned = client(&key(1), &[key(3).public().id()], b"ensign/1").unwrap();
+        let error = shake(pinned.config, fake::tls(&key(2))).unwrap_err();
+        assert_eq!(
+            error,
+            Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
+        );
+        assert_eq!(pinned.shown.take(), Some(key(2).public().id()));
+        assert_eq!(pinned.shown.take(), None);
+    }
+
+    #[test]
+    fn a_server_without_the_hybrid_key_exchange_is_refused() {
+        let pinned = client(&key(1), &[key(2).public().id()], b"ensign/1").unwrap();
+        let mut server = fake::tls(&key(2));
+        let classic = CryptoProvider {
+            kx_groups: vec![aws_lc_rs::kx_group::X25519],
+            ..aws_lc_rs::default_provider()
+        };
+        let resolver = Arc::clone(&server.cert_resolver);
+        server = rustls::ServerConfig::builder_with_provider(Arc::new(classic))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        assert!(shake(pinned.config, server).is_err());
+    }
+
+    /// A server that speaks TLS 1.2 answers with that version in its hello; there is no such version for this client.
+    #[test]
+    fn tls_1_2_is_neither_offered_nor_taken() {
+        let pinned = client(&key(1), &[key(2).public().id()], b"ensign/1").unwrap();
+        let name = ServerName::try_from(SERVER_NAME).unwrap();
+        let mut client = ClientConnection::new(Arc::new(pinned.config), name).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        // supported_versions (43), 3 bytes, a list of 2: TLS 1.3 (0x0304) alone.
+        let only_1_3 = [0x00, 0x2b, 0x00, 0x03, 0x02, 0x03, 0x04];
+        assert!(hello.windows(only_1_3.len()).any(|w| w == only_1_3));
+        // A TLS 1.2 ServerHello: no supported_versions, ECDHE-ECDSA with AES-128-GCM.
+        let mut answer = vec![0x16, 0x03, 0x03, 0x00, 0x2a, 0x02, 0x00, 0x00, 0x26, 0x03, 0x03];
+        answer.extend([7; 32]);
+        answer.extend([0x00, 0xc0, 0x2b, 0x00]);
+        client.read_tls(&mut &answer[..]).unwrap();
+        assert!(client.process_new_packets().is_err());
+    }
+
+    #[test]
+    fn nothing_is_resumed_or_sent_early() {
+        let pinned = client(&key(1), &[], b"ensign/1").unwrap();
+        assert!(!pinned.config.enable_early_data);
+        let shown = format!("{:?}", pinned.config.resumption);
+        assert!(
+            shown.contains("Disabled") || shown.contains("NoClientSessionStorage"),
+            "{shown}"
+        );
+    }
+}

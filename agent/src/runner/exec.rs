@@ -107,7 +107,7 @@ pub(super) fn not_allowed(text: String) -> FromRunner {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
 

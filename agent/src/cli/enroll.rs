@@ -1,0 +1,266 @@
+//! `ensign-agent enroll`: joins a fleet with a token, once; running it again changes nothing.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use ensign_bundle::limits::DEVICE_NAME_BYTES;
+use ensign_bundle::plan::token::{TOKEN_CHARS, Token};
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_crypto::Signature;
+use serde::Serialize;
+use serde_bytes::ByteBuf;
+
+use super::admin::{self, Admin};
+use super::output::Failure;
+use crate::chain::chain;
+use crate::durable;
+use crate::ipc::{FromAdmin, ToAdmin};
+use crate::link::enroll::{Joined, Joining, join};
+use crate::link::identity::{self, Device};
+use crate::link::run::lock;
+use crate::paths::Paths;
+
+/// Most claims of one device.
+const CLAIMS: usize = 16;
+/// Longest key or value of a claim, bytes.
+const CLAIM_BYTES: usize = 128;
+
+/// Words of the command.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The join token. Other users of this machine can see it: prefer --token-file.
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_file", hide_env_values = true)]
+    token: Option<String>,
+    /// A file with the join token; `-` is standard input. Without either, `ENSIGN_JOIN_TOKEN` is read.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// What people call this device, at most 63 bytes. Default: the host's name.
+    #[arg(long)]
+    name: Option<String>,
+    /// Where the controller is, instead of the token's addresses; may be repeated.
+    #[arg(long, value_name = "HOST:PORT")]
+    controller: Vec<String>,
+    /// Something the device says of itself, shown and never believed; may be repeated.
+    #[arg(long = "claim", value_name = "KEY=VALUE", value_parser = claim)]
+    claims: Vec<(String, String)>,
+}
+
+/// What the command shows.
+#[derive(Debug, Serialize)]
+pub(super) struct Document {
+    id: String,
+    name: String,
+    fleet: String,
+    approved: bool,
+    /// False where the device had already joined.
+    joined: bool,
+}
+
+impl Document {
+    pub(super) fn sentence(&self) -> String {
+        match (self.joined, self.approved) {
+            (false, _) => format!("{} is already in this fleet (device {})", self.name, self.id),
+            (true, true) => format!("{} has joined (device {})", self.name, self.id),
+            (true, false) => format!("{} waits for an operator: ensign device accept {}", self.name, self.id),
+        }
+    }
+}
+
+pub(super) fn run(paths: &Paths, arguments: &Arguments) -> Result<Document, Failure> {
+    let token = token(arguments)?;
+    let name = name(arguments)?;
+    if arguments.claims.len() > CLAIMS {
+        return Err(Failure::new(
+            Code::Usage,
+            format!("{} claims, at most {CLAIMS} are allowed", arguments.claims.len()),
+        ));
+    }
+    if let Some(device) = Device::load(paths).map_err(|e| io(&e))? {
+        if device.fleet != token.fleet {
+            return Err(Failure::new(
+                Code::Conflict,
+                format!(
+                    "this device is in fleet {}, the token is of fleet {}",
+                    device.fleet, token.fleet
+                ),
+            )
+            .hint("ensign-agent leave"));
+        }
+        if is_complete(paths, &device)? {
+            return Ok(Document {
+                id: device.id.to_string(),
+                name: device.name,
+                fleet: device.fleet.to_string(),
+                approved: true,
+                joined: false,
+            });
+        }
+    }
+    join_anew(paths, arguments, &token, &name)
+}
+
+/// Whether TLS key, receipt key and trust state are all there, and are those of this device.
+fn is_complete(paths: &Paths, device: &Device) -> Result<bool, Failure> {
+    let own_key = identity::key(paths)
+        .map_err(|e| io(&e))?
+        .is_some_and(|key| ensign_bundle::digest::DeviceId::from(key.public().id()) == device.id);
+    if !own_key || !paths.receipt_key().exists() {
+        return Ok(false);
+    }
+    let state = Admin::connect(paths)?.state()?;
+    Ok(state.device == Some(device.id) && state.held.root > 0)
+}
+
+fn join_anew(paths: &Paths, arguments: &Arguments, token: &Token, name: &str) -> Result<Document, Failure> {
+    durable::create_dir(&paths.link(), identity::DIRECTORY_MODE)
+        .map_err(|e| Failure::new(Code::Io, format!("{}: {e}", paths.link().display())))?;
+    let _lock = lock(paths).map_err(|refusal| Failure::from(refusal).hint("stop ensign-agent run first"))?;
+    let admin = Admin::connect(paths)?;
+    let receipt_key = match admin.ask(&ToAdmin::BeginEnroll { fleet: token.fleet })? {
+        FromAdmin::ReceiptKey { key } => key,
+        other => return Err(admin::unexpected(&other)),
+    };
+    identity::forget(paths).map_err(|e| io(&e))?;
+    let key = identity::create_key(paths).map_err(|e| io(&e))?;
+    let joining = Joining {
+        token,
+        key: &key,
+        receipt_key,
+        name,
+        claims: arguments.claims.iter().cloned().collect::<BTreeMap<_, _>>(),
+        addresses: arguments.controller.clone(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| io(&e))?;
+    let joined = runtime.block_on(join(joining, |payload| countersign(&admin, payload)));
+    runtime.shutdown_background();
+    let joined = joined?;
+    finish(paths, &admin, token, arguments, &joined)
+}
+
+/// The applier's signature over the binding.
+fn countersign(admin: &Admin, payload: &[u8]) -> Result<Signature, Refusal> {
+    let request = ToAdmin::SignBinding {
+        payload: ByteBuf::from(payload),
+    };
+    match admin.ask(&request).map_err(|failure| failure.refusal)? {
+        FromAdmin::Signature { key, bytes } => Ok(Signature {
+            key: key.id(),
+            bytes: bytes
+                .as_slice()
+                .try_into()
+                .map_err(|_| Refusal::new(Code::Malformed, "the applier's signature has a wrong length"))?,
+        }),
+        other => Err(admin::unexpected(&other).refusal),
+    }
+}
+
+/// Hands the roots to the applier, then notes the enrolment: from then on the device belongs to the fleet.
+fn finish(
+    paths: &Paths,
+    admin: &Admin,
+    token: &Token,
+    arguments: &Arguments,
+    joined: &Joined,
+) -> Result<Document, Failure> {
+    let mut file = tempfile::tempfile().map_err(|e| io(&e))?;
+    let pieces = joined.roots.iter().map(|root| root.as_slice());
+    for piece in pieces.chain([joined.grant.as_slice(), joined.binding.as_slice()]) {
+        file.write_all(piece).map_err(|e| io(&e))?;
+    }
+    let request = ToAdmin::FinishEnroll {
+        root_hash: token.root,
+        fleet: token.fleet,
+        roots: joined.roots.iter().map(|r| r.len() as u64).collect(),
+        grant: joined.grant.len() as u64,
+        binding: joined.binding.len() as u64,
+    };
+    admin::done(admin.ask_with(&request, Some(&file), None)?)?;
+    let addresses = if arguments.controller.is_empty() {
+        token.addresses.clone()
+    } else {
+        arguments.controller.clone()
+    };
+    let name = ensign_bundle::text::printable(&joined.name, DEVICE_NAME_BYTES);
+    Device::new(joined.device, name.clone(), token.fleet, addresses, token.controller)
+        .store(paths)
+        .map_err(|e| io(&e))?;
+    Ok(Document {
+        id: joined.device.to_string(),
+        name,
+        fleet: token.fleet.to_string(),
+        approved: joined.approved,
+        joined: true,
+    })
+}
+
+/// The token from its one source.
+fn token(arguments: &Arguments) -> Result<Token, Failure> {
+    let text = match (&arguments.token, &arguments.token_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(path)) => read_token(path)?,
+        (None, None) => std::env::var("ENSIGN_JOIN_TOKEN").map_err(|_| {
+            Failure::new(
+                Code::Usage,
+                "no join token: --token-file FILE, --token or ENSIGN_JOIN_TOKEN",
+            )
+            .hint("ensign token create")
+        })?,
+    };
+    let token: Token = text.parse()?;
+    let local = |address: &String| {
+        address.starts_with("127.") || address.starts_with("[::1]") || address.starts_with("localhost:")
+    };
+    if arguments.token.is_some() && !token.addresses.iter().all(local) {
+        tracing::warn!("other users of this machine can see --token; use --token-file or ENSIGN_JOIN_TOKEN");
+    }
+    Ok(token)
+}
+
+fn read_token(path: &Path) -> Result<String, Failure> {
+    let fail = |e: std::io::Error| Failure::new(Code::Io, format!("{}: {e}", path.display()));
+    let mut text = String::new();
+    // White space around it is allowed; more than that is no token.
+    let limit = TOKEN_CHARS as u64 + 64;
+    if path == Path::new("-") {
+        std::io::stdin().take(limit).read_to_string(&mut text).map_err(fail)?;
+    } else {
+        let file = std::fs::File::open(path).map_err(fail)?;
+        file.take(limit).read_to_string(&mut text).map_err(fail)?;
+    }
+    Ok(text)
+}
+
+fn name(arguments: &Arguments) -> Result<String, Failure> {
+    let name = match &arguments.name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+    };
+    let plain = ensign_bundle::text::printable(&name, usize::MAX) == name;
+    if name.is_empty() || name.len() > DEVICE_NAME_BYTES || !plain {
+        return Err(Failure::new(
+            Code::Usage,
+            format!("a device's name has 1 to {DEVICE_NAME_BYTES} bytes without control characters"),
+        )
+        .hint("--name NAME"));
+    }
+    Ok(name)
+}
+
+fn claim(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && key.len() <= CLAIM_BYTES && value.len() <= CLAIM_BYTES => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err(format!("expected KEY=VALUE of at most {CLAIM_BYTES} bytes each")),
+    }
+}
+
+fn io(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::new(Code::Io, chain(error))
+}

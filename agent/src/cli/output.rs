@@ -1,0 +1,149 @@
+//! One document on standard output, everything else on standard error.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::text::printable;
+use serde::Serialize;
+use serde_json::Value;
+
+/// Longest text that is shown of something foreign, characters.
+const TEXT_CHARS: usize = 1000;
+
+/// How the document is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    Json,
+    Yaml,
+}
+
+/// Why a command failed, and what to do about it.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub refusal: Refusal,
+    /// In place of the code's own hint.
+    pub hint: Option<String>,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, hint: None }
+    }
+}
+
+impl Failure {
+    pub(super) fn new(code: Code, text: impl Into<String>) -> Self {
+        Refusal::new(code, text).into()
+    }
+
+    #[must_use]
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Prints it to standard error in the form asked for.
+    pub(super) fn report(&self, format: Format) -> ExitCode {
+        let code = self.refusal.code;
+        let hint = self.hint.as_deref().unwrap_or(code.hint());
+        let message = printable(&self.refusal.text, TEXT_CHARS);
+        let document = serde_json::json!({
+            "error": { "code": code.name(), "exit": code.exit(), "message": message, "hint": hint }
+        });
+        // Nobody is left to tell when standard error is closed.
+        let _ = match format {
+            Format::Table => writeln!(io::stderr(), "error: {message}\nhint: {hint}"),
+            Format::Json => writeln!(io::stderr(), "{document}"),
+            Format::Yaml => write!(io::stderr(), "{}", yaml(&document)),
+        };
+        ExitCode::from(code.exit())
+    }
+}
+
+/// Prints `document`; for people as `KEY  VALUE` lines.
+pub(super) fn show<T: Serialize>(format: Format, document: &T) -> Result<(), Failure> {
+    let value = serde_json::to_value(document).map_err(|e| Failure::new(Code::Failed, e.to_string()))?;
+    let text = match format {
+        Format::Table => lines(&value),
+        Format::Json => format!("{value:#}\n"),
+        Format::Yaml => yaml(&value),
+    };
+    print(&text)
+}
+
+/// Writes to standard output. A reader that stopped reading has what it wanted.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout()
+        .write_all(text.as_bytes())
+        .and_then(|()| io::stdout().flush())
+    {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(Code::Io, format!("standard output: {e}"))),
+        _ => Ok(()),
+    }
+}
+
+fn yaml(value: &Value) -> String {
+    // JSON is YAML: what cannot be written the one way is written the other.
+    serde_yaml::to_string(value).unwrap_or_else(|_| format!("{value:#}\n"))
+}
+
+/// Nested keys joined by dots, one line each, empty values left out.
+fn lines(value: &Value) -> String {
+    let mut rows = Vec::new();
+    flatten("", value, &mut rows);
+    let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+    rows.iter()
+        .map(|(key, text)| format!("{key:width$}  {}\n", printable(text, TEXT_CHARS)))
+        .collect()
+}
+
+fn flatten(key: &str, value: &Value, rows: &mut Vec<(String, String)>) {
+    let nested = |inner: &str| {
+        if key.is_empty() {
+            inner.to_owned()
+        } else {
+            format!("{key}.{inner}")
+        }
+    };
+    match value {
+        Value::Null => {}
+        Value::Object(map) => map.iter().for_each(|(inner, v)| flatten(&nested(inner), v, rows)),
+        Value::Array(items) => items
+            .iter()
+            .zip(1..)
+            .for_each(|(v, n)| flatten(&nested(&n.to_string()), v, rows)),
+        Value::String(text) => rows.push((key.to_owned(), text.clone())),
+        Value::Bool(b) => rows.push((key.to_owned(), if *b { "yes" } else { "no" }.to_owned())),
+        Value::Number(n) => rows.push((key.to_owned(), n.to_string())),
+    }
+}
+
+/// RFC 3339 in UTC; out of range as the number.
+pub(super) fn time(unix: u64) -> String {
+    i64::try_from(unix)
+        .ok()
+        .and_then(|s| jiff::Timestamp::from_second(s).ok())
+        .map_or_else(|| unix.to_string(), |t| t.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_name_nested_keys_and_leave_out_what_is_null() {
+        let value = serde_json::json!({"a": {"b": 1, "c": null}, "long": ["x", true]});
+        assert_eq!(lines(&value), "a.b     1\nlong.1  x\nlong.2  yes\n");
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(u64::MAX), u64::MAX.to_string());
+    }
+}

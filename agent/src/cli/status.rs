@@ -1,0 +1,167 @@
+//! `ensign-agent status`: from the running link half, else from what the processes left on disk.
+
+use std::collections::BTreeMap;
+
+use ensign_bundle::reason::Refusal;
+use ensign_bundle::wire::{Held, Phase, Status};
+use serde::Serialize;
+
+use super::output::{Failure, time};
+use crate::link::identity::Device;
+use crate::link::status::{self as link, LinkStatus};
+use crate::paths::Paths;
+
+/// Keys of `docs/contract.md`.
+#[derive(Debug, Serialize)]
+pub(super) struct Document {
+    running: bool,
+    id: Option<String>,
+    name: Option<String>,
+    controller: Controller,
+    generation: u64,
+    previous: Option<u64>,
+    products: BTreeMap<String, Product>,
+    status: Phase,
+    reason: Option<Reason>,
+    trust: Trust,
+    last_error: Option<Reason>,
+}
+
+#[derive(Debug, Serialize)]
+struct Controller {
+    connected: bool,
+    address: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Product {
+    version: String,
+    counter: u64,
+    manifest: String,
+    confirmed: bool,
+    since: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Trust {
+    root: u64,
+    timestamp: u64,
+    snapshot: u64,
+    targets: u64,
+    expires: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Reason {
+    code: &'static str,
+    text: String,
+}
+
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            code: refusal.code.name(),
+            text: ensign_bundle::text::printable(&refusal.text, 300),
+        }
+    }
+}
+
+/// The status of the device under these paths; never fails because nothing runs.
+pub(super) fn document(paths: &Paths) -> Result<Document, Failure> {
+    match link::query(paths) {
+        Some(status) => Ok(running(paths, status)),
+        None => stopped(paths),
+    }
+}
+
+fn running(paths: &Paths, link: LinkStatus) -> Document {
+    let expires = link.expires();
+    Document {
+        running: true,
+        controller: Controller {
+            connected: link.connected,
+            address: link.address,
+        },
+        ..of(
+            paths,
+            link.id.map(|id| id.to_string()),
+            link.name,
+            link.status,
+            link.held,
+            expires,
+            link.last_error,
+        )
+    }
+}
+
+fn stopped(paths: &Paths) -> Result<Document, Failure> {
+    let device = Device::load(paths).ok().flatten();
+    let address = device.as_ref().and_then(|d| d.addresses.first().cloned());
+    let (id, name) = device.map_or((None, None), |d| (Some(d.id.to_string()), Some(d.name)));
+    let (status, held) = (None, Held::default());
+    Ok(Document {
+        controller: Controller {
+            connected: false,
+            address,
+        },
+        ..of(paths, id, name, status, held, None, None)
+    })
+}
+
+fn of(
+    paths: &Paths,
+    id: Option<String>,
+    name: Option<String>,
+    status: Option<Status>,
+    held: Held,
+    expires: Option<u64>,
+    last_error: Option<Refusal>,
+) -> Document {
+    let generation = status.as_ref().map_or(0, |s| s.generation);
+    let phase = status.as_ref().map_or(Phase::Idle, |s| s.phase);
+    let reason = status.as_ref().and_then(|s| s.reason.clone());
+    let installed = status.map(|s| s.installed).unwrap_or_default();
+    Document {
+        running: false,
+        id,
+        name,
+        controller: Controller {
+            connected: false,
+            address: None,
+        },
+        generation,
+        previous: previous(paths, generation),
+        products: installed
+            .into_iter()
+            .map(|i| {
+                let product = Product {
+                    version: i.version.to_string(),
+                    counter: i.counter,
+                    manifest: i.manifest.to_string(),
+                    confirmed: i.confirmed,
+                    since: time(i.since),
+                };
+                (i.product.to_string(), product)
+            })
+            .collect(),
+        status: phase,
+        reason: reason.map(Reason::from),
+        trust: Trust {
+            root: held.root,
+            timestamp: held.timestamp,
+            snapshot: held.snapshot,
+            targets: held.targets,
+            expires: expires.map(time),
+        },
+        last_error: last_error.map(Reason::from),
+    }
+}
+
+/// The newest generation on disk below the current one: where a rollback goes.
+fn previous(paths: &Paths, generation: u64) -> Option<u64> {
+    std::fs::read_dir(paths.generations())
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok())
+        .filter(|n| *n < generation)
+        .max()
+}

@@ -1,0 +1,252 @@
+//! A controller for tests: real QUIC, the answers scripted.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use ensign_bundle::digest::Digest;
+use ensign_bundle::wire::frame::{self, ABSENT, LENGTH_BYTES};
+use ensign_bundle::wire::{self, FromDevice, Request, ToDevice, Welcome};
+use ensign_crypto::{PublicKey, SecretKey};
+use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{aws_lc_rs, verify_tls13_signature_with_raw_key};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::server::AlwaysResolvesServerRawPublicKeys;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
+use tokio::sync::mpsc;
+
+use super::session::Target;
+
+/// What it gives, and when it breaks off.
+#[derive(Debug, Default)]
+pub(super) struct Script {
+    pub(super) blobs: HashMap<Digest, Vec<u8>>,
+    /// Bytes of records that one connection may carry before it is closed; 0 = no bound.
+    pub(super) cut_after: AtomicU64,
+    /// Bytes of whole records that were written, over all connections.
+    pub(super) sent: AtomicU64,
+    pub(super) connections: AtomicUsize,
+    /// Sent after `welcome`, and whenever a connection is made.
+    pub(super) greeting: Mutex<Vec<ToDevice>>,
+    pub(super) acknowledge: bool,
+}
+
+/// A running controller.
+#[derive(Debug)]
+pub(super) struct Fake {
+    pub(super) key: SecretKey,
+    pub(super) address: SocketAddr,
+    pub(super) script: Arc<Script>,
+    pub(super) heard: mpsc::UnboundedReceiver<FromDevice>,
+    endpoint: Endpoint,
+}
+
+impl Fake {
+    pub(super) fn start(seed: u8, script: Script) -> Self {
+        let key = SecretKey::from_seed([seed; 32]);
+        let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls(&key)).unwrap();
+        let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+        let script = Arc::new(script);
+        let (hear, heard) = mpsc::unbounded_channel();
+        tokio::spawn(accept(endpoint.clone(), Arc::clone(&script), hear));
+        Self {
+            key,
+            address: endpoint.local_addr().unwrap(),
+            script,
+            heard,
+            endpoint,
+        }
+    }
+
+    pub(super) fn target(&self) -> Target {
+        Target {
+            addresses: vec![self.address.to_string()],
+            pins: vec![self.key.public().id()],
+            keep_alive: std::time::Duration::from_secs(25),
+            idle_timeout: std::time::Duration::from_secs(60),
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.endpoint.close(1_u8.into(), b"stopped");
+    }
+}
+
+async fn accept(endpoint: Endpoint, script: Arc<Script>, hear: mpsc::UnboundedSender<FromDevice>) {
+    while let Some(incoming) = endpoint.accept().await {
+        let (script, hear) = (Arc::clone(&script), hear.clone());
+        tokio::spawn(async move {
+            if let Ok(connection) = incoming.await {
+                script.connections.fetch_add(1, Ordering::SeqCst);
+                let budget = Arc::new(AtomicU64::new(match script.cut_after.load(Ordering::SeqCst) {
+                    0 => u64::MAX,
+                    bytes => bytes,
+                }));
+                while let Ok((send, recv)) = connection.accept_bi().await {
+                    tokio::spawn(stream(
+                        connection.clone(),
+                        send,
+                        recv,
+                        Arc::clone(&script),
+                        Arc::clone(&budget),
+                        hear.clone(),
+                    ));
+                }
+            }
+        });
+    }
+}
+
+/// The first frame tells a control stream from a fetching one.
+async fn stream(
+    connection: Connection,
+    mut send: SendStream,
+    mut recv: RecvStream,
+    script: Arc<Script>,
+    budget: Arc<AtomicU64>,
+    hear: mpsc::UnboundedSender<FromDevice>,
+) {
+    let Some(first) = body(&mut recv).await else { return };
+    if let Ok(request) = frame::decode::<Request>(&first) {
+        answer(&connection, &mut send, &script, &budget, request).await;
+        return;
+    }
+    let mut next = frame::decode::<FromDevice>(&first).ok();
+    while let Some(message) = next {
+        let replies = match &message {
+            FromDevice::Hello(_) => {
+                let mut replies = vec![ToDevice::Welcome(welcome())];
+                replies.extend(script.greeting.lock().unwrap().clone());
+                replies
+            }
+            FromDevice::Report(report) if script.acknowledge => vec![ToDevice::Ack { seq: report.seq }],
+            FromDevice::Report(_) => Vec::new(),
+        };
+        let _ = hear.send(message);
+        for reply in replies {
+            let _ = send.write_all(&frame::encode(&reply).unwrap()).await;
+        }
+        next = match body(&mut recv).await {
+            Some(body) => frame::decode(&body).ok(),
+            None => None,
+        };
+    }
+}
+
+async fn answer(connection: &Connection, send: &mut SendStream, script: &Script, budget: &AtomicU64, request: Request) {
+    let (Request::Documents { digests } | Request::Blobs { digests, .. }) = request;
+    for digest in digests {
+        let record = match script.blobs.get(&digest) {
+            None => ABSENT.to_be_bytes().to_vec(),
+            Some(bytes) => [&u32::try_from(bytes.len()).unwrap().to_be_bytes(), &bytes[..]].concat(),
+        };
+        let room = budget
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                Some(left.saturating_sub(record.len() as u64))
+            })
+            .unwrap();
+        if room < record.len() as u64 {
+            let part = usize::try_from(room).unwrap();
+            let _ = send.write_all(&record[..part]).await;
+            // The part must arrive before the connection is torn down, or nothing would be cut inside a record.
+            let _ = send.finish();
+            let _ = send.stopped().await;
+            connection.close(7_u8.into(), b"cut");
+            return;
+        }
+        if send.write_all(&record).await.is_err() {
+            return;
+        }
+        script.sent.fetch_add(record.len() as u64, Ordering::SeqCst);
+    }
+    let _ = send.finish();
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        protocol: wire::PROTOCOL.1,
+        device: ensign_bundle::digest::DeviceId([1; 32]),
+        name: "dev1".to_owned(),
+        fleet: ensign_bundle::digest::FleetId([2; 32]),
+        time: serde_bytes::ByteBuf::new(),
+        interval_s: 60,
+        labels: ensign_bundle::ids::Labels::new(),
+    }
+}
+
+async fn body(recv: &mut RecvStream) -> Option<Vec<u8>> {
+    let mut word = [0; LENGTH_BYTES];
+    recv.read_exact(&mut word).await.ok()?;
+    let mut body = vec![0; frame::body_length(word).ok()?];
+    recv.read_exact(&mut body).await.ok()?;
+    Some(body)
+}
+
+pub(super) fn tls(key: &SecretKey) -> ServerConfig {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()));
+    let signing = provider.key_provider.load_private_key(der).unwrap();
+    let certified = CertifiedKey::new(vec![CertificateDer::from(key.public().to_spki())], signing);
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_client_cert_verifier(Arc::new(Anyone))
+        .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::new(certified))));
+    config.alpn_protocols = vec![wire::ALPN.to_vec(), wire::ALPN_ENROLL.to_vec()];
+    config
+}
+
+#[derive(Debug)]
+struct Anyone;
+
+impl ClientCertVerifier for Anyone {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        PublicKey::from_spki(end_entity).unwrap();
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("no".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature_with_raw_key(
+            message,
+            &SubjectPublicKeyInfoDer::from(cert.as_ref()),
+            dss,
+            &aws_lc_rs::default_provider().signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+
+    fn requires_raw_public_keys(&self) -> bool {
+        true
+    }
+}
