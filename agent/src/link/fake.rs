@@ -83,7 +83,8 @@ async fn accept(endpoint: Endpoint, script: Arc<Script>, hear: mpsc::UnboundedSe
         tokio::spawn(async move {
             if let Ok(connection) = incoming.await {
                 script.connections.fetch_add(1, Ordering::SeqCst);
-                let budget = Arc::new(AtomicU64::new(match script.cut_after.load(Ordering::SeqCst) {
+                // Streams are answered one after the other: what was sent before a cut has arrived.
+                let budget = Arc::new(tokio::sync::Mutex::new(match script.cut_after.load(Ordering::SeqCst) {
                     0 => u64::MAX,
                     bytes => bytes,
                 }));
@@ -108,12 +109,12 @@ async fn stream(
     mut send: SendStream,
     mut recv: RecvStream,
     script: Arc<Script>,
-    budget: Arc<AtomicU64>,
+    budget: Arc<tokio::sync::Mutex<u64>>,
     hear: mpsc::UnboundedSender<FromDevice>,
 ) {
     let Some(first) = body(&mut recv).await else { return };
     if let Ok(request) = frame::decode::<Request>(&first) {
-        answer(&connection, &mut send, &script, &budget, request).await;
+        answer(&connection, &mut send, &script, &mut *budget.lock().await, request).await;
         return;
     }
     let mut next = frame::decode::<FromDevice>(&first).ok();
@@ -138,18 +139,15 @@ async fn stream(
     }
 }
 
-async fn answer(connection: &Connection, send: &mut SendStream, script: &Script, budget: &AtomicU64, request: Request) {
+async fn answer(connection: &Connection, send: &mut SendStream, script: &Script, budget: &mut u64, request: Request) {
     let (Request::Documents { digests } | Request::Blobs { digests, .. }) = request;
     for digest in digests {
         let record = match script.blobs.get(&digest) {
             None => ABSENT.to_be_bytes().to_vec(),
             Some(bytes) => [&u32::try_from(bytes.len()).unwrap().to_be_bytes(), &bytes[..]].concat(),
         };
-        let room = budget
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
-                Some(left.saturating_sub(record.len() as u64))
-            })
-            .unwrap();
+        let room = *budget;
+        *budget = room.saturating_sub(record.len() as u64);
         if room < record.len() as u64 {
             let part = usize::try_from(room).unwrap();
             let _ = send.write_all(&record[..part]).await;
@@ -165,6 +163,7 @@ async fn answer(connection: &Connection, send: &mut SendStream, script: &Script,
         script.sent.fetch_add(record.len() as u64, Ordering::SeqCst);
     }
     let _ = send.finish();
+    let _ = send.stopped().await;
 }
 
 fn welcome() -> Welcome {

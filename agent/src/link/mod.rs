@@ -17,6 +17,8 @@ pub mod enroll;
 #[cfg(test)]
 mod fake;
 pub mod fetch;
+#[cfg(test)]
+mod flow;
 pub mod identity;
 pub mod run;
 pub mod session;
