@@ -30,12 +30,13 @@ mod tests {
     #[error("inner")]
     struct Inner;
 
+    #[derive(Debug, thiserror::Error)]
+    #[error("said: {0}")]
+    struct Says(#[source] Inner);
+
     #[test]
     fn names_each_cause_once() {
         assert_eq!(chain(&Outer(Inner)), "outer: inner");
-        #[derive(Debug, thiserror::Error)]
-        #[error("said: {0}")]
-        struct Says(#[source] Inner);
         assert_eq!(chain(&Says(Inner)), "said: inner");
     }
 }

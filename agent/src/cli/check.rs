@@ -214,7 +214,7 @@ fn room(paths: &Paths, reserve: u64) -> [Line; 2] {
             ];
         }
     };
-    let bytes = u64::from(vfs.blocks_available()).saturating_mul(vfs.fragment_size());
+    let bytes = vfs.blocks_available().saturating_mul(vfs.fragment_size());
     let text = format!("{} MiB free", bytes >> 20);
     let space = if bytes <= reserve {
         Line::fail("space", text, REMEDY)
@@ -223,7 +223,7 @@ fn room(paths: &Paths, reserve: u64) -> [Line; 2] {
     } else {
         Line::ok("space", text)
     };
-    let (free, all) = (u64::from(vfs.files_available()), u64::from(vfs.files()));
+    let (free, all) = (vfs.files_available(), vfs.files());
     let inodes = if all == 0 {
         Line::ok("inodes", "made as needed")
     } else if free < ROOMY_INODES {

@@ -268,9 +268,7 @@ mod tests {
             );
         }
         let apply = ["ensign-agent", "apply", "--root", "/x", "file", "--quiet"];
-        assert!(
-            matches!(Cli::try_parse_from(apply).unwrap().verb, Verb::Apply { file } if file == PathBuf::from("file"))
-        );
+        assert!(matches!(Cli::try_parse_from(apply).unwrap().verb, Verb::Apply { file } if file == "file"));
     }
 
     #[test]

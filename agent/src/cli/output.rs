@@ -1,5 +1,6 @@
 //! One document on standard output, everything else on standard error.
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
@@ -97,9 +98,12 @@ fn lines(value: &Value) -> String {
     let mut rows = Vec::new();
     flatten("", value, &mut rows);
     let width = rows.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
-    rows.iter()
-        .map(|(key, text)| format!("{key:width$}  {}\n", printable(text, TEXT_CHARS)))
-        .collect()
+    let mut text = String::new();
+    for (key, value) in &rows {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{key:width$}  {}", printable(value, TEXT_CHARS));
+    }
+    text
 }
 
 fn flatten(key: &str, value: &Value, rows: &mut Vec<(String, String)>) {

@@ -70,7 +70,7 @@ impl From<Refusal> for Reason {
 pub(super) fn document(paths: &Paths) -> Result<Document, Failure> {
     match link::query(paths) {
         Some(status) => Ok(running(paths, status)),
-        None => stopped(paths),
+        None => Ok(stopped(paths)),
     }
 }
 
@@ -94,18 +94,18 @@ fn running(paths: &Paths, link: LinkStatus) -> Document {
     }
 }
 
-fn stopped(paths: &Paths) -> Result<Document, Failure> {
+fn stopped(paths: &Paths) -> Document {
     let device = Device::load(paths).ok().flatten();
     let address = device.as_ref().and_then(|d| d.addresses.first().cloned());
     let (id, name) = device.map_or((None, None), |d| (Some(d.id.to_string()), Some(d.name)));
     let (status, held) = (None, Held::default());
-    Ok(Document {
+    Document {
         controller: Controller {
             connected: false,
             address,
         },
         ..of(paths, id, name, status, held, None, None)
-    })
+    }
 }
 
 fn of(

@@ -246,6 +246,8 @@ fn facts(config: &Config) -> BTreeMap<String, String> {
     if !config.applier.hardware.is_empty() {
         facts.insert("hardware".to_owned(), config.applier.hardware.clone());
     }
-    facts.values_mut().for_each(|v| *v = printable(v, FACT_CHARS));
+    for value in facts.values_mut() {
+        *value = printable(value, FACT_CHARS);
+    }
     facts
 }

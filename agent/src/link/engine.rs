@@ -348,13 +348,11 @@ impl Engine {
         let documents = documents(wanted);
         let mut bytes = Vec::new();
         for document in &documents {
-            match self.cache.bytes(&reference(document)) {
-                Some(found) => bytes.push(found),
-                None => {
-                    self.have.remove(&document.digest);
-                    return None;
-                }
-            }
+            let Some(found) = self.cache.bytes(&reference(document)) else {
+                self.have.remove(&document.digest);
+                return None;
+            };
+            bytes.push(found);
         }
         let offer = Offer {
             documents: documents

@@ -121,7 +121,11 @@ mod tests {
 
     /// Files of odd lengths, an empty one among them.
     fn files() -> (Vec<FileRef>, HashMap<Digest, Vec<u8>>) {
-        let contents = [1usize, 0, 70_001, 5000, 33].map(|n| (0..n).map(|i| (i * 31 + n) as u8).collect::<Vec<_>>());
+        let contents = [1usize, 0, 70_001, 5000, 33].map(|n| {
+            (0..n)
+                .map(|i| ((i * 31 + n) % 256).try_into().unwrap())
+                .collect::<Vec<u8>>()
+        });
         let reference = |bytes: &Vec<u8>| FileRef {
             digest: Digest::of(bytes),
             length: bytes.len() as u64,
@@ -144,7 +148,7 @@ mod tests {
         };
         let (mut outcomes, mut received) = (Vec::new(), 0);
         let done = fetch(&connected.connection, &request, &lacking, cache, &mut received, |o| {
-            outcomes.push(o)
+            outcomes.push(o);
         })
         .await;
         connected.close().await;

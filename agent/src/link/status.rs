@@ -130,13 +130,12 @@ fn role<T: Document>(bytes: &[u8], read: impl Fn(&T) -> (u64, u64)) -> Option<(u
 /// Listens for `status`.
 pub fn listen(run: &Path) -> Result<AsyncListener, SocketError> {
     use std::os::unix::fs::PermissionsExt as _;
-    let listener = match Listener::inherited(INHERITED)? {
-        Some(listener) => listener,
-        None => {
-            let listener = Listener::bind(run, sockets::AGENT)?;
-            std::fs::set_permissions(run.join(sockets::AGENT), std::fs::Permissions::from_mode(MODE))?;
-            listener
-        }
+    let listener = if let Some(listener) = Listener::inherited(INHERITED)? {
+        listener
+    } else {
+        let listener = Listener::bind(run, sockets::AGENT)?;
+        std::fs::set_permissions(run.join(sockets::AGENT), std::fs::Permissions::from_mode(MODE))?;
+        listener
     };
     AsyncListener::new(listener)
 }
