@@ -389,7 +389,8 @@ mod tests {
                 prop_assert!(crate::trust::roles::strictly_increasing(wave.members.iter().map(|m| m.device)));
                 for (device, member) in wave.proofs() {
                     prop_assert!(seen.insert(device));
-                    prop_assert_eq!(wave.proof(&device).as_ref(), Some(&member));
+                    let proof = wave.proof(&device);
+                    prop_assert_eq!(proof.as_ref(), Some(&member));
                     let leaf = merkle::leaf(wave.number, &device, &member.receipt_key);
                     prop_assert!(merkle::verify(&wave.root, leaf, member.index, wave.count(), &member.path).is_ok());
                 }
