@@ -183,11 +183,10 @@ impl Planner<'_> {
             _ => {}
         }
         // A finished rollout that nobody will be offered any more has nothing left to stop.
-        if matches!(rollout.stage, Stage::Running) || rollout.remaining() > 0 {
-            if let Some(reason) = rules::breach(rollout) {
-                self.act(Action::Halt { rollout: id, reason });
-                return Ok(());
-            }
+        let stoppable = matches!(rollout.stage, Stage::Running) || rollout.remaining() > 0;
+        if stoppable && let Some(reason) = rules::breach(rollout) {
+            self.act(Action::Halt { rollout: id, reason });
+            return Ok(());
         }
         if let Some(frozen) = self.fleet.frozen(None) {
             return Err(frozen);
@@ -371,7 +370,8 @@ pub(crate) fn current(rollout: &Rollout) -> Option<(u32, &Wave)> {
         .find(|(_, wave)| wave.opened_at.is_some() && wave.done_at.is_none())
 }
 
-/// The rollout that took every device this one would still update.
+/// The rollout that took every device this one would still update, asked before that one begins: a rollout that lost only some of
+/// its devices ends by its own rules.
 fn superseded_by(fleet: &Fleet, rollout: &Rollout) -> Option<PlanId> {
     if rollout.index.taken == 0 || rollout.index.open > 0 {
         return None;
@@ -381,7 +381,8 @@ fn superseded_by(fleet: &Fleet, rollout: &Rollout) -> Option<PlanId> {
         .values()
         .filter(|r| r.spec.product == rollout.spec.product && r.order > rollout.order)
         .max_by_key(|r| r.order)
-        .map(|newer| newer.id)
+        .filter(|newest| newest.waves.iter().all(|wave| wave.opened_at.is_none()))
+        .map(|newest| newest.id)
 }
 
 fn reverts_by_itself(rollout: &Rollout) -> bool {

@@ -135,9 +135,8 @@ impl Asked<'_> {
     }
 
     fn failed_or_held(&self) -> Refusal {
-        match &self.m.outcome {
-            Some(Outcome::Failed { reason, .. } | Outcome::Spared { reason, .. }) => return reason.clone(),
-            _ => {}
+        if let Some(Outcome::Failed { reason, .. } | Outcome::Spared { reason, .. }) = &self.m.outcome {
+            return reason.clone();
         }
         if self.d.state != DeviceState::Approved
             && let Some(reason) = standing_of_device(self.d)
