@@ -94,9 +94,6 @@ impl Judge<'_> {
         if counter < floor {
             return refuse!(BelowFloor, "counter {counter} of {product} is below the floor {floor}");
         }
-        let Some(installed) = self.installed() else {
-            return Ok(Direction::Upgrade);
-        };
         if there {
             return Ok(Direction::Upgrade);
         }
@@ -104,6 +101,9 @@ impl Judge<'_> {
             self.check_revert(reverts)?;
             return Ok(Direction::Revert);
         }
+        let Some(installed) = self.installed() else {
+            return Ok(Direction::Upgrade);
+        };
         if counter > installed.counter {
             return Ok(Direction::Upgrade);
         }

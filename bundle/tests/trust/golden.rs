@@ -1,0 +1,205 @@
+//! Golden bytes of every signed kind: what earlier versions signed is read for ever, and signed again it is the same bytes.
+//!
+//! `UPDATE_GOLDEN=1` writes files that are not there yet; those that are there are never changed.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+
+use ensign_bundle::codec;
+use ensign_bundle::digest::{Digest, Nonce};
+use ensign_bundle::plan::evidence::{Binding, Gate, GateReceipt, Lease, Receipt, ReceiptState, TimeAttestation};
+use ensign_bundle::plan::statements::{Cancel, Grant, HealthBounds, Hold, Plan, Promote, Reverts};
+use ensign_bundle::plan::token::Token;
+use ensign_bundle::reason::Code;
+use ensign_bundle::statement::{self, Document};
+use ensign_bundle::trust::roles::{FORMAT, FileRef, ProductFloor, Release, Root, Snapshot, Targets, Timestamp};
+use serde_bytes::ByteBuf;
+
+use crate::fleet::*;
+
+/// The file `NAME-v1.EXT`, which must have these bytes.
+fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata")).join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() && !path.exists() {
+        File::create(&path).unwrap().write_all(bytes).unwrap();
+    }
+    let found = fs::read(&path).unwrap();
+    assert!(found == bytes, "{name} is not what this version signs");
+    found
+}
+
+fn envelope<T: Document + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+    let found = golden(&format!("{}-v1.cose", T::KIND), bytes);
+    let opened = statement::open_unverified::<T>(&found).unwrap();
+    assert_eq!(
+        codec::encode(&opened.body).unwrap(),
+        opened.envelope.payload(),
+        "{}",
+        T::KIND
+    );
+    assert_eq!(opened.envelope.encode(), found, "{}", T::KIND);
+}
+
+#[test]
+fn roles() {
+    let mut fleet = Fleet::new();
+    fleet.next_root(
+        |root| {
+            root.policy.first_wave_max = Some(10);
+            root.policy.offline = vec![ident("all")];
+            root.policy.timestamp_life_s = Some(7 * DAY);
+            root.protected = labels(&[("env", "x")]).into_keys().collect();
+            root.time_reset = Some(START);
+            root.floors.reset_epoch = 1;
+            let floor = ProductFloor {
+                plan_seq: 1,
+                counter: 2,
+                security: 3,
+            };
+            root.floors.products.insert(ident("app"), floor);
+        },
+        &[2],
+    );
+    let app = fleet.release("app", "1.2.3", |release| {
+        release.compatible.arch = vec!["x86_64".into()];
+        release.compatible.hardware = vec!["pos-3".into()];
+        release.compatible.min_agent = Some(version("1.0.0"));
+        release.compatible.min_from = Some(1);
+        release.yanked = Some("eats files".into());
+        release.patch_index = Some(FileRef {
+            digest: Digest([7; 32]),
+            length: 9,
+        });
+    });
+    fleet.publish();
+    envelope::<Root>(&fleet.roots[1]);
+    envelope::<Targets>(&fleet.targets_bytes);
+    envelope::<Release>(&fleet.release_bytes[&app]);
+    envelope::<Snapshot>(&fleet.snapshot_bytes);
+    envelope::<Timestamp>(&fleet.timestamp_bytes);
+}
+
+#[test]
+fn statements() {
+    let mut fleet = Fleet::new();
+    let release = fleet.release("app", "1.2.3", |_| {});
+    let devices: Vec<_> = (0..3).map(Device::new).collect();
+    let (mut plan, waves) = fleet.plan(&release, &devices, "1,100%");
+    plan.windows = vec!["Mon-Fri 01:00-05:00 local".into()];
+    plan.health = Some(HealthBounds {
+        window_s: 60,
+        deadline_s: 300,
+    });
+    plan.reverts = Some(Reverts {
+        plan: Digest([1; 32]),
+        from: Digest([2; 32]),
+        to: plan.release.manifest,
+        revert_for_s: DAY,
+        failures: 2,
+    });
+    plan.downgrade = Some("printer".into());
+    plan.offline = Some(Digest([3; 32]));
+    plan.pace.max_parallel = Some(500);
+    plan.pace.stop.dark_after_s = Some(1800);
+    let bytes = sign(&plan, &[5]);
+    let digest = statement::open_unverified::<Plan>(&bytes).unwrap().digest();
+    envelope::<Plan>(&bytes);
+    let id = devices[0].id();
+    let cancel = Cancel {
+        format: FORMAT,
+        issued: START,
+        plan: digest,
+        product: ident("app"),
+        reason: "wrong".into(),
+    };
+    envelope::<Cancel>(&sign(&cancel, &[5]));
+    let hold = Hold {
+        format: FORMAT,
+        issued: START,
+        device: id,
+        seq: 1,
+        held: true,
+        reason: "under repair".into(),
+    };
+    envelope::<Hold>(&sign(&hold, &[5]));
+    let promote = Promote {
+        format: FORMAT,
+        issued: START,
+        plan: digest,
+        wave: 2,
+    };
+    let promote = sign(&promote, &[5]);
+    envelope::<Promote>(&promote);
+    let grant = sign(&token_grant(60, &[("site", "lyon")]), &[5]);
+    envelope::<Grant>(&grant);
+    envelope::<Binding>(&devices[0].binding(60, Digest([4; 32])));
+    let state = ReceiptState::RolledBack { code: Code::Unhealthy };
+    let receipt = devices[0].receipt(digest, plan.release.manifest, state, 600, 1);
+    envelope::<Receipt>(&receipt);
+    let lease = Lease {
+        format: FORMAT,
+        issued: START,
+        plan: digest,
+        device: id,
+        nonce: Nonce([5; 32]),
+        ttl_s: 900,
+    };
+    envelope::<Lease>(&sign(&lease, &[7]));
+    let time = TimeAttestation {
+        format: FORMAT,
+        fleet: FLEET,
+        device: id,
+        nonce: Nonce([5; 32]),
+        time: START,
+    };
+    envelope::<TimeAttestation>(&sign(&time, &[7]));
+    let gate = Gate {
+        format: FORMAT,
+        plan: digest,
+        wave: 2,
+        receipts: vec![GateReceipt {
+            receipt: ByteBuf::from(receipt),
+            device: id,
+            member: waves.iter().find_map(|wave| wave.proof(&id)).unwrap(),
+        }],
+        promote: Some(ByteBuf::from(promote)),
+    };
+    let found = golden("gate-v1.cbor", &gate.encode().unwrap());
+    assert_eq!(Gate::decode(&found), Ok(gate));
+}
+
+#[test]
+fn tokens() {
+    let fleet = Fleet::new();
+    let token = Token {
+        addresses: vec!["127.0.0.1:7443".into()],
+        fleet: FLEET,
+        root: Digest::of(&fleet.roots[0]),
+        controller: public(8).id(),
+        key: key(60),
+    };
+    let text = token.to_text().unwrap();
+    let found = String::from_utf8(golden("token-v1.txt", text.as_bytes())).unwrap();
+    assert_eq!(found.parse::<Token>().unwrap().public(), public(60));
+}
+
+#[test]
+fn a_stored_trust_state() {
+    let mut fleet = Fleet::new();
+    let app = fleet.release("app", "1.2.3", |_| {});
+    fleet.publish();
+    let mut trusted = fleet.fresh();
+    let mut docs = |want: ensign_bundle::trust::Want<'_>| fleet.find(&want);
+    let online = ensign_bundle::trust::Source::Online;
+    trusted.find_release(&app, &mut docs, fleet.now, online).unwrap();
+    let id = Device::new(0).id();
+    trusted
+        .take_grant(&sign(&device_grant(id, 1, &[("site", "lyon")]), &[5]), &id, "dev1")
+        .unwrap();
+    let (plan, _) = fleet.plan(&app, &[Device::new(0)], "100%");
+    trusted.started(&plan, Digest([1; 32])).unwrap();
+    let found = golden("trust-state-v1.cbor", &trusted.encode().unwrap());
+    let loaded = ensign_bundle::trust::Trusted::decode(&found).unwrap();
+    assert_eq!(loaded.state(), trusted.state());
+}

@@ -1,0 +1,16 @@
+//! Trust, from the outside: a fleet on paper, its devices, and whoever stands between them.
+
+#[cfg(test)]
+mod acceptance;
+#[cfg(test)]
+mod bounds;
+#[cfg(test)]
+mod fleet;
+#[cfg(test)]
+mod gates;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod machine;
+#[cfg(test)]
+mod people;
