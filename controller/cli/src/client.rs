@@ -303,6 +303,8 @@ impl ServerCertVerifier for PinnedKey {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     #[test]
@@ -317,6 +319,72 @@ mod tests {
         for bad in ["localhost", ":7443", "a:b", "a:70000"] {
             assert_eq!(host(bad).unwrap_err().exit(), 2, "{bad}");
         }
+    }
+
+    /// A controller that answers every request with this status and body, and counts its connections.
+    async fn controller(status: u16, body: &'static str) -> (String, Digest, Arc<AtomicUsize>) {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let pin = spki_digest(certificate.der()).unwrap();
+        let private = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], private)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = connections.clone();
+        tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let Ok(tls) = acceptor.accept(tcp).await else { continue };
+                counted.fetch_add(1, Ordering::Relaxed);
+                let service = hyper::service::service_fn(move |_| async move {
+                    let response = hyper::Response::builder().status(status);
+                    response.body(Full::new(Bytes::from_static(body.as_bytes())))
+                });
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service));
+            }
+        });
+        (address, pin, connections)
+    }
+
+    #[tokio::test]
+    async fn one_connection_serves_many_requests() {
+        let (address, pin, connections) = controller(200, "[1, 2]").await;
+        let client = Client::new(&address, vec![pin], "t").unwrap();
+        for _ in 0..3 {
+            assert_eq!(client.get::<Vec<u8>>("/v1/x").await.unwrap(), [1, 2]);
+        }
+        assert_eq!(connections.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn another_key_than_the_pinned_one_is_exit_30() {
+        let (address, _, connections) = controller(200, "[]").await;
+        let client = Client::new(&address, vec![Digest::of(b"another")], "secret").unwrap();
+        let failure = client.get::<Vec<u8>>("/v1/x").await.unwrap_err();
+        assert_eq!((failure.code, failure.exit()), (Code::WrongControllerKey, 30));
+        assert_eq!(connections.load(Ordering::Relaxed), 0, "the token was not sent");
+    }
+
+    #[tokio::test]
+    async fn refusals_keep_their_code_and_lose_their_control_characters() {
+        let body = r#"{"error":{"code":"token-expired","exit":31,"message":"old\u001b[2J","hint":"make one"}}"#;
+        let (address, pin, _) = controller(403, body).await;
+        let client = Client::new(&address, vec![pin], "t").unwrap();
+        let failure = client.get::<Vec<u8>>("/v1/x").await.unwrap_err();
+        assert_eq!((failure.exit(), failure.hint_text()), (31, "make one"));
+        assert!(!failure.text.contains('\u{1b}'), "{failure:?}");
+        let (address, pin, _) = controller(404, "what?").await;
+        let client = Client::new(&address, vec![pin], "t").unwrap();
+        assert_eq!(client.get::<Vec<u8>>("/v1/x").await.unwrap_err().exit(), 32);
     }
 
     #[tokio::test]

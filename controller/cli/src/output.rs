@@ -76,20 +76,20 @@ impl Shell {
     /// A line for the operator that is not part of the document.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            self.say(text);
+            say(text);
         }
     }
 
     /// A detail that only `-v` asks for.
     pub fn detail(&self, text: &str) {
         if self.verbose {
-            self.say(text);
+            say(text);
         }
     }
 
     /// Something the operator should not miss, `--quiet` or not.
-    pub fn warn(&self, text: &str) {
-        self.say(&format!("{} {text}", Paint::of(&io::stderr()).yellow("warning:")));
+    pub fn warn(text: &str) {
+        say(&format!("{} {text}", Paint::of(&io::stderr()).yellow("warning:")));
     }
 
     /// Several lines that belong together, as they are.
@@ -100,17 +100,13 @@ impl Shell {
         }
     }
 
-    pub fn paint_of_diagnostics(&self) -> Paint {
-        Paint::of(&io::stderr())
-    }
-
     /// Progress bars and live views: only for someone who watches.
     pub fn is_watched(&self) -> bool {
         !self.quiet && io::stderr().is_terminal()
     }
 
     /// Whether somebody can be asked.
-    pub fn can_ask(&self) -> bool {
+    pub fn can_ask() -> bool {
         io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
@@ -119,7 +115,7 @@ impl Shell {
         if self.yes || self.dry_run {
             return Ok(());
         }
-        if !self.can_ask() {
+        if !Self::can_ask() {
             return Err(Failure::usage(format!("{question} Nobody to ask: there is no terminal")).hint("add --yes"));
         }
         let mut err = io::stderr().lock();
@@ -144,11 +140,11 @@ impl Shell {
         // Standard error is gone: nobody is left to tell.
         let _ = io::stderr().lock().write_all(text.as_bytes());
     }
+}
 
-    fn say(&self, text: &str) {
-        // Standard error is gone: nobody is left to tell.
-        let _ = writeln!(io::stderr().lock(), "{text}");
-    }
+/// A line on standard error. Where that is gone, nobody is left to tell.
+fn say(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// The failure for people: what, with its code, and the hint on a line of its own.
@@ -163,6 +159,11 @@ pub fn failure_text(failure: &Failure, paint: Paint) -> String {
 }
 
 impl Paint {
+    /// For standard error.
+    pub fn of_diagnostics() -> Self {
+        Self::of(&io::stderr())
+    }
+
     fn of(stream: &impl io::IsTerminal) -> Self {
         Self(stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()))
     }

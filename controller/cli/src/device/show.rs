@@ -69,13 +69,15 @@ impl Document for [Device] {
         let headers = ["NAME", "ID", "STATE", "STATUS", "RUNS", "SEEN", "LABELS", "REASON"];
         let mut grid = Grid::new(&headers, paint);
         for d in self {
-            let (state, state_mood) = match d.held {
-                true => ("held", Mood::Busy),
-                false => (d.state.name(), state_mood(d.state)),
+            let (state, state_mood) = if d.held {
+                ("held", Mood::Busy)
+            } else {
+                (d.state.name(), state_mood(d.state))
             };
-            let (status, status_mood) = match d.dark {
-                true => ("dark", Mood::Bad),
-                false => (d.status.name(), status_mood(d.status)),
+            let (status, status_mood) = if d.dark {
+                ("dark", Mood::Bad)
+            } else {
+                (d.status.name(), status_mood(d.status))
             };
             grid.row([
                 (&*d.name, Mood::Plain),
@@ -95,9 +97,9 @@ impl Document for [Device] {
 impl Document for DeviceDetail {
     fn table(&self, paint: Paint) -> String {
         let d = &self.device;
-        let also = |word: &str, more: bool, extra: &str| match more {
-            true => format!("{word}, {extra}"),
-            false => word.to_owned(),
+        let also = |word: &str, more: bool, extra: &str| {
+            let extra = if more { format!(", {extra}") } else { String::new() };
+            format!("{word}{extra}")
         };
         let mut facts = Facts::new();
         facts

@@ -142,7 +142,7 @@ pub fn run(shell: &Shell, home: &Home, words: &Init) -> Result<()> {
         lab: true,
     })?;
     let recovery = key_file(&keys_dir, KeyRole::Recovery);
-    shell.warn(&format!(
+    Shell::warn(&format!(
         "move {} to a place of its own (a stick in a safe): it replaces a lost root key",
         recovery.display()
     ));

@@ -1,5 +1,7 @@
 //! `fleet show` and `fleet status`: who the fleet is, and how it is.
 
+use std::fmt::Write as _;
+
 use ensign_api::{DeviceState, Fleet, RoleState, Time};
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::reason::Code;
@@ -10,7 +12,7 @@ use serde::Serialize;
 use crate::app::App;
 use crate::clock;
 use crate::failure::{Failure, Result};
-use crate::output::{Document, Facts, Paint};
+use crate::output::{Document, Facts, Paint, Shell};
 use crate::units;
 
 /// Offline roles that expire sooner than this need a signer, seconds: 30 days.
@@ -65,7 +67,7 @@ pub async fn show(app: &App) -> Result<()> {
     let mut session = app.session()?;
     match session.trust.refresh(&session.client).await {
         Err(e) if e.code != Code::ControllerUnreachable => return Err(e),
-        Err(e) => app.shell.warn(&format!("{e}; this is what was last seen")),
+        Err(e) => Shell::warn(&format!("{e}; this is what was last seen")),
         Ok(()) => {}
     }
     let root = session.trust.root();
@@ -252,7 +254,8 @@ impl Document for Status {
                 Level::Critical => paint.red("critical:"),
             };
             let text = ensign_bundle::text::printable(&finding.text, 400);
-            out.push_str(&format!("\n{word} {text}\n  {} {}\n", paint.dim("hint:"), finding.hint));
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "\n{word} {text}\n  {} {}", paint.dim("hint:"), finding.hint);
         }
         out
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ensign_bundle::container::{self, Writer};
 use ensign_bundle::digest::Digest;
 use ensign_bundle::ids::{Ident, Version};
-use ensign_bundle::manifest::Draft;
+use ensign_bundle::manifest::{Draft, Entry};
 use serde::Serialize;
 
 use crate::args::Build;
@@ -71,10 +71,10 @@ fn build(shell: &Shell, words: &Words, out: &Path) -> Result<Built> {
         let progress = Progress::bytes(shell, "hashing", total);
         let entries = pack::hash(&component.dir, &found, &progress)?;
         progress.done();
-        let files = entries.len() as u64;
+        let files = entries.iter().filter(|e| matches!(e, Entry::File { .. })).count() as u64;
         let tree = pack::draft(&component.name, &component.units, entries)?;
         for (one, other) in tree.case_clashes() {
-            shell.warn(&format!(
+            Shell::warn(&format!(
                 "{}: {} and {} differ in case only: a device whose file system ignores case refuses them",
                 component.name,
                 one.path(),

@@ -24,7 +24,8 @@ struct Diff {
 struct Change {
     component: String,
     path: String,
-    change: What,
+    #[serde(rename = "change")]
+    what: What,
     /// Plain size after the change.
     bytes: u64,
 }
@@ -42,7 +43,7 @@ type Entries = BTreeMap<(String, String), Entry>;
 pub fn run(shell: &Shell, old: &Path, new: &Path) -> Result<()> {
     let read = |path: &Path| {
         let (_, bundle) = release::open(path)?;
-        bundle.single().cloned().map_err(|e| release::named(path, e))
+        bundle.single().cloned().map_err(|e| release::named(path, &e))
     };
     let (old, new) = (read(old)?, read(new)?);
     shell.print(
@@ -79,11 +80,11 @@ fn entries(contents: &Contents) -> Entries {
 
 fn changes(old: &Entries, new: &Entries) -> Vec<Change> {
     let mut out = Vec::new();
-    let mut push = |(component, path): &(String, String), change, bytes| {
+    let mut push = |(component, path): &(String, String), what, bytes| {
         out.push(Change {
             component: component.clone(),
             path: path.clone(),
-            change,
+            what,
             bytes,
         });
     };
@@ -105,12 +106,12 @@ impl Document for Diff {
     fn table(&self, paint: Paint) -> String {
         let mut grid = Grid::new(&["", "COMPONENT", "PATH", "SIZE"], paint).right(&[3]);
         for c in &self.changes {
-            let (sign, mood) = match c.change {
+            let (sign, mood) = match c.what {
                 What::Added => ("+", Mood::Good),
                 What::Changed => ("~", Mood::Busy),
                 What::Removed => ("-", Mood::Bad),
             };
-            let size = if c.change == What::Removed {
+            let size = if c.what == What::Removed {
                 String::new()
             } else {
                 units::show_bytes(c.bytes)

@@ -33,11 +33,11 @@ pub async fn run(app: &App, verb: ReleaseVerb) -> Result<()> {
 /// A bundle file and what it says.
 fn open(path: &Path) -> Result<(File, Bundle)> {
     let mut file = File::open(path).map_err(|e| Failure::io("read", path, &e))?;
-    let bundle = container::read(&mut file).map_err(|e| named(path, e))?;
+    let bundle = container::read(&mut file).map_err(|e| named(path, &e))?;
     Ok((file, bundle))
 }
 
 /// A refusal with the file it is about.
-fn named(path: &Path, refusal: ensign_bundle::reason::Refusal) -> Failure {
+fn named(path: &Path, refusal: &ensign_bundle::reason::Refusal) -> Failure {
     Failure::new(refusal.code, format!("{}: {}", path.display(), refusal.text))
 }

@@ -44,11 +44,11 @@ pub async fn run(app: &App, path: &Path) -> Result<()> {
     let mut session = app.session()?;
     session.trust.refresh(&session.client).await?;
     let (mut file, bundle) = release::open(path)?;
-    let contents = bundle.single().map_err(|e| release::named(path, e))?.clone();
+    let contents = bundle.single().map_err(|e| release::named(path, &e))?.clone();
     let product = session.trust.product(&contents.release.product)?;
     let signed = Unsigned::from(contents)
         .into_signed(&product.role.keys, product.role.threshold, &session.fleet())
-        .map_err(|e| release::named(path, e))?;
+        .map_err(|e| release::named(path, &e))?;
     let missing = missing(&session.client, pieces(&signed)).await?;
     let total = missing.iter().map(|p| p.length).sum();
     if app.shell.dry_run {

@@ -37,7 +37,7 @@ pub async fn show(app: &App, which: &str) -> Result<()> {
         let context = app.home.current()?;
         let trust = Trust::load(&context)?;
         let (_, bundle) = release::open(path)?;
-        let contents = bundle.single().map_err(|e| release::named(path, e))?;
+        let contents = bundle.single().map_err(|e| release::named(path, &e))?;
         return app.shell.print(&describe(contents, &trust).0);
     }
     let Some((product, version)) = which.split_once('@') else {
@@ -63,14 +63,14 @@ pub fn verify(app: &App, path: &Path) -> Result<()> {
     let progress = Progress::bytes(&app.shell, "checking", bundle.len());
     let content = bundle.check_content(&mut file, &mut |done| progress.set(done));
     progress.done();
-    let contents = bundle.single().map_err(|e| release::named(path, e))?;
+    let contents = bundle.single().map_err(|e| release::named(path, &e))?;
     let (mut document, refused) = describe(contents, &trust);
     let refused = content.err().or(refused);
     if let Some(refusal) = &refused {
         refusal.code.name().clone_into(&mut document.verdict);
     }
     app.shell.print(&document)?;
-    refused.map_or(Ok(()), |e| Err(release::named(path, e)))
+    refused.map_or(Ok(()), |e| Err(release::named(path, &e)))
 }
 
 /// What a bundle says, and why it would be refused: signatures and threshold, delegation, expiry.
@@ -102,7 +102,7 @@ fn describe(contents: &Contents, trust: &Trust) -> (Release, Option<Refusal>) {
     let components = contents.manifest.components.iter().map(|c| Component {
         name: c.name.clone(),
         kind: c.kind.name().to_owned(),
-        files: c.entries().count() as u64,
+        files: c.entries().filter(|e| matches!(e, Entry::File { .. })).count() as u64,
         bytes: c.entries().map(|e: Entry| e.size()).sum(),
         units: c.units.clone(),
     });
@@ -170,7 +170,7 @@ impl Document for Release {
             facts.add("signature", format!("{} {valid}, role {}", s.key, s.role));
         }
         facts.add("verdict", &self.verdict);
-        let mut grid = Grid::new(&["COMPONENT", "KIND", "ENTRIES", "SIZE", "UNITS"], paint).right(&[2, 3]);
+        let mut grid = Grid::new(&["COMPONENT", "KIND", "FILES", "SIZE", "UNITS"], paint).right(&[2, 3]);
         for c in &self.components {
             grid.row([
                 (c.name.as_str(), Mood::Plain),

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::durable::{PUBLIC, Pending};
 use crate::failure::{Failure, Result};
 use crate::home::{self, KeyRole};
-use crate::output::{Document, Facts, Paint};
+use crate::output::{Document, Facts, Paint, Shell};
 use crate::progress::Progress;
 use crate::release;
 
@@ -41,8 +41,7 @@ pub async fn run(app: &App, path: &Path, key_file: Option<&Path>) -> Result<()> 
         Ok(()) => {}
         // Release keys may live where no controller can be reached; what is held is still verified and never goes back.
         Err(e) if e.code == Code::ControllerUnreachable => {
-            app.shell
-                .warn(&format!("{e}; signing by the metadata that was last seen"));
+            Shell::warn(&format!("{e}; signing by the metadata that was last seen"));
         }
         Err(e) => return Err(e),
     }
@@ -51,7 +50,7 @@ pub async fn run(app: &App, path: &Path, key_file: Option<&Path>) -> Result<()> 
         None => session.context.key(KeyRole::Release)?,
     };
     let (mut file, bundle) = release::open(path)?;
-    let contents = bundle.single().map_err(|e| release::named(path, e))?;
+    let contents = bundle.single().map_err(|e| release::named(path, &e))?;
     let product = contents.release.product.clone();
     let keys = role_keys(&session, &product, &key)?;
     let signed_by_me = signers(contents, &keys.0, &session).contains(&key.public());
@@ -72,7 +71,7 @@ pub async fn run(app: &App, path: &Path, key_file: Option<&Path>) -> Result<()> 
         if !app.shell.dry_run {
             let document = unsigned.contents().document.clone();
             let mut pending = Pending::create(path, PUBLIC).map_err(|e| Failure::io("write", path, &e))?;
-            container::resign(&mut file, &mut pending.file, &document).map_err(|e| release::named(path, e))?;
+            container::resign(&mut file, &mut pending.file, &document).map_err(|e| release::named(path, &e))?;
             pending.commit().map_err(|e| Failure::io("write", path, &e))?;
         }
     }
@@ -114,7 +113,7 @@ fn check_content(app: &App, path: &Path, file: &mut std::fs::File, bundle: &cont
     let progress = Progress::bytes(&app.shell, "checking", bundle.len());
     let checked = bundle.check_content(file, &mut |done| progress.set(done));
     progress.done();
-    checked.map_err(|e| release::named(path, e))
+    checked.map_err(|e| release::named(path, &e))
 }
 
 fn announce(app: &App, contents: &container::Contents) {

@@ -1,6 +1,7 @@
 //! What a rollout would do, shown before anything is signed.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use ensign_api::{Device, Time};
 use ensign_bundle::digest::DeviceId;
@@ -218,24 +219,17 @@ impl Document for Preview {
             facts.add("at once", format!("at most {most} devices"));
         }
         let mut out = format!("{}\n{}", facts.text(paint), grid.text());
+        // Writing to a string cannot fail.
         for w in self.waves.iter().filter(|w| !w.names.is_empty()) {
             let names: Vec<String> = w.names.iter().map(|n| printable(n, 63)).collect();
-            out.push_str(&format!("wave {}: {}\n", w.index, names.join(" ")));
+            let _ = writeln!(out, "wave {}: {}", w.index, names.join(" "));
         }
+        let note = paint.yellow("note:");
         for r in self.refused.iter().take(SHOWN) {
-            out.push_str(&format!(
-                "{} {}: {}\n",
-                paint.yellow("note:"),
-                printable(&r.device, 63),
-                printable(&r.why, 200)
-            ));
+            let _ = writeln!(out, "{note} {}: {}", printable(&r.device, 63), printable(&r.why, 200));
         }
         if self.refused.len() > SHOWN {
-            out.push_str(&format!(
-                "{} {} more like these\n",
-                paint.yellow("note:"),
-                self.refused.len() - SHOWN
-            ));
+            let _ = writeln!(out, "{note} {} more like these", self.refused.len() - SHOWN);
         }
         out
     }

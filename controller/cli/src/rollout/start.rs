@@ -10,7 +10,7 @@ use crate::app::{App, Session};
 use crate::args::Start;
 use crate::evidence::Inventory;
 use crate::failure::{Failure, Result};
-use crate::output::Document as _;
+use crate::output::{Document as _, Paint, Shell};
 use crate::rollout::draft::{self, Draft, Moment};
 use crate::rollout::preview::Preview;
 use crate::rollout::wait;
@@ -36,12 +36,12 @@ pub async fn start(app: &App, flags: &Start) -> Result<()> {
     let inventory = Inventory::fetch(&session).await?;
     let draft = prepare(app, &mut session, &words, &inventory).await?;
     let preview = preview(&session, &draft, &inventory, flags.print_devices).await?;
-    app.shell.block(&preview.table(app.shell.paint_of_diagnostics()));
+    app.shell.block(&preview.table(Paint::of_diagnostics()));
     if app.shell.dry_run {
         app.shell.note("nothing was signed");
         return Ok(());
     }
-    if preview.devices() > ASK_ABOVE && app.shell.can_ask() {
+    if preview.devices() > ASK_ABOVE && Shell::can_ask() {
         app.shell.confirm(&format!("Start on {} devices?", preview.devices()))?;
     }
     let envelope = session.sign_deploy(&draft.plan)?;

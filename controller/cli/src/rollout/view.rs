@@ -1,5 +1,7 @@
 //! How rollouts look.
 
+use std::fmt::Write as _;
+
 use ensign_api::{Rollout, RolloutState, WaveState, WaveStatus};
 
 use crate::output::{Document, Facts, Grid, Mood, Paint, bar};
@@ -107,7 +109,8 @@ impl Document for Rollout {
         }
         out.push_str(&grid.text());
         if let Some(next) = next_step(self.state) {
-            out.push_str(&format!("\nNext: {}\n", paint.bold(next)));
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "\nNext: {}", paint.bold(next));
         }
         out
     }

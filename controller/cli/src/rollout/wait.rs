@@ -10,7 +10,7 @@ use crate::app::Session;
 use crate::args::WaitFor;
 use crate::clock;
 use crate::failure::{Failure, Result};
-use crate::output::{Document as _, Shell};
+use crate::output::{Document as _, Paint, Shell};
 
 /// Longest time that one question waits at the controller, seconds.
 const POLL_S: u64 = 20;
@@ -166,7 +166,7 @@ impl<'a> View<'a> {
     fn show(&mut self, rollout: &Rollout) {
         if self.shell.is_watched() {
             self.close();
-            let text = rollout.table(self.shell.paint_of_diagnostics());
+            let text = rollout.table(Paint::of_diagnostics());
             self.drawn = text.lines().count();
             self.shell.block(&text);
             return;
