@@ -152,7 +152,7 @@ fn perform(cli: &Cli) -> Result<ExitCode, Failure> {
                 failure
             }
         })?,
-        Verb::Status => show(format, &status::document(&paths)?)?,
+        Verb::Status => show(format, &status::document(&paths))?,
         Verb::Check { controller } => return check(&paths, controller, format),
         Verb::Apply { file } => told(format, &admin::apply(&paths, file)?)?,
         Verb::Rollback { reason } => {
@@ -268,7 +268,7 @@ mod tests {
             );
         }
         let apply = ["ensign-agent", "apply", "--root", "/x", "file", "--quiet"];
-        assert!(matches!(Cli::try_parse_from(apply).unwrap().verb, Verb::Apply { file } if file == "file"));
+        assert!(matches!(Cli::try_parse_from(apply).unwrap().verb, Verb::Apply { file } if file.as_os_str() == "file"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use ensign_bundle::reason::Refusal;
 use ensign_bundle::wire::{Held, Phase, Status};
 use serde::Serialize;
 
-use super::output::{Failure, time};
+use super::output::time;
 use crate::link::identity::Device;
 use crate::link::status::{self as link, LinkStatus};
 use crate::paths::Paths;
@@ -67,10 +67,10 @@ impl From<Refusal> for Reason {
 }
 
 /// The status of the device under these paths; never fails because nothing runs.
-pub(super) fn document(paths: &Paths) -> Result<Document, Failure> {
+pub(super) fn document(paths: &Paths) -> Document {
     match link::query(paths) {
-        Some(status) => Ok(running(paths, status)),
-        None => Ok(stopped(paths)),
+        Some(status) => running(paths, status),
+        None => stopped(paths),
     }
 }
 
