@@ -9,9 +9,9 @@ use std::time::Duration;
 use ensign_crypto::SecretKey;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{Endpoint, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 
-use super::tls;
+use super::{reset, tls};
 
 /// Silence after which a connection is gone. Devices keep it alive every 25 s (a NAT binding lives 30 s), so two may be lost.
 const IDLE: Duration = Duration::from_secs(60);
@@ -59,7 +59,12 @@ pub fn start(socket: UdpSocket, key: &SecretKey) -> Result<Endpoint, EndpointErr
     config.max_incoming(PENDING);
     config.incoming_buffer_size(64 << 10);
     config.incoming_buffer_size_total(16 << 20);
-    let endpoint = Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))?;
+    let endpoint = Endpoint::new(
+        reset::endpoint_config(key),
+        Some(config),
+        socket,
+        Arc::new(TokioRuntime),
+    )?;
     Ok(endpoint)
 }
 

@@ -4,6 +4,7 @@ mod content;
 pub mod endpoint;
 mod enroll;
 mod frames;
+mod reset;
 mod session;
 mod streams;
 pub mod tls;
