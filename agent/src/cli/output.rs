@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
 use serde::Serialize;
-use serde_json::Value;
+use serde_yaml::Value;
 
 /// Longest text that is shown of something foreign, characters.
 const TEXT_CHARS: usize = 1000;
@@ -60,7 +60,11 @@ impl Failure {
         let _ = match format {
             Format::Table => writeln!(io::stderr(), "error: {message}\nhint: {hint}"),
             Format::Json => writeln!(io::stderr(), "{document}"),
-            Format::Yaml => write!(io::stderr(), "{}", yaml(&document)),
+            // JSON is YAML: what cannot be written the one way is written the other.
+            Format::Yaml => {
+                let text = serde_yaml::to_string(&document).unwrap_or_else(|_| format!("{document}\n"));
+                write!(io::stderr(), "{text}")
+            }
         };
         ExitCode::from(code.exit())
     }
@@ -68,13 +72,17 @@ impl Failure {
 
 /// Prints `document`; for people as `KEY  VALUE` lines.
 pub(super) fn show<T: Serialize>(format: Format, document: &T) -> Result<(), Failure> {
-    let value = serde_json::to_value(document).map_err(|e| Failure::new(Code::Failed, e.to_string()))?;
     let text = match format {
-        Format::Table => lines(&value),
-        Format::Json => format!("{value:#}\n"),
-        Format::Yaml => yaml(&value),
+        // Keeps the order of the keys, which JSON's values do not.
+        Format::Table => serde_yaml::to_value(document)
+            .map(|value| lines(&value))
+            .map_err(|e| e.to_string()),
+        Format::Json => serde_json::to_string_pretty(document)
+            .map(|text| text + "\n")
+            .map_err(|e| e.to_string()),
+        Format::Yaml => serde_yaml::to_string(document).map_err(|e| e.to_string()),
     };
-    print(&text)
+    print(&text.map_err(|text| Failure::new(Code::Failed, text))?)
 }
 
 /// Writes to standard output. A reader that stopped reading has what it wanted.
@@ -86,11 +94,6 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(Code::Io, format!("standard output: {e}"))),
         _ => Ok(()),
     }
-}
-
-fn yaml(value: &Value) -> String {
-    // JSON is YAML: what cannot be written the one way is written the other.
-    serde_yaml::to_string(value).unwrap_or_else(|_| format!("{value:#}\n"))
 }
 
 /// Nested keys joined by dots, one line each, empty values left out.
@@ -116,14 +119,20 @@ fn flatten(key: &str, value: &Value, rows: &mut Vec<(String, String)>) {
     };
     match value {
         Value::Null => {}
-        Value::Object(map) => map.iter().for_each(|(inner, v)| flatten(&nested(inner), v, rows)),
-        Value::Array(items) => items
-            .iter()
-            .zip(1..)
-            .for_each(|(v, n)| flatten(&nested(&n.to_string()), v, rows)),
+        Value::Mapping(map) => {
+            for (inner, value) in map {
+                flatten(&nested(inner.as_str().unwrap_or("?")), value, rows);
+            }
+        }
+        Value::Sequence(items) => {
+            for (value, number) in items.iter().zip(1..) {
+                flatten(&nested(&number.to_string()), value, rows);
+            }
+        }
         Value::String(text) => rows.push((key.to_owned(), text.clone())),
         Value::Bool(b) => rows.push((key.to_owned(), if *b { "yes" } else { "no" }.to_owned())),
         Value::Number(n) => rows.push((key.to_owned(), n.to_string())),
+        Value::Tagged(tagged) => flatten(key, &tagged.value, rows),
     }
 }
 
@@ -141,8 +150,8 @@ mod tests {
 
     #[test]
     fn lines_name_nested_keys_and_leave_out_what_is_null() {
-        let value = serde_json::json!({"a": {"b": 1, "c": null}, "long": ["x", true]});
-        assert_eq!(lines(&value), "a.b     1\nlong.1  x\nlong.2  yes\n");
+        let value: Value = serde_yaml::from_str("{z: {b: 1, c: null}, long: [x, true]}").unwrap();
+        assert_eq!(lines(&value), "z.b     1\nlong.1  x\nlong.2  yes\n");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the link half owns: its TLS key, the session counter, and what joining left behind.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use ensign_bundle::digest::{DeviceId, FleetId};
 use ensign_crypto::{KeyId, SecretKey};
@@ -141,11 +142,22 @@ fn read(path: PathBuf) -> Result<Option<Vec<u8>>, IdentityError> {
 }
 
 fn write(path: PathBuf, bytes: &[u8], mode: u32) -> Result<(), IdentityError> {
-    durable::write(&path, bytes, mode).map_err(|source| IdentityError::Io { path, source })
+    durable::write(&path, bytes, mode)
+        .and_then(|()| give_to_owner(&path))
+        .map_err(|source| IdentityError::Io { path, source })
+}
+
+/// Root joins, the link half's own user runs: what root makes in that user's directory belongs to that user.
+pub fn give_to_owner(path: &Path) -> std::io::Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = std::fs::metadata(path.parent().unwrap_or(path))?;
+    std::os::unix::fs::lchown(path, Some(owner.uid()), Some(owner.gid()))
 }
 
 /// The PEM text, wiped when dropped.
-fn zeroize(bytes: Vec<u8>, path: &std::path::Path) -> Result<zeroize::Zeroizing<String>, IdentityError> {
+fn zeroize(bytes: Vec<u8>, path: &Path) -> Result<zeroize::Zeroizing<String>, IdentityError> {
     String::from_utf8(bytes)
         .map(zeroize::Zeroizing::new)
         .map_err(|e| IdentityError::Malformed {

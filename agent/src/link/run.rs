@@ -67,6 +67,7 @@ pub fn lock(paths: &Paths) -> Result<File, Refusal> {
         .create(true)
         .append(true)
         .open(&path)
+        .and_then(|file| identity::give_to_owner(&path).map(|()| file))
         .map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", path.display())))?;
     let deadline = clock::boot() + LOCK_PATIENCE;
     loop {
