@@ -206,3 +206,115 @@ fn lost(text: &str) -> Refusal {
         ),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use ensign_bundle::digest::FleetId;
+    use ensign_bundle::ids::Labels;
+    use ensign_bundle::statement::{count, sign as signed};
+
+    use super::super::fake::{Fake, Invitation, Script};
+    use super::*;
+
+    const FLEET: FleetId = FleetId([7; 32]);
+
+    fn secret(seed: u8) -> SecretKey {
+        SecretKey::from_seed([seed; 32])
+    }
+
+    /// A token of a controller, and what the controller has behind it. Nobody here looks into the root.
+    fn invited(script: impl FnOnce(&mut Invitation)) -> (Fake, Token) {
+        let grant = Grant {
+            format: FORMAT,
+            issued: 1,
+            subject: Subject::Token {
+                key: secret(3).public(),
+                uses: 1,
+                expires: 2,
+                approve: true,
+            },
+            labels: Labels::new(),
+            label_seq: 0,
+        };
+        let mut invitation = Invitation {
+            roots: vec![b"root 1".to_vec(), b"root 2".to_vec()],
+            grant: signed(&grant, &[&secret(4)], &FLEET).unwrap(),
+            refused: None,
+        };
+        script(&mut invitation);
+        let fake = Fake::start(
+            5,
+            Script {
+                invitation: Some(invitation),
+                ..Script::default()
+            },
+        );
+        let token = Token {
+            addresses: vec![fake.address.to_string()],
+            fleet: FLEET,
+            root: Digest::of(b"root 1"),
+            controller: fake.key.public().id(),
+            key: secret(3),
+        };
+        (fake, token)
+    }
+
+    async fn try_join(token: &Token) -> Result<Joined, Refusal> {
+        let (key, receipt) = (secret(1), secret(2));
+        let joining = Joining {
+            token,
+            key: &key,
+            receipt_key: receipt.public(),
+            name: "dev1",
+            claims: BTreeMap::from([("serial".to_owned(), "4711".to_owned())]),
+            addresses: Vec::new(),
+        };
+        join(joining, |payload| {
+            let mut envelope = Envelope::new("binding", payload.to_vec());
+            envelope.sign(&receipt, &aad(&FLEET.0));
+            Ok(envelope.signatures()[0].clone())
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn three_keys_sign_what_the_controller_gets() {
+        let (fake, token) = invited(|_| {});
+        let joined = try_join(&token).await.unwrap();
+        assert_eq!(joined.device, DeviceId::from(secret(1).public().id()));
+        assert_eq!(joined.roots.len(), 2);
+        let sent = fake.script.bindings.lock().unwrap().clone();
+        assert_eq!(sent, std::slice::from_ref(&joined.binding));
+        let binding = open_unverified::<Binding>(&joined.binding).unwrap();
+        let keys = [secret(1), secret(2), secret(3)].map(|k| k.public());
+        assert_eq!(count(&binding.envelope, &keys, 3, &FLEET).unwrap().len(), 3);
+        assert_eq!(binding.body.claims["serial"], "4711");
+        let grant = open_unverified::<Grant>(&joined.grant).unwrap();
+        assert_eq!(binding.body.grant, grant.digest());
+    }
+
+    #[tokio::test]
+    async fn a_root_or_grant_of_others_ends_it_before_anything_is_signed() {
+        let (fake, token) = invited(|i| i.roots[0] = b"root of another".to_vec());
+        assert_eq!(try_join(&token).await.unwrap_err().code, Code::WrongFleet);
+        assert!(fake.script.bindings.lock().unwrap().is_empty());
+
+        let (fake, mut token) = invited(|_| {});
+        token.key = secret(9);
+        assert_eq!(try_join(&token).await.unwrap_err().code, Code::TokenUnknown);
+        assert!(fake.script.bindings.lock().unwrap().is_empty());
+
+        let (_fake, mut token) = invited(|_| {});
+        token.controller = secret(9).public().id();
+        assert_eq!(try_join(&token).await.unwrap_err().code, Code::WrongControllerKey);
+    }
+
+    #[tokio::test]
+    async fn refusals_keep_their_code() {
+        for code in [Code::TokenExpired, Code::TokenUsedUp, Code::TokenRevoked] {
+            let (_fake, token) = invited(|i| i.refused = Some(Refusal::new(code, "no\u{1b}")));
+            let refusal = try_join(&token).await.unwrap_err();
+            assert_eq!(refusal, Refusal::new(code, "no\\u{1b}"));
+        }
+    }
+}

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ensign_bundle::digest::Digest;
+use ensign_bundle::reason::Refusal;
 use ensign_bundle::wire::frame::{self, ABSENT, LENGTH_BYTES};
-use ensign_bundle::wire::{self, FromDevice, Request, ToDevice, Welcome};
+use ensign_bundle::wire::{self, Enroll, EnrollReply, EnrollStep, FromDevice, Request, ToDevice, Welcome};
 use ensign_crypto::{PublicKey, SecretKey};
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -17,6 +18,7 @@ use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
+use serde_bytes::ByteBuf;
 use tokio::sync::mpsc;
 
 use super::session::Target;
@@ -33,6 +35,18 @@ pub(super) struct Script {
     /// Sent after `welcome`, and whenever a connection is made.
     pub(super) greeting: Mutex<Vec<ToDevice>>,
     pub(super) acknowledge: bool,
+    /// What joining devices are told, and the bindings they joined with.
+    pub(super) invitation: Option<Invitation>,
+    pub(super) bindings: Mutex<Vec<Vec<u8>>>,
+}
+
+/// What lies behind a token.
+#[derive(Clone, Debug)]
+pub(super) struct Invitation {
+    pub(super) roots: Vec<Vec<u8>>,
+    pub(super) grant: Vec<u8>,
+    /// Answer to the join itself.
+    pub(super) refused: Option<Refusal>,
 }
 
 /// A running controller.
@@ -117,6 +131,10 @@ async fn stream(
         answer(&connection, &mut send, &script, &mut *budget.lock().await, request).await;
         return;
     }
+    if let Ok(enroll) = frame::decode::<Enroll>(&first) {
+        joining(&mut send, &mut recv, &script, enroll).await;
+        return;
+    }
     let mut next = frame::decode::<FromDevice>(&first).ok();
     while let Some(message) = next {
         let replies = match &message {
@@ -166,13 +184,40 @@ async fn answer(connection: &Connection, send: &mut SendStream, script: &Script,
     let _ = send.stopped().await;
 }
 
+async fn joining(send: &mut SendStream, recv: &mut RecvStream, script: &Script, first: Enroll) {
+    let mut next = Some(first);
+    while let (Some(message), Some(invitation)) = (next.take(), &script.invitation) {
+        let reply = match message.step {
+            EnrollStep::Ask { .. } => EnrollReply::Granted {
+                roots: invitation.roots.iter().cloned().map(ByteBuf::from).collect(),
+                grant: ByteBuf::from(invitation.grant.clone()),
+            },
+            EnrollStep::Join { binding } => {
+                script.bindings.lock().unwrap().push(binding.into_vec());
+                match &invitation.refused {
+                    Some(refusal) => EnrollReply::Refused(refusal.clone()),
+                    None => EnrollReply::Joined {
+                        name: "dev1".to_owned(),
+                        approved: true,
+                    },
+                }
+            }
+        };
+        let _ = send.write_all(&frame::encode(&reply).unwrap()).await;
+        next = match body(recv).await {
+            Some(body) => frame::decode(&body).ok(),
+            None => None,
+        };
+    }
+}
+
 fn welcome() -> Welcome {
     Welcome {
         protocol: wire::PROTOCOL.1,
         device: ensign_bundle::digest::DeviceId([1; 32]),
         name: "dev1".to_owned(),
         fleet: ensign_bundle::digest::FleetId([2; 32]),
-        time: serde_bytes::ByteBuf::new(),
+        time: ByteBuf::new(),
         interval_s: 60,
         labels: ensign_bundle::ids::Labels::new(),
     }
