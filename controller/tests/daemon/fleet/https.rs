@@ -1,0 +1,121 @@
+//! The operators' side over real HTTPS, with the certificate of the kit as the only trusted one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::device::within;
+
+pub(crate) struct Https {
+    pub(crate) key: String,
+    pub(crate) certificate: String,
+}
+
+/// A self-signed ECDSA P-256 certificate for loopback.
+pub(crate) fn certificate() -> Https {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    Https {
+        key: made.signing_key.serialize_pem(),
+        certificate: made.cert.pem(),
+    }
+}
+
+pub(crate) struct Client {
+    address: SocketAddr,
+    tls: TlsConnector,
+    pub(crate) token: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Bytes,
+}
+
+impl Client {
+    pub(crate) fn new(address: SocketAddr, fleet: &super::Fleet) -> Self {
+        let mut roots = RootCertStore::empty();
+        let certificate = CertificateDer::from_pem_file(fleet.kit().join("https.crt")).unwrap();
+        roots.add(certificate).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self {
+            address,
+            tls: TlsConnector::from(Arc::new(config)),
+            token: super::API_TOKEN.to_owned(),
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.call(Method::GET, path, "application/json", Vec::new()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.call(Method::POST, path, "application/json", body.to_string().into_bytes())
+            .await
+    }
+
+    pub(crate) async fn post_bytes(&self, path: &str, body: &[u8]) -> Answer {
+        self.call(Method::POST, path, "application/octet-stream", body.to_vec())
+            .await
+    }
+
+    async fn call(&self, method: Method, path: &str, content: &str, body: Vec<u8>) -> Answer {
+        let tcp = within(TcpStream::connect(self.address)).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let tls = within(self.tls.connect(name, tcp)).await.unwrap();
+        let (mut sender, connection) = within(http1::handshake(TokioIo::new(tls))).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("authorization", format!("Bearer {}", self.token))
+            .header("content-type", content)
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        let response = within(sender.send_request(request)).await.unwrap();
+        Answer {
+            status: response.status().as_u16(),
+            body: within(response.into_body().collect()).await.unwrap().to_bytes(),
+        }
+    }
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> T {
+        assert_eq!(self.status, 200, "{}", self.text());
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The code and exit of a refusal.
+    pub(crate) fn refusal(&self) -> (String, u64) {
+        assert!(self.status >= 400, "{} {}", self.status, self.text());
+        let error = serde_json::from_slice::<Value>(&self.body).unwrap()["error"].clone();
+        assert!(error["message"].is_string() && error["hint"].is_string(), "{error}");
+        (
+            error["code"].as_str().unwrap().to_owned(),
+            error["exit"].as_u64().unwrap(),
+        )
+    }
+}

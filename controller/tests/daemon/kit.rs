@@ -1,0 +1,84 @@
+//! The first start, the next ones, and what a start refuses.
+
+use ensign_bundle::reason::Code;
+
+use crate::fleet::{Client, Device, Fleet, known};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kit_is_imported_once_and_keeps_no_private_key() {
+    let fleet = Fleet::new();
+    let running = fleet.serve().await;
+    for name in ["timestamp", "snapshot", "controller", "https"] {
+        assert!(!fleet.kit().join(format!("keys/{name}.pem")).exists(), "{name}");
+        assert!(fleet.data().join(format!("keys/{name}.pem")).exists(), "{name}");
+    }
+    assert!(fleet.kit().join("kit.json").exists());
+    running.stop().await.unwrap();
+    // The same kit again, now without its keys, is ignored.
+    fleet.serve().await.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_kit_of_another_fleet_is_a_conflict() {
+    let fleet = Fleet::new();
+    fleet.serve().await.stop().await.unwrap();
+    let kit = fleet.kit().join("kit.json");
+    let text = std::fs::read_to_string(&kit).unwrap();
+    let other = text.replace(&crate::fleet::FLEET.to_string(), &"08".repeat(32));
+    assert_ne!(other, text);
+    ensign_controller::durable::write(&kit, other.as_bytes()).unwrap();
+    let refusal = fleet.try_serve(&fleet.kit()).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.code.exit()), (Code::Conflict, 33));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_controller_is_kept_out() {
+    let fleet = Fleet::new();
+    let running = fleet.serve().await;
+    let refusal = fleet.try_serve(&fleet.kit()).await.unwrap_err();
+    assert_eq!(refusal.code, Code::InUse);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_keeps_everything() {
+    let fleet = Fleet::new();
+    let running = fleet.serve().await;
+    let controller = fleet.controller.public().id();
+    let token = fleet.token(&running, 50, 2).await;
+    let device = Device::new(60);
+    device.join(running.address, &controller, &token).await.unwrap();
+    let package = fleet.package("1.0.0", b"hello");
+    fleet.publish(&Client::new(running.address, &fleet), &package).await;
+    let before = running.core.read(|s| s.roles.timestamp.version).await.unwrap();
+    running.stop().await.unwrap();
+
+    let running = fleet.serve().await;
+    assert_eq!(known(&running, device.id()).await.unwrap().name, "dev60");
+    let public = token.public();
+    let (used, releases, after, starts) = running
+        .core
+        .read(move |s| {
+            (
+                s.tokens[&public].used,
+                s.releases.len(),
+                s.roles.timestamp.version,
+                s.fleet.starts,
+            )
+        })
+        .await
+        .unwrap();
+    assert_eq!((used, releases, starts), (1, 1, 2));
+    assert!(after >= before, "{after} {before}");
+    // A token that was used up before is used up after.
+    Device::new(61)
+        .join(running.address, &controller, &token)
+        .await
+        .unwrap();
+    let refusal = Device::new(62)
+        .join(running.address, &controller, &token)
+        .await
+        .unwrap_err();
+    assert_eq!(refusal.code, Code::TokenUsedUp);
+    running.stop().await.unwrap();
+}
