@@ -13,6 +13,8 @@ use crate::failure::{Failure, Result, fail};
 const CELL: usize = 60;
 /// Longest foreign text in a sentence, characters.
 const SENTENCE: usize = 400;
+/// Names that are shown of a long list.
+const NAMES: usize = 8;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -116,7 +118,7 @@ impl Shell {
             return Ok(());
         }
         if !Self::can_ask() {
-            return Err(Failure::usage(format!("{question} Nobody to ask: there is no terminal")).hint("add --yes"));
+            return Err(Failure::usage(format!("there is no terminal to ask: {question}")).hint("add --yes"));
         }
         let mut err = io::stderr().lock();
         // If the question cannot be shown, the answer cannot be yes.
@@ -312,6 +314,15 @@ pub fn bar(part: u64, whole: u64, width: usize) -> String {
     "█".repeat(filled) + &"░".repeat(width - filled)
 }
 
+/// Some names, and how many more.
+pub fn some_of(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(NAMES).map(|n| printable(n, 63)).collect();
+    match names.len().saturating_sub(NAMES) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ensign_bundle::reason::Code;
@@ -352,5 +363,12 @@ mod tests {
         let mut facts = Facts::new();
         facts.add("id", "1").add("version", "2");
         assert_eq!(facts.text(Paint(false)), "id       1\nversion  2\n");
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names = |n: usize| vec!["x".to_owned(); n];
+        assert_eq!(some_of(&names(2)), "x, x");
+        assert_eq!(some_of(&names(11)), "x, x, x, x, x, x, x, x and 3 more");
     }
 }

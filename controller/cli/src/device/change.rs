@@ -12,6 +12,7 @@ use crate::clock;
 use crate::device::which;
 use crate::evidence::Inventory;
 use crate::failure::{Failure, Result};
+use crate::output::some_of;
 use crate::token;
 
 /// accept, reject, suspend, unsuspend, revoke, clear-denied.
@@ -19,12 +20,12 @@ pub async fn state(app: &App, verb: &str, words: &Devices) -> Result<()> {
     let session = app.session()?;
     let rows: Vec<Device> = session.client.get("/v1/devices").await?;
     let chosen = which::several(&rows, words)?;
-    let names: Vec<&str> = chosen.iter().map(|d| d.name.as_str()).collect();
+    let names: Vec<String> = chosen.iter().map(|d| d.name.clone()).collect();
     if verb == "revoke" {
-        app.shell.confirm(&format!("Revoke {} for ever?", listed(&names)))?;
+        app.shell.confirm(&format!("Revoke {} for ever?", some_of(&names)))?;
     }
     if app.shell.dry_run {
-        app.shell.note(&format!("would {verb} {}", listed(&names)));
+        app.shell.note(&format!("would {verb} {}", some_of(&names)));
         return Ok(());
     }
     let change = Change {
@@ -84,9 +85,9 @@ pub async fn hold(app: &App, words: &Devices, held: bool) -> Result<()> {
     let inventory = Inventory::fetch(&session).await?;
     let chosen = which::several(&inventory.known, words)?;
     if app.shell.dry_run {
-        let names: Vec<&str> = chosen.iter().map(|k| k.member.name.as_str()).collect();
+        let names: Vec<String> = chosen.iter().map(|k| k.member.name.clone()).collect();
         let verb = if held { "hold" } else { "let go" };
-        app.shell.note(&format!("would {verb} {}", listed(&names)));
+        app.shell.note(&format!("would {verb} {}", some_of(&names)));
         return Ok(());
     }
     let mut changed: Vec<Device> = Vec::new();
@@ -111,25 +112,9 @@ fn next(last: u64) -> u64 {
     last.saturating_add(1).max(clock::now())
 }
 
-/// Some names, and how many more.
-fn listed(names: &[&str]) -> String {
-    const SHOWN: usize = 8;
-    let shown: Vec<String> = names.iter().take(SHOWN).map(|n| printable(n, 63)).collect();
-    match names.len().saturating_sub(SHOWN) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn long_lists_are_cut() {
-        assert_eq!(listed(&["a", "b"]), "a, b");
-        assert_eq!(listed(&["x"; 11]), "x, x, x, x, x, x, x, x and 3 more");
-    }
 
     #[test]
     fn numbers_only_go_up() {

@@ -9,6 +9,8 @@ use crate::app::App;
 use crate::args::DeviceVerb;
 use crate::failure::Result;
 
+#[cfg(test)]
+pub use show::tests;
 pub use which::{find, selector};
 pub use why::ask;
 

@@ -132,7 +132,7 @@ impl Document for DeviceDetail {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub mod tests {
     use std::collections::BTreeMap;
 
     use ensign_api::{InstalledProduct, Reason};
@@ -142,7 +142,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in crate::device) fn device(byte: u8, name: &str, version: &str, status: DeviceStatus) -> Device {
+    pub fn device(byte: u8, name: &str, version: &str, status: DeviceStatus) -> Device {
         let installed = InstalledProduct {
             version: Version::parse(version).unwrap(),
             generation: 1,

@@ -2,11 +2,20 @@
 
 use ensign_api::{Device, Reason, Rollout, Why};
 use ensign_bundle::reason::Code;
+use serde::Serialize;
 
 use crate::app::{App, Session};
 use crate::device::which;
 use crate::failure::Result;
 use crate::output::{Document, Facts, Paint};
+
+/// What the controller says, with the name that people use.
+#[derive(Debug, Serialize)]
+pub struct Answer {
+    #[serde(flatten)]
+    why: Why,
+    name: String,
+}
 
 /// Rollouts that are looked through for the one that lists the device.
 const LOOKED_THROUGH: usize = 8;
@@ -19,7 +28,7 @@ pub async fn run(app: &App, text: &str) -> Result<()> {
     let mut last = None;
     for rollout in rollouts.iter().take(LOOKED_THROUGH) {
         let why = ask(&session, rollout, device).await?;
-        let listed = why.wave.is_some();
+        let listed = why.why.wave.is_some();
         // The newest rollout that lists the device decides about it; else the newest says that it does not.
         if listed || last.is_none() {
             last = Some(why);
@@ -32,18 +41,26 @@ pub async fn run(app: &App, text: &str) -> Result<()> {
 }
 
 /// What the controller says about a device in one rollout.
-pub async fn ask(session: &Session, rollout: &Rollout, device: &Device) -> Result<Why> {
+pub async fn ask(session: &Session, rollout: &Rollout, device: &Device) -> Result<Answer> {
     let path = format!("/v1/rollouts/{}/why?device={}", rollout.id, device.id);
-    session.client.get(&path).await
+    let why = session.client.get(&path).await?;
+    Ok(answer(why, device))
+}
+
+fn answer(why: Why, device: &Device) -> Answer {
+    Answer {
+        why,
+        name: device.name.clone(),
+    }
 }
 
 /// There has been no rollout at all.
-fn untouched(device: &Device) -> Why {
+fn untouched(device: &Device) -> Answer {
     let reason = device.reason.clone().unwrap_or_else(|| Reason {
         code: Code::NoRollout,
         text: "no rollout was started yet".to_owned(),
     });
-    Why {
+    let why = Why {
         device: device.id,
         rollout: None,
         wave: None,
@@ -51,27 +68,30 @@ fn untouched(device: &Device) -> Why {
         reason: Some(reason),
         next_eligible: None,
         hint: Code::NoRollout.hint().to_owned(),
-    }
+    };
+    answer(why, device)
 }
 
-impl Document for Why {
+impl Document for Answer {
     fn table(&self, paint: Paint) -> String {
         let mut facts = Facts::new();
-        facts.add("device", self.device.to_string()).add("status", &self.status);
-        match &self.reason {
+        let why = &self.why;
+        let device = format!("{} ({})", self.name, why.device);
+        facts.add("device", device).add("status", &why.status);
+        match &why.reason {
             Some(reason) => facts.add("because", format!("{} ({})", reason.text, reason.code)),
             None => facts.add("because", "nothing holds it"),
         };
-        match (&self.rollout, self.wave) {
+        match (&why.rollout, why.wave) {
             (Some(rollout), Some(wave)) => facts.add("rollout", format!("{rollout}, wave {wave}")),
             (Some(rollout), None) => facts.add("rollout", format!("{rollout}, in no wave")),
             (None, _) => facts.add("rollout", "none"),
         };
-        if let Some(time) = self.next_eligible {
+        if let Some(time) = why.next_eligible {
             facts.add("next chance", time.to_string());
         }
-        if !self.hint.is_empty() {
-            facts.add("hint", &self.hint);
+        if !why.hint.is_empty() {
+            facts.add("hint", &why.hint);
         }
         facts.text(paint)
     }
@@ -98,8 +118,8 @@ mod tests {
             next_eligible: Some(Time(1_796_090_400)),
             hint: "wait".to_owned(),
         };
-        insta::assert_snapshot!(why.table(Paint(false)));
         let device = crate::device::show::tests::device(1, "dev1", "1.0.0", DeviceStatus::Idle);
+        insta::assert_snapshot!(answer(why, &device).table(Paint(false)));
         insta::assert_snapshot!(untouched(&device).table(Paint(false)));
     }
 }

@@ -31,6 +31,8 @@ pub struct Draft<'a> {
     pub plan: Plan,
     pub cut: Vec<CutWave>,
     pub chosen: Vec<&'a Known>,
+    /// Rollouts of the product that are not finished, for people.
+    pub supersedes: Vec<String>,
 }
 
 pub fn draft<'a>(
@@ -96,7 +98,12 @@ pub fn draft<'a>(
     if plan.not_before >= plan.expires {
         return Err(Failure::usage("--start-at lies behind the end of the plan").hint("a longer --expires"));
     }
-    Ok(Draft { plan, cut, chosen })
+    Ok(Draft {
+        plan,
+        cut,
+        chosen,
+        supersedes: Vec::new(),
+    })
 }
 
 /// The approved devices that are meant, by their signed labels.

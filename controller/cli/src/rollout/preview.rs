@@ -7,17 +7,19 @@ use ensign_api::{Device, Time};
 use ensign_bundle::digest::DeviceId;
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::limits::LEASE_S;
-use ensign_bundle::plan::statements::{Evidence, Plan};
+use ensign_bundle::plan::statements::Evidence;
 use ensign_bundle::text::printable;
 use serde::Serialize;
 
 use crate::evidence::Inventory;
-use crate::output::{Document, Facts, Grid, Mood, Paint, bar};
+use crate::output::{Document, Facts, Grid, Mood, Paint, bar, some_of};
 use crate::rollout::draft::Draft;
 use crate::units;
 
 /// Cells of a wave's bar.
 const BAR: usize = 20;
+/// Lines and names of one sort that a person is shown.
+const SHOWN: usize = 8;
 
 #[derive(Debug, Serialize)]
 pub struct Preview {
@@ -32,6 +34,10 @@ pub struct Preview {
     brakes: Brakes,
     /// Devices that will not change, and why.
     refused: Vec<Refused>,
+    /// Selected devices that are not connected now: they take part when they return.
+    away: Vec<String>,
+    /// Rollouts of the product that this one ends on the devices that they share.
+    supersedes: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,6 +80,7 @@ struct Refused {
 impl Preview {
     /// `rows`: what the controller says of devices; only for showing. `plain`: bytes of the release.
     pub fn of(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device], plain: u64, print_devices: bool) -> Self {
+        let (refused, away) = unchanged(draft, inventory, rows);
         let plan = &draft.plan;
         let names: BTreeMap<DeviceId, &str> = draft
             .chosen
@@ -122,7 +129,9 @@ impl Preview {
                 max_parallel: plan.pace.max_parallel,
                 lease_s: LEASE_S,
             },
-            refused: refused(plan, draft, inventory, rows),
+            refused,
+            away,
+            supersedes: draft.supersedes.clone(),
         }
     }
 
@@ -131,8 +140,10 @@ impl Preview {
     }
 }
 
-fn refused(plan: &Plan, draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> Vec<Refused> {
-    let mut out: Vec<Refused> = inventory
+/// Who will not change, and who is not there now.
+fn unchanged(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> (Vec<Refused>, Vec<String>) {
+    let plan = &draft.plan;
+    let mut refused: Vec<Refused> = inventory
         .refused
         .iter()
         .map(|(name, refusal)| Refused {
@@ -140,6 +151,7 @@ fn refused(plan: &Plan, draft: &Draft<'_>, inventory: &Inventory, rows: &[Device
             why: format!("left out, its evidence does not hold: {}", refusal.text),
         })
         .collect();
+    let mut away = Vec::new();
     let rows: BTreeMap<DeviceId, &Device> = rows.iter().map(|r| (r.id, r)).collect();
     for known in &draft.chosen {
         let Some(row) = rows.get(&known.member.device) else {
@@ -152,27 +164,36 @@ fn refused(plan: &Plan, draft: &Draft<'_>, inventory: &Inventory, rows: &[Device
         let why = match running {
             _ if row.held => "held by an operator".to_owned(),
             Some(version) if newer && plan.downgrade.is_none() => format!("runs {version}, which is newer"),
-            _ if !row.connected => "not connected now; it takes part when it returns".to_owned(),
+            _ if !row.connected => {
+                away.push(known.member.name.clone());
+                continue;
+            }
             _ => continue,
         };
-        out.push(Refused {
+        refused.push(Refused {
             device: known.member.name.clone(),
             why,
         });
     }
-    out
+    (refused, away)
+}
+
+/// When a wave opens, in words.
+fn opens(wave: &PreviewWave, soak_s: u64) -> String {
+    match (wave.devices, wave.evidence, soak_s) {
+        (0, ..) => "adds nobody".to_owned(),
+        (_, 0, _) if wave.cumulative == wave.devices => "at once".to_owned(),
+        (_, 0, _) => "with the wave before".to_owned(),
+        (_, m, 0) => format!("after {m} healthy"),
+        (_, m, s) => format!("after {m} healthy for {}", units::show_seconds(s)),
+    }
 }
 
 impl Document for Preview {
     fn table(&self, paint: Paint) -> String {
-        const SHOWN: usize = 10;
         let mut grid = Grid::new(&["WAVE", "DEVICES", "", "OPENS"], paint).right(&[0, 1]);
         for w in &self.waves {
-            let opens = match (w.index, w.evidence) {
-                (1, _) => "at once".to_owned(),
-                (_, 0) => "with the wave before".to_owned(),
-                (_, m) => format!("after {m} healthy for {}", units::show_seconds(self.soak_s)),
-            };
+            let opens = opens(w, self.soak_s);
             grid.row([
                 (&*w.index.to_string(), Mood::Plain),
                 (&w.devices.to_string(), Mood::Plain),
@@ -231,15 +252,30 @@ impl Document for Preview {
         if self.refused.len() > SHOWN {
             let _ = writeln!(out, "{note} {} more like these", self.refused.len() - SHOWN);
         }
+        if !self.away.is_empty() {
+            let _ = writeln!(
+                out,
+                "{note} not connected now, taking part when they return: {}",
+                some_of(&self.away)
+            );
+        }
+        for rollout in &self.supersedes {
+            let _ = writeln!(
+                out,
+                "{note} takes the place of the rollout {rollout} on the devices they share"
+            );
+        }
         out
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ensign_api::DeviceStatus;
     use ensign_bundle::reason::{Code, Refusal};
 
     use super::*;
+    use crate::device::tests::device;
     use crate::rollout::draft::{draft, tests as fixture};
 
     #[test]
@@ -248,7 +284,7 @@ mod tests {
         let refusal = Refusal::new(Code::NotAuthorised, "the binding is for another token");
         inventory.refused.push(("evil\u{1b}[2J".to_owned(), refusal));
         let words = fixture::words(|s| s.max_parallel = Some(4));
-        let drafted = draft(
+        let mut drafted = draft(
             &words,
             &inventory,
             &fixture::release(),
@@ -256,7 +292,12 @@ mod tests {
             &fixture::moment(),
         )
         .unwrap();
-        let preview = Preview::of(&drafted, &inventory, &[], 56_340_000, false);
+        drafted.supersedes.push("1f1f1f1f (halted)".to_owned());
+        let mut row = device(0, "dev0", "1.0.0", DeviceStatus::Idle);
+        (row.id, row.connected) = (drafted.chosen[0].member.device, false);
+        let mut ahead = device(0, "dev1", "9.0.0", DeviceStatus::Idle);
+        ahead.id = drafted.chosen[1].member.device;
+        let preview = Preview::of(&drafted, &inventory, &[row, ahead], 56_340_000, false);
         insta::assert_snapshot!(preview.table(Paint(false)));
         let listed = Preview::of(&drafted, &inventory, &[], 0, true);
         assert_eq!(listed.waves.iter().map(|w| w.names.len()).sum::<usize>(), 12);

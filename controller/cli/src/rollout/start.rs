@@ -84,7 +84,14 @@ async fn prepare<'a>(app: &App, session: &mut Session, words: &Words, inventory:
         seq: floor.saturating_add(1).max(now),
         reason: app.shell.reason.clone(),
     };
-    draft::draft(words, inventory, &release, session.trust.root(), &moment)
+    let mut draft = draft::draft(words, inventory, &release, session.trust.root(), &moment)?;
+    let open = rollouts
+        .iter()
+        .filter(|r| r.product == words.product && !r.state.is_final());
+    draft.supersedes = open
+        .map(|r| format!("{} of {} ({})", r.id, r.version, r.state.name()))
+        .collect();
+    Ok(draft)
 }
 
 async fn preview(session: &Session, draft: &Draft<'_>, inventory: &Inventory, print_devices: bool) -> Result<Preview> {
