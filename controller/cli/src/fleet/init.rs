@@ -3,30 +3,20 @@
 //! The signing keys stay in this operator's home. The kit holds what the controller needs: the first root and targets, the two
 //! online keys, its own TLS keys. Nothing appears under its name before all of it is on disk.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::ids::Ident;
 use ensign_bundle::reason::Code;
-use ensign_bundle::statement;
-use ensign_bundle::trust::roles::{Controller, FORMAT, Floors, Policy, Product, Role, Root, RootRoles, Scope, Targets};
-use ensign_crypto::SecretKey;
-use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde::Serialize;
 
 use crate::client;
-use crate::durable::{self, PUBLIC, SECRET};
 use crate::failure::{Failure, Result};
+use crate::fleet::files;
+use crate::fleet::founding::{self, Online};
 use crate::home::{self, ContextFile, Home, KeyRole};
 use crate::output::{Document, Facts, Paint, Shell};
-use crate::{clock, random, trust};
-
-/// Life of the first root and targets, seconds: a year.
-const LIFE_S: u64 = 365 * 24 * 3600;
-/// What every release may hold unless a product says otherwise.
-const KINDS: [&str; 2] = ["tree", "oci"];
+use crate::{clock, random};
 
 /// `fleet init`'s words.
 #[derive(Clone, Debug)]
@@ -54,35 +44,6 @@ struct MadeKey {
     path: PathBuf,
 }
 
-/// `kit.json`.
-#[derive(Debug, Serialize)]
-struct Kit<'a> {
-    format: u16,
-    fleet: FleetId,
-    name: &'a Ident,
-    address: &'a str,
-    root_hash: Digest,
-    api_tokens: [ApiToken; 1],
-}
-
-#[derive(Debug, Serialize)]
-struct ApiToken {
-    name: &'static str,
-    role: &'static str,
-    /// Of the token's text.
-    sha256: Digest,
-}
-
-/// The controller's keys: they go into the kit and nowhere else.
-struct Online {
-    timestamp: SecretKey,
-    snapshot: SecretKey,
-    controller: SecretKey,
-    https_key: String,
-    https_certificate: String,
-    https_spki: Digest,
-}
-
 pub fn run(shell: &Shell, home: &Home, words: &Init) -> Result<()> {
     let name = Ident::parse(&words.name).map_err(|e| Failure::usage(e.to_string()))?;
     let host = client::host(&words.address)?;
@@ -105,12 +66,8 @@ pub fn run(shell: &Shell, home: &Home, words: &Init) -> Result<()> {
     let online = Online::make(host)?;
     let fleet = FleetId(random::bytes()?);
     let now = clock::now();
-    let root = sign_root(
-        &root(fleet, &name, &words.address, now, &signing, &online),
-        &signing,
-        &fleet,
-    )?;
-    let targets = statement::sign(&targets(now, &signing)?, &[key(&signing, KeyRole::Targets)?], &fleet)?;
+    let root = founding::root(&fleet, &name, &words.address, now, &signing, &online)?;
+    let targets = founding::targets(&fleet, now, &signing)?;
     let api_token = hex::encode(random::bytes::<32>()?);
     let context = ContextFile {
         format: home::FORMAT,
@@ -120,9 +77,9 @@ pub fn run(shell: &Shell, home: &Home, words: &Init) -> Result<()> {
         root_hash: Digest::of(&root),
     };
 
-    write_keys(home, &name, &signing)?;
-    write_kit(&words.kit, &context, &root, &targets, &online, &api_token)?;
-    write_context(home, &context, &root, &targets, &api_token)?;
+    files::write_keys(home, &name, &signing)?;
+    files::write_kit(&words.kit, &context, &root, &targets, &online, &api_token)?;
+    files::write_context(home, &context, &root, &targets, &api_token)?;
     home.select(&name)?;
 
     let keys_dir = home.keys_dir(&name);
@@ -136,12 +93,12 @@ pub fn run(shell: &Shell, home: &Home, words: &Init) -> Result<()> {
             .map(|(role, key)| MadeKey {
                 role: role.name(),
                 key: key.public().id(),
-                path: key_file(&keys_dir, *role),
+                path: files::key_file(&keys_dir, *role),
             })
             .collect(),
         lab: true,
     })?;
-    let recovery = key_file(&keys_dir, KeyRole::Recovery);
+    let recovery = files::key_file(&keys_dir, KeyRole::Recovery);
     Shell::warn(&format!(
         "move {} to a place of its own (a stick in a safe): it replaces a lost root key",
         recovery.display()
@@ -190,220 +147,13 @@ fn refuse_existing(home: &Home, name: &Ident, kit: &Path) -> Result<()> {
     Ok(())
 }
 
-impl Online {
-    fn make(host: &str) -> Result<Self> {
-        let failed = |e: rcgen::Error| Failure::new(Code::Failed, format!("the https certificate: {e}"));
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        let mut params = CertificateParams::new([host.to_owned()]).map_err(failed)?;
-        params.distinguished_name.push(DnType::CommonName, "ensign-controller");
-        let certificate = params.self_signed(&key).map_err(failed)?;
-        let https_spki = client::spki_digest(certificate.der())
-            .map_err(|e| Failure::new(Code::Failed, format!("the https certificate: {e}")))?;
-        Ok(Self {
-            timestamp: random::key()?,
-            snapshot: random::key()?,
-            controller: random::key()?,
-            https_key: key.serialize_pem(),
-            https_certificate: certificate.pem(),
-            https_spki,
-        })
-    }
-}
-
-fn key(signing: &[(KeyRole, SecretKey)], wanted: KeyRole) -> Result<&SecretKey> {
-    signing
-        .iter()
-        .find_map(|(role, key)| (*role == wanted).then_some(key))
-        .ok_or_else(|| Failure::new(Code::Failed, format!("no {} key was made", wanted.name())))
-}
-
-fn one_of(keys: &[&SecretKey]) -> Role {
-    Role {
-        keys: keys.iter().map(|k| k.public()).collect(),
-        threshold: 1,
-    }
-}
-
-fn root(
-    fleet: FleetId,
-    name: &Ident,
-    address: &str,
-    now: u64,
-    signing: &[(KeyRole, SecretKey)],
-    online: &Online,
-) -> Root {
-    let role = |wanted: &[KeyRole]| {
-        let keys: Vec<&SecretKey> = signing
-            .iter()
-            .filter(|(role, _)| wanted.contains(role))
-            .map(|(_, key)| key)
-            .collect();
-        one_of(&keys)
-    };
-    Root {
-        format: FORMAT,
-        version: 1,
-        issued: now,
-        expires: now + LIFE_S,
-        fleet,
-        name: name.to_string(),
-        roles: RootRoles {
-            root: role(&[KeyRole::Root, KeyRole::Recovery]),
-            targets: role(&[KeyRole::Targets]),
-            snapshot: one_of(&[&online.snapshot]),
-            timestamp: one_of(&[&online.timestamp]),
-        },
-        scopes: Ident::parse("all")
-            .map(|name| Scope {
-                name,
-                select: String::new(),
-                role: role(&[KeyRole::Deploy]),
-            })
-            .into_iter()
-            .collect(),
-        protected: Vec::new(),
-        policy: Policy {
-            lab: true,
-            ..Policy::default()
-        },
-        controller: Controller {
-            keys: vec![online.controller.public().id()],
-            api: vec![online.https_spki],
-            addresses: vec![address.to_owned()],
-        },
-        floors: Floors::default(),
-        time_reset: None,
-        min_protocol: 1,
-        ext: ensign_bundle::codec::Ext::default(),
-    }
-}
-
-fn sign_root(root: &Root, signing: &[(KeyRole, SecretKey)], fleet: &FleetId) -> Result<Vec<u8>> {
-    Ok(statement::sign(root, &[key(signing, KeyRole::Root)?], fleet)?)
-}
-
-fn targets(now: u64, signing: &[(KeyRole, SecretKey)]) -> Result<Targets> {
-    Ok(Targets {
-        format: FORMAT,
-        version: 1,
-        issued: now,
-        expires: now + LIFE_S,
-        products: vec![Product {
-            name: "*".to_owned(),
-            role: one_of(&[key(signing, KeyRole::Release)?]),
-            components: vec!["*".to_owned()],
-            kinds: KINDS.map(str::to_owned).to_vec(),
-            handlers: Vec::new(),
-            units: vec!["*".to_owned()],
-            security_floor: 0,
-            lowest: 0,
-            network: false,
-            ext: ensign_bundle::codec::Ext::default(),
-        }],
-        ext: ensign_bundle::codec::Ext::default(),
-    })
-}
-
-fn key_file(dir: &Path, role: KeyRole) -> PathBuf {
-    dir.join(format!("{}.pem", role.name()))
-}
-
-fn write_keys(home: &Home, name: &Ident, signing: &[(KeyRole, SecretKey)]) -> Result<()> {
-    into_place(&home.keys_dir(name), |dir| {
-        signing
-            .iter()
-            .try_for_each(|(role, key)| put(&key_file(dir, *role), key.to_pem().as_bytes(), SECRET))
-    })
-}
-
-fn write_kit(
-    dir: &Path,
-    context: &ContextFile,
-    root: &[u8],
-    targets: &[u8],
-    online: &Online,
-    api_token: &str,
-) -> Result<()> {
-    let kit = Kit {
-        format: context.format,
-        fleet: context.fleet,
-        name: &context.name,
-        address: &context.address,
-        root_hash: context.root_hash,
-        api_tokens: [ApiToken {
-            name: "admin",
-            role: "admin",
-            sha256: Digest::of(api_token.as_bytes()),
-        }],
-    };
-    into_place(dir, |dir| {
-        let keys = dir.join("keys");
-        make_dir(&keys)?;
-        for (name, key) in [
-            ("timestamp", &online.timestamp),
-            ("snapshot", &online.snapshot),
-            ("controller", &online.controller),
-        ] {
-            put(&keys.join(format!("{name}.pem")), key.to_pem().as_bytes(), SECRET)?;
-        }
-        put(&keys.join("https.pem"), online.https_key.as_bytes(), SECRET)?;
-        put(&dir.join("https.crt"), online.https_certificate.as_bytes(), PUBLIC)?;
-        put(&dir.join("root.cbor"), root, PUBLIC)?;
-        put(&dir.join("targets.cbor"), targets, PUBLIC)?;
-        put_json(&dir.join("kit.json"), &kit)
-    })
-}
-
-fn write_context(home: &Home, context: &ContextFile, root: &[u8], targets: &[u8], api_token: &str) -> Result<()> {
-    into_place(&home.context_dir(&context.name), |dir| {
-        put(&dir.join("api-token"), format!("{api_token}\n").as_bytes(), SECRET)?;
-        put(
-            &dir.join("trust.cbor"),
-            &trust::first_state(root, &context.fleet)?,
-            SECRET,
-        )?;
-        put(&dir.join("targets.cbor"), targets, PUBLIC)?;
-        put_json(&dir.join("context.json"), context)
-    })
-}
-
-/// Fills a folder beside `dir` and moves it into place when it is whole.
-fn into_place(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let parent = dir
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    make_dir(parent)?;
-    let new = tempfile::Builder::new()
-        .prefix(".new-")
-        .permissions(Permissions::from_mode(0o700))
-        .tempdir_in(parent)
-        .map_err(|e| Failure::io("make a folder in", parent, &e))?;
-    fill(new.path())?;
-    durable::move_dir(new.path(), dir).map_err(|e| Failure::io("make", dir, &e))?;
-    // Moved away: there is nothing left to remove under its old name.
-    let _ = new.keep();
-    Ok(())
-}
-
-fn make_dir(dir: &Path) -> Result<()> {
-    durable::private_dir(dir).map_err(|e| Failure::io("make", dir, &e))
-}
-
-fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    durable::write(path, bytes, mode).map_err(|e| Failure::io("write", path, &e))
-}
-
-fn put_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::new(Code::Failed, e.to_string()))?;
-    put(path, format!("{text}\n").as_bytes(), PUBLIC)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::durable::SECRET;
     use crate::output::Format;
 
     fn shell() -> Shell {

@@ -1,5 +1,7 @@
 //! `ensign fleet ...`
 
+mod files;
+mod founding;
 mod init;
 mod status;
 

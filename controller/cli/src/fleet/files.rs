@@ -1,0 +1,130 @@
+//! What `fleet init` writes: keys, kit, context. Each folder appears whole or not at all.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use ensign_bundle::digest::{Digest, FleetId};
+use ensign_bundle::ids::Ident;
+use ensign_bundle::reason::Code;
+use serde::Serialize;
+
+use crate::durable::{self, PUBLIC, SECRET};
+use crate::failure::{Failure, Result};
+use crate::fleet::founding::{Online, Signing};
+use crate::home::{ContextFile, Home, KeyRole};
+use crate::trust;
+
+/// `kit.json`.
+#[derive(Debug, Serialize)]
+struct Kit<'a> {
+    format: u16,
+    fleet: FleetId,
+    name: &'a Ident,
+    address: &'a str,
+    root_hash: Digest,
+    api_tokens: [ApiToken; 1],
+}
+
+#[derive(Debug, Serialize)]
+struct ApiToken {
+    name: &'static str,
+    role: &'static str,
+    /// Of the token's text.
+    sha256: Digest,
+}
+
+pub fn key_file(dir: &Path, role: KeyRole) -> PathBuf {
+    dir.join(format!("{}.pem", role.name()))
+}
+
+pub fn write_keys(home: &Home, name: &Ident, signing: &Signing) -> Result<()> {
+    into_place(&home.keys_dir(name), |dir| {
+        signing
+            .iter()
+            .try_for_each(|(role, key)| put(&key_file(dir, *role), key.to_pem().as_bytes(), SECRET))
+    })
+}
+
+pub fn write_kit(
+    dir: &Path,
+    context: &ContextFile,
+    root: &[u8],
+    targets: &[u8],
+    online: &Online,
+    api_token: &str,
+) -> Result<()> {
+    let kit = Kit {
+        format: context.format,
+        fleet: context.fleet,
+        name: &context.name,
+        address: &context.address,
+        root_hash: context.root_hash,
+        api_tokens: [ApiToken {
+            name: "admin",
+            role: "admin",
+            sha256: Digest::of(api_token.as_bytes()),
+        }],
+    };
+    into_place(dir, |dir| {
+        let keys = dir.join("keys");
+        make_dir(&keys)?;
+        for (name, key) in [
+            ("timestamp", &online.timestamp),
+            ("snapshot", &online.snapshot),
+            ("controller", &online.controller),
+        ] {
+            put(&keys.join(format!("{name}.pem")), key.to_pem().as_bytes(), SECRET)?;
+        }
+        put(&keys.join("https.pem"), online.https_key.as_bytes(), SECRET)?;
+        put(&dir.join("https.crt"), online.https_certificate.as_bytes(), PUBLIC)?;
+        put(&dir.join("root.cbor"), root, PUBLIC)?;
+        put(&dir.join("targets.cbor"), targets, PUBLIC)?;
+        put_json(&dir.join("kit.json"), &kit)
+    })
+}
+
+pub fn write_context(home: &Home, context: &ContextFile, root: &[u8], targets: &[u8], api_token: &str) -> Result<()> {
+    into_place(&home.context_dir(&context.name), |dir| {
+        put(&dir.join("api-token"), format!("{api_token}\n").as_bytes(), SECRET)?;
+        put(
+            &dir.join("trust.cbor"),
+            &trust::first_state(root, &context.fleet)?,
+            SECRET,
+        )?;
+        put(&dir.join("targets.cbor"), targets, PUBLIC)?;
+        put_json(&dir.join("context.json"), context)
+    })
+}
+
+/// Fills a folder beside `dir` and moves it into place when it is whole.
+fn into_place(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let parent = dir
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    make_dir(parent)?;
+    let new = tempfile::Builder::new()
+        .prefix(".new-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(parent)
+        .map_err(|e| Failure::io("make a folder in", parent, &e))?;
+    fill(new.path())?;
+    durable::move_dir(new.path(), dir).map_err(|e| Failure::io("make", dir, &e))?;
+    // Moved away: there is nothing left to remove under its old name.
+    let _ = new.keep();
+    Ok(())
+}
+
+fn make_dir(dir: &Path) -> Result<()> {
+    durable::private_dir(dir).map_err(|e| Failure::io("make", dir, &e))
+}
+
+fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    durable::write(path, bytes, mode).map_err(|e| Failure::io("write", path, &e))
+}
+
+fn put_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::new(Code::Failed, e.to_string()))?;
+    put(path, format!("{text}\n").as_bytes(), PUBLIC)
+}
