@@ -305,6 +305,28 @@ impl Facts {
     }
 }
 
+/// Lines that `text` takes on the terminal behind standard error, long ones wrapped.
+pub fn rows_on_terminal(text: &str) -> usize {
+    let width = Table::new().use_stderr().width().map_or(usize::MAX, usize::from).max(1);
+    rows(text, width)
+}
+
+fn rows(text: &str, width: usize) -> usize {
+    text.lines().map(|line| visible(line).div_ceil(width).max(1)).sum()
+}
+
+/// Characters of a line without colours (`ESC [ ... m`).
+fn visible(line: &str) -> usize {
+    let mut colour = false;
+    line.chars()
+        .filter(|c| {
+            let shown = !colour && *c != '\u{1b}';
+            colour = if colour { *c != 'm' } else { *c == '\u{1b}' };
+            shown
+        })
+        .count()
+}
+
 /// `██████░░`: how much of `whole` is `part`.
 pub fn bar(part: u64, whole: u64, width: usize) -> String {
     let filled = match whole {
@@ -348,6 +370,13 @@ mod tests {
         error: there is no release app@9.9.9 (not-found)
         hint: ensign release ls
         ");
+    }
+
+    #[test]
+    fn long_lines_take_several_rows() {
+        assert_eq!(rows("abc\n\nabcdefgh\n", 4), 1 + 1 + 2);
+        let red = Paint(true).red("abcd");
+        assert_eq!((visible(&red), rows(&red, 4)), (4, 1));
     }
 
     #[test]

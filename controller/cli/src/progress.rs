@@ -6,7 +6,7 @@ use crate::output::Shell;
 
 /// How a bar looks.
 const BAR: &str =
-    "{msg:>12}  {bar:28}  {percent:>3}%  {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta}";
+    "{msg:>11} {bar:20} {percent:>3}% {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
 
 /// Bytes of a known whole.
 #[derive(Debug)]

@@ -21,8 +21,7 @@ const KINDS: [&str; 2] = ["tree", "oci"];
 /// The operator's keys, each with its role.
 pub type Signing = [(KeyRole, SecretKey)];
 
-/// The controller's keys: they go into the kit and nowhere else.
-#[derive(Debug)]
+/// The controller's keys: they go into the kit and nowhere else, so there is no `Debug`.
 pub struct Online {
     pub timestamp: SecretKey,
     pub snapshot: SecretKey,

@@ -81,31 +81,43 @@ impl Document for Rollout {
             );
         out.push_str(&facts.text(paint));
         out.push('\n');
-        let headers = [
-            "WAVE", "STATE", "", "OK", "OF", "ACTIVE", "WAITING", "FAILED", "DARK", "AWAY", "HELD", "SOAK",
-        ];
-        let mut grid = Grid::new(&headers, paint).right(&[0, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        // What is 0 everywhere and no worry only takes room.
+        let any = |count: fn(&WaveStatus) -> u64| self.waves.iter().any(|w| count(w) > 0);
+        let (away, held) = (any(|w| u64::from(w.unreached)), any(|w| u64::from(w.held)));
+        let soaking = any(|w| w.soak_left_s);
+        let mut headers = vec!["WAVE", "STATE", "", "OK", "OF", "ACTIVE", "WAITING", "FAILED", "DARK"];
+        headers.extend(
+            [(away, "AWAY"), (held, "HELD"), (soaking, "SOAK")]
+                .iter()
+                .filter(|h| h.0)
+                .map(|h| h.1),
+        );
+        let numbers: Vec<usize> = (3..headers.len()).chain([0]).collect();
+        let mut grid = Grid::new(&headers, paint).right(&numbers);
         for w in &self.waves {
-            let soak = match w.soak_left_s {
-                0 => String::new(),
-                left => units::show_seconds(left),
+            let number = |n: u32, mood| (n.to_string(), mood);
+            let mut row = vec![
+                number(w.index, Mood::Plain),
+                (w.state.name().to_owned(), wave_mood(w.state)),
+                (bar(u64::from(w.ok), u64::from(w.target), BAR), wave_mood(w.state)),
+                number(w.ok, Mood::Plain),
+                number(w.target, Mood::Plain),
+                number(w.active, Mood::Plain),
+                number(w.pending, Mood::Faint),
+                worry(w.failed),
+                worry(w.dark),
+            ];
+            row.extend(away.then(|| number(w.unreached, Mood::Faint)));
+            row.extend(held.then(|| number(w.held, Mood::Faint)));
+            let soak = |left| {
+                if left == 0 {
+                    String::new()
+                } else {
+                    units::show_seconds(left)
+                }
             };
-            let (failed, failed_mood) = worry(w.failed);
-            let (dark, dark_mood) = worry(w.dark);
-            grid.row([
-                (&*w.index.to_string(), Mood::Plain),
-                (w.state.name(), wave_mood(w.state)),
-                (&bar(u64::from(w.ok), u64::from(w.target), BAR), wave_mood(w.state)),
-                (&w.ok.to_string(), Mood::Plain),
-                (&w.target.to_string(), Mood::Plain),
-                (&w.active.to_string(), Mood::Plain),
-                (&w.pending.to_string(), Mood::Faint),
-                (&failed, failed_mood),
-                (&dark, dark_mood),
-                (&w.unreached.to_string(), Mood::Faint),
-                (&w.held.to_string(), Mood::Faint),
-                (&soak, Mood::Busy),
-            ]);
+            row.extend(soaking.then(|| (soak(w.soak_left_s), Mood::Busy)));
+            grid.row(row.iter().map(|(text, mood)| (text.as_str(), *mood)));
         }
         out.push_str(&grid.text());
         if let Some(next) = next_step(self.state) {

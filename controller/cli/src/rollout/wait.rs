@@ -10,7 +10,7 @@ use crate::app::Session;
 use crate::args::WaitFor;
 use crate::clock;
 use crate::failure::{Failure, Result};
-use crate::output::{Document as _, Paint, Shell};
+use crate::output::{Document as _, Paint, Shell, rows_on_terminal};
 
 /// Longest time that one question waits at the controller, seconds.
 const POLL_S: u64 = 20;
@@ -167,7 +167,7 @@ impl<'a> View<'a> {
         if self.shell.is_watched() {
             self.close();
             let text = rollout.table(Paint::of_diagnostics());
-            self.drawn = text.lines().count();
+            self.drawn = rows_on_terminal(&text);
             self.shell.block(&text);
             return;
         }
