@@ -2,9 +2,12 @@
 
 use std::io::{IsTerminal as _, stderr};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, fmt, registry};
 
-/// How much is said. `ENSIGN_LOG` (a filter of the `tracing` crate) goes before it.
+/// How much is said. `ENSIGN_LOG` (`info`, or `debug,quinn=warn`) goes before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// Errors only.
@@ -20,21 +23,20 @@ pub fn start(level: Level) {
     let default = match level {
         Level::Quiet => "error",
         Level::Normal => "info",
-        Level::Verbose => "debug,quinn=info,quinn_proto=info,rustls=info",
+        Level::Verbose => "debug,quinn=warn,quinn_proto=warn,rustls=warn",
     };
-    let filter = EnvFilter::try_from_env("ENSIGN_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let filter: Targets = std::env::var("ENSIGN_LOG")
+        .ok()
+        .and_then(|filter| filter.parse().ok())
+        .unwrap_or_else(|| default.parse().unwrap_or_default());
     let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr)
-        .with_ansi(colour)
-        .with_target(false);
+    let lines = fmt::layer().with_writer(stderr).with_ansi(colour).with_target(false);
     // The journal stamps each line itself.
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    // Only a second call can fail; the first one's choice stays.
-    let _ = if journal {
-        builder.without_time().try_init()
+    let lines = if std::env::var_os("JOURNAL_STREAM").is_some() {
+        lines.without_time().with_filter(filter).boxed()
     } else {
-        builder.try_init()
+        lines.with_filter(filter).boxed()
     };
+    // Only a second call can fail; the first one's choice stays.
+    let _ = registry().with(lines).try_init();
 }
