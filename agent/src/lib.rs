@@ -1,5 +1,6 @@
 //! The device: link, applier and runner. Three binaries of one crate; they share paths, messages and durable files, and nothing else.
 
+pub mod applier;
 pub mod chain;
 pub mod cli;
 pub mod clock;

@@ -53,6 +53,8 @@ impl Paths {
         receipt_key = "var/lib/ensign/applier/receipt.pem";
         trust = "var/lib/ensign/applier/trust";
         journal = "var/lib/ensign/applier/journal";
+        /// The binding this device joined with: its id and name.
+        binding = "var/lib/ensign/applier/binding.cbor";
         /// Manifests and block tables of what runs, what ran before and what is being staged.
         manifests = "var/lib/ensign/applier/manifests";
         deploy = "var/lib/ensign/deploy";

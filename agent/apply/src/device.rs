@@ -11,12 +11,15 @@ use crate::stage::{
     Confirmed, Fetching, Rejected, RolledBack, RollingBack, Stage, Staged, Switching, Target, Trial, Waiting,
 };
 use crate::trial::Watch;
-use crate::uptime::Now;
+use crate::uptime::{Now, Uptime};
 
 /// Journal edges of one attempt. A normal one has five; an attempt that needs more goes in circles.
 pub(crate) const EDGES: u32 = 64;
 /// Receipts kept for a controller that does not answer; the oldest go first.
 const RECEIPTS: usize = 64;
+
+/// Plans whose dwell is kept: one runs at a time, one may be prepared.
+const KNOWN: usize = 8;
 
 /// Everything that the journal says. [`Device::apply`] is the only thing that changes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +46,8 @@ pub struct Device {
     /// The plan whose soak is not over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soak: Option<Soak>,
+    /// The newest plans, oldest first.
+    pub known: Vec<Known>,
     /// Grows with everything that the controller should hear of.
     pub report: u64,
 }
@@ -77,6 +82,13 @@ pub struct Statement {
     pub report: u64,
 }
 
+/// A plan and how long this device has known it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    pub plan: Digest,
+    pub dwell: Uptime,
+}
+
 /// A confirmed release whose plan asks for more time before its receipt counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Soak {
@@ -104,6 +116,12 @@ impl Device {
             .map(|running| running.parent)
             .filter(|parent| self.generation(*parent).is_some())
             .unwrap_or(0)
+    }
+
+    /// Seconds since this device first verified the plan.
+    pub fn dwell_s(&self, plan: &Digest, now: &Now) -> u64 {
+        let known = self.known.iter().find(|k| k.plan == *plan);
+        known.map_or(0, |k| k.dwell.elapsed_ms(now) / 1000)
     }
 
     /// True for generations that run, that a rollback would go to, or that the attempt moves between.
@@ -240,6 +258,13 @@ impl Device {
                     });
                 }
             }
+            Record::Stayed { generation, reason } => {
+                self.current = *generation;
+                self.stage = Stage::Rejected(Rejected {
+                    target: self.stage.target().cloned(),
+                    reason: reason.clone(),
+                });
+            }
             Record::Receipt {
                 plan,
                 release,
@@ -279,6 +304,15 @@ impl Device {
             }
             Record::Locked(lock) => self.lock = Some(lock.clone()),
             Record::Unlocked => self.lock = None,
+            Record::Met { plan, now } => {
+                self.known.push(Known {
+                    plan: *plan,
+                    dwell: Uptime::start(now),
+                });
+                if self.known.len() > KNOWN {
+                    self.known.remove(0);
+                }
+            }
             Record::Forgotten { generations } => self.generations.retain(|g| !generations.contains(&g.number)),
         }
     }
@@ -308,6 +342,9 @@ impl Device {
     fn carry(&mut self, now: &Now) {
         for product in self.running_mut().into_iter().flat_map(|g| &mut g.products) {
             product.uptime = product.uptime.carried(now);
+        }
+        for known in &mut self.known {
+            known.dwell = known.dwell.carried(now);
         }
     }
 }

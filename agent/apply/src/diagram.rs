@@ -51,11 +51,14 @@ fn edges() -> BTreeSet<(Phase, Phase, &'static str)> {
 
 fn name(event: &Event) -> &'static str {
     match event {
+        Event::Met { .. } => "met",
         Event::Offered(_) => "offered",
         Event::Refused { .. } => "refused",
         Event::Withdrawn => "withdrawn",
         Event::Staged { .. } => "staged",
         Event::StagingFailed { .. } => "staging failed",
+        Event::Tampered { .. } => "tampered tree",
+        Event::WayBackBlocked { .. } => "way back blocked",
         Event::Cleared => "cleared",
         Event::Switched => "switched",
         Event::SwitchFailed { .. } => "switch failed",

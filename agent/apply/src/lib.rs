@@ -16,7 +16,7 @@ mod step;
 mod trial;
 mod uptime;
 
-pub use device::{Denied, Device, Lock, Soak, Statement};
+pub use device::{Denied, Device, Known, Lock, Soak, Statement};
 pub use generation::{Component, Generation, Product};
 pub use record::Record;
 pub use resume::Reality;

@@ -77,6 +77,16 @@ pub enum Record {
     Forgotten {
         generations: Vec<u64>,
     },
+    /// A plan for this device was verified for the first time.
+    Met {
+        plan: Digest,
+        now: Now,
+    },
+    /// The way back is not safe to go: this generation stays.
+    Stayed {
+        generation: u64,
+        reason: Refusal,
+    },
 }
 
 impl Record {
@@ -105,11 +115,13 @@ impl Record {
             Self::Locked(_) => 20,
             Self::Unlocked => 21,
             Self::Forgotten { .. } => 22,
+            Self::Met { .. } => 23,
+            Self::Stayed { .. } => 24,
         }
     }
 
     /// Highest number that this version knows.
-    pub const LAST: u16 = 22;
+    pub const LAST: u16 = 24;
 
     /// True where the attempt moves on: these are counted against the cap.
     pub(crate) const fn is_edge(&self) -> bool {
@@ -122,6 +134,7 @@ impl Record {
                 | Self::Confirmed(_)
                 | Self::RollingBack { .. }
                 | Self::RolledBack(_)
+                | Self::Stayed { .. }
         )
     }
 
@@ -137,6 +150,7 @@ impl Record {
                 | Self::Locked(_)
                 | Self::Unlocked
                 | Self::Forgotten { .. }
+                | Self::Met { .. }
         )
     }
 }

@@ -20,6 +20,10 @@ const CLOCK_IDLE_MS: u64 = 3_600_000;
 /// What the shell saw. Late, repeated and unexpected ones do no harm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// A plan for this device was verified; it may be accepted or not.
+    Met {
+        plan: Digest,
+    },
     /// A plan for this device was accepted.
     Offered(Target),
     /// It was not, or not any more.
@@ -36,6 +40,14 @@ pub enum Event {
     },
     StagingFailed {
         manifest: Digest,
+        reason: Refusal,
+    },
+    /// A tree that already stood there is not what it was: the release is made anew from blocks.
+    Tampered {
+        manifest: Digest,
+    },
+    /// The old generation's trees are not what they were: it must not run again.
+    WayBackBlocked {
         reason: Refusal,
     },
     /// The acceptance function, asked again right before the switch, said yes.
@@ -139,6 +151,11 @@ impl Device {
     pub fn step(self, event: Event, now: &Now) -> Step {
         let mut step = Step::at(self);
         match event {
+            Event::Met { plan } => {
+                if !step.device.known.iter().any(|k| k.plan == plan) {
+                    step.record(Record::Met { plan, now: now.clone() });
+                }
+            }
             Event::Offered(target) => step.offered(target, now),
             Event::Refused { target, reason } => step.refused(target, reason),
             Event::Withdrawn => {
@@ -155,6 +172,14 @@ impl Device {
                 }
             }
             Event::StagingFailed { manifest, reason } => step.staging_failed(manifest, reason, now),
+            Event::Tampered { manifest } => {
+                if let (Some(target), Some(_)) = (step.device.stage.target().cloned(), step.device.stage.prepared())
+                    && target.manifest.digest == manifest
+                {
+                    step.record(Record::Offered(target));
+                }
+            }
+            Event::WayBackBlocked { reason } => step.way_back_blocked(reason, now),
             Event::Cleared => step.cleared(now),
             Event::Switched => step.switched(now),
             Event::SwitchFailed { reason } => {
@@ -460,6 +485,19 @@ impl Step {
         self.actions.push(Action::Collect);
     }
 
+    fn way_back_blocked(&mut self, reason: Refusal, now: &Now) {
+        let Stage::RollingBack(s) = &self.device.stage else {
+            return;
+        };
+        let (target, generation, code) = (s.target.clone(), s.from, reason.code);
+        self.record(Record::Denied {
+            manifest: target.manifest.digest,
+            code: first_reason(&self.device.stage, code),
+        });
+        self.record(Record::Stayed { generation, reason });
+        self.receipt(&target, ReceiptState::Failed { code }, now);
+    }
+
     fn rollback_asked(&mut self, reason: &str) {
         let reason = Refusal::new(Code::OperatorRollback, reason);
         match &self.device.stage {
@@ -573,6 +611,11 @@ impl Record {
     fn moves(&self) -> bool {
         self.is_edge() || matches!(self, Self::Offered(_) | Self::Waiting { .. })
     }
+}
+
+/// Why the release failed, where the stage says so.
+fn first_reason(stage: &Stage, other: Code) -> Code {
+    stage.reason().map_or(other, |reason| reason.code)
 }
 
 /// The way back out of a trial.

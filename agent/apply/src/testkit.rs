@@ -84,6 +84,9 @@ pub(crate) fn events() -> Vec<Event> {
             text: "web.service failed".to_owned(),
         },
         Event::SwitchedBack,
+        Event::WayBackBlocked {
+            reason: refusal(Code::GenerationTampered),
+        },
         Event::RollbackAsked {
             reason: "by hand".to_owned(),
         },
@@ -96,6 +99,7 @@ pub(crate) fn events() -> Vec<Event> {
         Event::Unlocked,
         Event::Forgotten { generations: vec![1] },
         Event::Tick,
+        Event::Met { plan: Digest([7; 32]) },
         Event::Refused {
             target: None,
             reason: refusal(Code::Unsigned),
@@ -113,6 +117,9 @@ pub(crate) fn events() -> Vec<Event> {
                 reason: refusal(Code::DowngradeRefused),
             },
             staged(n, n == 1),
+            Event::Tampered {
+                manifest: target(n).manifest.digest,
+            },
             Event::StagingFailed {
                 manifest: target(n).manifest.digest,
                 reason: refusal(Code::NoSpace),

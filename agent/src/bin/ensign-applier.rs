@@ -1,1 +1,35 @@
-fn main() {}
+//! Verifies, stages, switches, watches and goes back: the half of a device that decides. Started by systemd's sockets, or by the
+//! link half under `--root`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ensign_agent::{applier, log, paths::Paths};
+
+/// Verifies and installs what the link half brings; trusts nothing of it.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Example:\n  ensign-applier --root /srv/device1")]
+struct Arguments {
+    /// Every path lies under this directory; `/` is the machine itself.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Decodes blocks into a staging directory; started by the applier itself.
+    #[command(hide = true)]
+    Unpack,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log::start(log::Level::Normal);
+    match arguments.command {
+        Some(Command::Unpack) => applier::unpack::main(),
+        None => applier::main(&Paths::new(arguments.root)),
+    }
+}

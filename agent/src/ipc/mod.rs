@@ -31,6 +31,8 @@ pub enum ToApplier {
     Provide { blobs: Vec<Digest> },
     /// The controller has everything up to this report. Answer: `State`.
     Acknowledged { seq: u64 },
+    /// The controller's clock, from `welcome`: a signed [`ensign_bundle::plan::evidence::TimeAttestation`]. Answer: `State`.
+    Time { attestation: ByteBuf },
 }
 
 /// From the applier to the link half.

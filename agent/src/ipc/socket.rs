@@ -96,6 +96,11 @@ impl Socket {
         Self { fd }
     }
 
+    /// For a child's standard input.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Sends one message. The descriptors are duplicated into the receiver.
     pub fn send<T: Serialize>(&self, message: &T, descriptors: &[BorrowedFd<'_>]) -> Result<(), SocketError> {
         self.send_bytes(&ensign_bundle::codec::encode(message)?, descriptors)

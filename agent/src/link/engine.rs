@@ -14,6 +14,7 @@ use ensign_bundle::limits;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::trust::roles::FileRef;
 use ensign_bundle::wire::{Desired, DocRef, Phase, Report, Request, ToDevice};
+use serde_bytes::ByteBuf;
 use tokio::sync::{mpsc, watch};
 
 use super::applier::Outgoing;
@@ -83,6 +84,8 @@ pub struct Engine {
     delayed: HashMap<Digest, Duration>,
     /// Acknowledged by the controller, not yet told to the applier.
     acknowledged: Option<u64>,
+    /// The controller's clock, signed for this applier, not yet told to it.
+    time: Option<ByteBuf>,
     /// Blobs handed over since the cache was last cut to its size.
     taken: usize,
     status: watch::Sender<LinkStatus>,
@@ -139,6 +142,7 @@ impl Engine {
             in_flight: HashSet::new(),
             delayed: HashMap::new(),
             acknowledged: None,
+            time: None,
             taken: 0,
             status,
         }
@@ -180,6 +184,7 @@ impl Engine {
                 // What an earlier session wanted carries leases for an applier that may be gone.
                 (self.wanted, self.offered) = (None, None);
                 self.delayed.clear();
+                self.time = Some(up.welcome.time.clone()).filter(|time| !time.is_empty());
                 self.session = Some(Session {
                     up,
                     streams: 0,
@@ -327,7 +332,9 @@ impl Engine {
 
     /// The most urgent thing to say to the applier, one at a time.
     fn ask_applier(&mut self) {
-        if let Some(seq) = self.acknowledged.take() {
+        if let Some(attestation) = self.time.take() {
+            self.ask(ToApplier::Time { attestation }, Vec::new(), Asked::State);
+        } else if let Some(seq) = self.acknowledged.take() {
             self.ask(ToApplier::Acknowledged { seq }, Vec::new(), Asked::State);
         } else if let Some(offer) = self.next_offer() {
             match offer {

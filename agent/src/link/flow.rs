@@ -112,7 +112,7 @@ impl Applier {
             .unwrap()
             .unwrap();
         let answer = match &outgoing.message {
-            ToApplier::Hello | ToApplier::Acknowledged { .. } => {
+            ToApplier::Hello | ToApplier::Acknowledged { .. } | ToApplier::Time { .. } => {
                 FromApplier::State(Box::new(state(self.nonce, 1, Phase::Idle)))
             }
             ToApplier::Offer(offer) => {

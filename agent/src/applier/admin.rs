@@ -1,0 +1,229 @@
+//! Root's commands: joining a fleet, going back, locking, applying a file.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use ensign_apply::{Event, Lock, Stage};
+use ensign_bundle::digest::{Digest, FleetId};
+use ensign_bundle::limits::{CLAMP_S, ROOT_BYTES, STATEMENT_BYTES};
+use ensign_bundle::plan::statements::Grant;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use ensign_bundle::statement;
+use ensign_bundle::trust::{TrustState, Trusted};
+use ensign_bundle::wire::DocKind;
+use serde_bytes::ByteBuf;
+
+use super::identity;
+use super::offer::Documents;
+use super::shell::{Shell, ShellError};
+use super::{labels, report, sockets, verify};
+use crate::durable;
+use crate::ipc::{FromAdmin, Piece, ToAdmin};
+
+/// Longest lock, seconds: it defers, it does not refuse for ever.
+const LOCK_S: u64 = 30 * CLAMP_S;
+/// Roots of one enrolment.
+const ROOTS: usize = 256;
+/// Longest reason that is kept, characters.
+const REASON: usize = 200;
+
+/// Answers one command.
+pub(super) fn take(
+    shell: &mut Shell,
+    command: ToAdmin,
+    mut descriptors: Vec<OwnedFd>,
+) -> Result<FromAdmin, ShellError> {
+    tracing::debug!(?command, "asked by root");
+    let file = descriptors.pop();
+    let answer = match command {
+        ToAdmin::Status => Ok(FromAdmin::State(Box::new(report::state(shell)))),
+        ToAdmin::BeginEnroll { fleet } => {
+            shell.joining = Some(fleet);
+            identity::receipt_key_or_new(&shell.paths).map(|key| FromAdmin::ReceiptKey { key: key.public() })
+        }
+        ToAdmin::SignBinding { payload } => sign_binding(shell, &payload),
+        ToAdmin::FinishEnroll {
+            root_hash,
+            fleet,
+            roots,
+            grant,
+            binding,
+        } => finish_enroll(shell, file, &root_hash, &fleet, &roots, grant, binding),
+        ToAdmin::Rollback { reason } => match may_roll_back(shell) {
+            Ok(to) => {
+                shell.step(Event::RollbackAsked { reason: clean(&reason) })?;
+                Ok(done(format!("going back to generation {to}")))
+            }
+            Err(refusal) => Err(refusal),
+        },
+        ToAdmin::Lock { reason, ttl_s } => {
+            let until = shell.wall.unix().saturating_add(ttl_s.min(LOCK_S));
+            shell.step(Event::Locked(Lock {
+                reason: clean(&reason),
+                until,
+            }))?;
+            Ok(done(format!("locked for {} s", ttl_s.min(LOCK_S))))
+        }
+        ToAdmin::Unlock => {
+            shell.step(Event::Unlocked)?;
+            shell.ask_again()?;
+            Ok(done("unlocked".to_owned()))
+        }
+        ToAdmin::ClearDenied { manifest } => {
+            let before = shell.device.denied.len();
+            shell.step(Event::DenialsCleared { manifest })?;
+            let cleared = before - shell.device.denied.len();
+            if cleared == 0 && manifest.is_some() {
+                refuse!(NotFound, "no such release is on the deny list")
+            } else {
+                // What is wanted is offered again, and tried.
+                sockets::ask_link_again(shell);
+                Ok(done(format!("{cleared} releases may be tried again")))
+            }
+        }
+        ToAdmin::Apply => match file {
+            Some(file) => verify::apply(shell, &File::from(file)).map(|text| FromAdmin::Done { text }),
+            None => refuse!(Malformed, "apply without its file"),
+        },
+        ToAdmin::Leave => leave(shell),
+    };
+    Ok(answer.unwrap_or_else(FromAdmin::Refused))
+}
+
+fn done(text: String) -> FromAdmin {
+    FromAdmin::Done { text }
+}
+
+fn clean(reason: &str) -> String {
+    ensign_bundle::text::printable(reason, REASON)
+}
+
+/// Where a rollback goes, if it may: back from a trial, or to the previous generation, if its trees are what they were.
+fn may_roll_back(shell: &Shell) -> Result<u64, Refusal> {
+    let device = &shell.device;
+    match &device.stage {
+        Stage::Switching(s) => return Ok(s.from),
+        Stage::Trial(s) => return Ok(s.from),
+        Stage::RollingBack(_) => return refuse!(InProgress, "the device is going back already"),
+        _ => {}
+    }
+    let to = device.previous();
+    let Some(generation) = device.generation(to) else {
+        return refuse!(NotFound, "there is no previous generation");
+    };
+    if let Some(trusted) = &shell.trusted {
+        for product in &generation.products {
+            let floor = trusted.security_floor(&product.product);
+            if product.counter < floor {
+                return refuse!(
+                    BelowFloor,
+                    "counter {} of {} is below the floor {floor}",
+                    product.counter,
+                    product.product
+                );
+            }
+        }
+    }
+    shell.verify_generation(to, device.current)?;
+    Ok(to)
+}
+
+fn sign_binding(shell: &Shell, payload: &[u8]) -> Result<FromAdmin, Refusal> {
+    let Some(key) = identity::receipt_key(&shell.paths)? else {
+        return refuse!(NotFound, "there is no receipt key yet");
+    };
+    // The fleet is part of what is signed, and stands in nothing that the binding says: it is the one being joined.
+    let Some(fleet) = shell.joining.or(shell.trusted.as_ref().map(|t| *t.fleet())) else {
+        return refuse!(Usage, "no fleet is being joined");
+    };
+    let bytes = identity::sign_binding(payload, &key, &fleet)?;
+    Ok(FromAdmin::Signature {
+        key: key.public(),
+        bytes: ByteBuf::from(bytes),
+    })
+}
+
+fn finish_enroll(
+    shell: &mut Shell,
+    file: Option<OwnedFd>,
+    root_hash: &Digest,
+    fleet: &FleetId,
+    roots: &[u64],
+    grant: u64,
+    binding: u64,
+) -> Result<FromAdmin, Refusal> {
+    let Some(file) = file else {
+        return refuse!(Malformed, "enrolment without its documents");
+    };
+    if roots.is_empty() || roots.len() > ROOTS || roots.iter().any(|length| *length > ROOT_BYTES as u64) {
+        return refuse!(LimitExceeded, "{} roots, 1 to {ROOTS} are possible", roots.len());
+    }
+    if grant > STATEMENT_BYTES as u64 || binding > STATEMENT_BYTES as u64 {
+        return refuse!(LimitExceeded, "grant or binding of more than {STATEMENT_BYTES} bytes");
+    }
+    let piece = |kind, length| Piece { kind, length };
+    let mut pieces: Vec<Piece> = roots.iter().map(|length| piece(DocKind::Root, *length)).collect();
+    // A binding has the limits of every other statement.
+    pieces.extend([piece(DocKind::Grant, grant), piece(DocKind::Hold, binding)]);
+    let documents = Documents::read(file, &pieces)?;
+    let missing = || Refusal::new(Code::Malformed, "enrolment without one of its documents");
+    let mut chain = documents.of(DocKind::Root);
+    let mut trusted = TrustState::new(chain.next().ok_or_else(missing)?, root_hash, fleet)?;
+    for root in chain {
+        trusted.update_root(root, shell.wall.clock())?;
+    }
+    check_lab(shell, &trusted)?;
+    let key = identity::receipt_key(&shell.paths)?.ok_or_else(missing)?;
+    let bytes = documents.of(DocKind::Hold).next().ok_or_else(missing)?;
+    let binding = identity::check_binding(bytes, &key.public(), fleet)?;
+    let grant = documents.of(DocKind::Grant).next().ok_or_else(missing)?;
+    if statement::open_unverified::<Grant>(grant)?.digest() != binding.grant && Digest::of(grant) != binding.grant {
+        return refuse!(ContentMismatch, "the binding names another grant");
+    }
+    trusted.take_grant(grant, &binding.device, &binding.name)?;
+
+    // Trust first, then the binding that says who this is: a crash in between leaves a device that has not joined.
+    durable::remove(&shell.paths.binding()).map_err(|e| io(&shell.paths.binding(), &e))?;
+    shell.store.forget()?;
+    shell.store.save(&trusted)?;
+    durable::write(&shell.paths.binding(), bytes, 0o600).map_err(|e| io(&shell.paths.binding(), &e))?;
+    shell.identity = identity::load(&shell.paths)?;
+    shell.trusted = Some(trusted);
+    (shell.lost, shell.degraded, shell.joining) = (None, false, None);
+    shell.offer = None;
+    labels::write(shell);
+    tracing::info!(device = %binding.device, name = binding.name, fleet = %fleet, "joined");
+    sockets::tell_link(shell);
+    Ok(done(format!("joined as {}", binding.device)))
+}
+
+/// Keys without a passphrase are for trying things out: the machine's own root takes part only where its administrator says so.
+fn check_lab(shell: &Shell, trusted: &Trusted) -> Result<(), Refusal> {
+    if trusted.root().policy.lab && shell.paths.is_system() && !shell.config.allow_lab {
+        return refuse!(
+            PolicyRefused,
+            "the fleet is a lab (its keys have no passphrase), and agent.toml does not say applier.allow_lab"
+        );
+    }
+    Ok(())
+}
+
+/// What runs goes on running; nothing of the fleet is kept.
+fn leave(shell: &mut Shell) -> Result<FromAdmin, Refusal> {
+    if shell.device.stage.is_committed() {
+        return refuse!(InProgress, "an update is under way");
+    }
+    for path in [shell.paths.binding(), shell.paths.receipt_key()] {
+        durable::remove(&path).map_err(|e| io(&path, &e))?;
+    }
+    shell.store.forget()?;
+    (shell.identity, shell.trusted, shell.offer, shell.lost) = (None, None, None, None);
+    tracing::info!("left the fleet");
+    sockets::tell_link(shell);
+    Ok(done("left the fleet".to_owned()))
+}
+
+fn io(path: &std::path::Path, error: &std::io::Error) -> Refusal {
+    Refusal::new(Code::Io, format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,111 @@
+//! `deploy/generations/N/<component>` and the one pointer, `deploy/current`.
+
+use std::io;
+use std::os::unix::fs::symlink;
+
+use ensign_apply::Generation;
+use ensign_bundle::digest::Digest;
+
+use super::beneath::Dir;
+use crate::durable;
+use crate::paths::Paths;
+
+/// The generation that `current` points at; 0 = none, or nothing of ours.
+pub(super) fn current(paths: &Paths) -> u64 {
+    std::fs::read_link(paths.current())
+        .ok()
+        .and_then(|target| target.to_str()?.strip_prefix("generations/")?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Makes the directory of a generation, durable. Making it again changes nothing.
+pub(super) fn make(paths: &Paths, generation: &Generation) -> io::Result<()> {
+    let all = Dir::open(&paths.generations())?;
+    let name = generation.number.to_string();
+    match all.mkdir(&name, 0o755) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    let dir = all.dir(&name)?;
+    for component in &generation.components {
+        let target = target(&component.tree);
+        let name = component.name.as_str();
+        if dir.target(name).is_ok_and(|found| found == target) {
+            continue;
+        }
+        dir.remove(name)?;
+        dir.symlink(&target, name)?;
+    }
+    for (name, _) in dir.entries()? {
+        if !generation.components.iter().any(|c| c.name.as_str() == name) {
+            dir.remove(&name)?;
+        }
+    }
+    durable::sync_dir(&paths.generations().join(name))?;
+    durable::sync_dir(&paths.generations())
+}
+
+/// Lets the pointer show a generation, durable; 0 = nothing runs.
+pub(super) fn point(paths: &Paths, number: u64) -> io::Result<()> {
+    let current = paths.current();
+    if number == 0 {
+        return durable::remove(&current);
+    }
+    let next = paths.deploy().join(".current.new");
+    match std::fs::remove_file(&next) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    symlink(format!("generations/{number}"), &next)?;
+    durable::rename(&next, &current)
+}
+
+/// Where a component's link leads.
+fn target(tree: &Digest) -> String {
+    format!("../../trees/{tree}")
+}
+
+#[cfg(test)]
+mod tests {
+    use ensign_apply::Component;
+    use ensign_bundle::ids::Ident;
+
+    use super::*;
+
+    #[test]
+    fn the_pointer_moves_whole() {
+        let temp = tempfile::tempdir().unwrap();
+        let paths = Paths::new(temp.path());
+        std::fs::create_dir_all(paths.generations()).unwrap();
+        assert_eq!(current(&paths), 0);
+        let ident = |text| Ident::parse(text).unwrap();
+        let generation = |number, names: &[&'static str]| Generation {
+            number,
+            components: names
+                .iter()
+                .map(|name| Component {
+                    product: ident("app"),
+                    name: ident(name),
+                    tree: Digest([u8::try_from(number).unwrap(); 32]),
+                    units: Vec::new(),
+                })
+                .collect(),
+            ..Generation::default()
+        };
+        make(&paths, &generation(1, &["a", "b"])).unwrap();
+        // Half made before a crash, with something that does not belong there.
+        std::fs::remove_file(paths.generations().join("1/a")).unwrap();
+        symlink("elsewhere", paths.generations().join("1/c")).unwrap();
+        make(&paths, &generation(1, &["a", "b"])).unwrap();
+        assert!(!paths.generations().join("1/c").is_symlink());
+        point(&paths, 1).unwrap();
+        assert_eq!(current(&paths), 1);
+        let link = std::fs::read_link(paths.live("a")).unwrap();
+        assert_eq!(link.to_str().unwrap(), target(&Digest([1; 32])));
+        make(&paths, &generation(2, &["a"])).unwrap();
+        point(&paths, 2).unwrap();
+        assert_eq!(current(&paths), 2);
+        point(&paths, 0).unwrap();
+        assert_eq!(current(&paths), 0);
+    }
+}

@@ -1,0 +1,117 @@
+//! Who this device is to its fleet: the receipt key, made here and never leaving, and the binding it joined with.
+
+use ensign_bundle::digest::{DeviceId, FleetId};
+use ensign_bundle::limits;
+use ensign_bundle::plan::evidence::Binding;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use ensign_bundle::statement;
+use ensign_crypto::{Envelope, PublicKey, SecretKey, aad};
+
+use crate::durable;
+use crate::paths::Paths;
+
+/// Longest PEM of a private key, bytes.
+const PEM_BYTES: usize = 4096;
+const KEY_MODE: u32 = 0o600;
+
+/// An enrolled device.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub id: DeviceId,
+    pub name: String,
+    pub receipt_key: SecretKey,
+}
+
+/// The receipt key, if there is one.
+pub(super) fn receipt_key(paths: &Paths) -> Result<Option<SecretKey>, Refusal> {
+    let path = paths.receipt_key();
+    let Some(bytes) = durable::read(&path, PEM_BYTES).map_err(|e| io(&path, &e))? else {
+        return Ok(None);
+    };
+    let pem = String::from_utf8(bytes).map_err(|_| Refusal::new(Code::Malformed, "receipt.pem is not text"))?;
+    SecretKey::from_pem(&pem)
+        .map(Some)
+        .map_err(|e| Refusal::new(Code::Malformed, format!("{}: {e}", path.display())))
+}
+
+/// The receipt key; a new one where there is none.
+pub(super) fn receipt_key_or_new(paths: &Paths) -> Result<SecretKey, Refusal> {
+    if let Some(key) = receipt_key(paths)? {
+        return Ok(key);
+    }
+    let mut seed = [0; ensign_crypto::KEY_BYTES];
+    getrandom::fill(&mut seed).map_err(|e| Refusal::new(Code::Failed, format!("no randomness: {e}")))?;
+    let key = SecretKey::from_seed(seed);
+    let path = paths.receipt_key();
+    durable::write(&path, key.to_pem().as_bytes(), KEY_MODE).map_err(|e| io(&path, &e))?;
+    Ok(key)
+}
+
+/// Who this device is; `None` before it joined.
+pub(super) fn load(paths: &Paths) -> Result<Option<Identity>, Refusal> {
+    let path = paths.binding();
+    let Some(bytes) = durable::read(&path, limits::STATEMENT_BYTES).map_err(|e| io(&path, &e))? else {
+        return Ok(None);
+    };
+    let Some(receipt_key) = receipt_key(paths)? else {
+        return Ok(None);
+    };
+    let binding = statement::open_unverified::<Binding>(&bytes)?.body;
+    if binding.receipt_key != receipt_key.public() {
+        return refuse!(
+            IdentityChanged,
+            "the binding names receipt key {}, the device has {}",
+            binding.receipt_key.id(),
+            receipt_key.public().id()
+        );
+    }
+    Ok(Some(Identity {
+        id: binding.device,
+        name: binding.name,
+        receipt_key,
+    }))
+}
+
+/// Reads a binding that names this receipt key and has all three signatures.
+pub(super) fn check_binding(bytes: &[u8], receipt_key: &PublicKey, fleet: &FleetId) -> Result<Binding, Refusal> {
+    let signed = statement::open_unverified::<Binding>(bytes)?;
+    let binding = signed.body;
+    statement::count(
+        &signed.envelope,
+        &[binding.key, binding.receipt_key, binding.token],
+        3,
+        fleet,
+    )?;
+    names_key(&binding, receipt_key)?;
+    Ok(binding)
+}
+
+/// The receipt key's signature over a binding's payload.
+pub(super) fn sign_binding(payload: &[u8], key: &SecretKey, fleet: &FleetId) -> Result<Vec<u8>, Refusal> {
+    use ensign_bundle::statement::Document;
+    let mut envelope = Envelope::new(Binding::KIND, payload.to_vec());
+    let bytes = envelope.encode();
+    names_key(&statement::open_unverified::<Binding>(&bytes)?.body, &key.public())?;
+    envelope.sign(key, &aad(&fleet.0));
+    match envelope.signatures() {
+        [only] => Ok(only.bytes.to_vec()),
+        _ => refuse!(Failed, "the binding was not signed"),
+    }
+}
+
+fn names_key(binding: &Binding, key: &PublicKey) -> Result<(), Refusal> {
+    if binding.receipt_key != *key {
+        return refuse!(
+            IdentityChanged,
+            "the binding names receipt key {}, this device has {}",
+            binding.receipt_key.id(),
+            key.id()
+        );
+    }
+    Ok(())
+}
+
+fn io(path: &std::path::Path, error: &std::io::Error) -> Refusal {
+    Refusal::new(Code::Io, format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,313 @@
+//! What the link half brings: documents, offers, blobs, acknowledgements. None of it is believed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use ensign_apply::{Event, Stage, Target};
+use ensign_bundle::accept::{self, Accepted, DeviceFacts, HeldLease, Installed, Window, accept};
+use ensign_bundle::ids::Version;
+use ensign_bundle::limits::MANIFEST_BYTES;
+use ensign_bundle::plan::statements::Plan;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use ensign_bundle::statement::Signed;
+use ensign_bundle::trust::Source;
+use ensign_bundle::trust::roles::FileRef;
+
+use super::offer::{Documents, open_plan};
+use super::shell::{Shell, ShellError};
+use super::{labels, unpack};
+use crate::clock;
+use crate::durable;
+use crate::ipc::{Need, Offer, ToApplier};
+
+/// Takes one message. The inner error is for the link half; the outer one ends the process.
+pub(super) fn take(
+    shell: &mut Shell,
+    message: ToApplier,
+    mut descriptors: Vec<OwnedFd>,
+) -> Result<Result<(), Refusal>, ShellError> {
+    match message {
+        ToApplier::Hello => Ok(Ok(())),
+        ToApplier::Offer(offer) => {
+            let Some(file) = descriptors.pop() else {
+                return Ok(refuse!(Malformed, "an offer without its documents"));
+            };
+            take_offer(shell, &offer, file)
+        }
+        ToApplier::Provide { blobs } => {
+            if blobs.len() != descriptors.len() {
+                return Ok(refuse!(
+                    Malformed,
+                    "{} blobs with {} descriptors",
+                    blobs.len(),
+                    descriptors.len()
+                ));
+            }
+            take_blobs(shell, blobs, &descriptors)?;
+            Ok(Ok(()))
+        }
+        ToApplier::Acknowledged { seq } => {
+            shell.controller_seen = Some(clock::boot());
+            shell.step(Event::Acknowledged { report: seq })?;
+            Ok(Ok(()))
+        }
+        ToApplier::Time { attestation } => {
+            let (Some(trusted), Some(identity)) = (&mut shell.trusted, &shell.identity) else {
+                return Ok(Ok(()));
+            };
+            Ok(trusted
+                .attest_time(&attestation, &identity.id, &shell.nonce)
+                .map(|time| shell.wall.attest(time)))
+        }
+    }
+}
+
+/// What is lacking; `None` while that is not known yet.
+pub(super) fn need(shell: &Shell) -> Option<Need> {
+    let Stage::Fetching(fetching) = &shell.device.stage else {
+        return Some(Need::Nothing);
+    };
+    let manifest = fetching.target.manifest;
+    let blobs = match &shell.staging {
+        Some(staging) => staging.need()?.to_vec(),
+        None if shell.prepared.is_none() => vec![manifest],
+        None => return Some(Need::Nothing),
+    };
+    Some(Need::Blobs {
+        manifest: manifest.digest,
+        blobs,
+    })
+}
+
+fn take_offer(shell: &mut Shell, offer: &Offer, file: OwnedFd) -> Result<Result<(), Refusal>, ShellError> {
+    if shell.trusted.is_none() || shell.identity.is_none() {
+        let refusal = shell
+            .lost
+            .clone()
+            .unwrap_or_else(|| Refusal::new(Code::NeedsReprovision, "this device is in no fleet"));
+        return Ok(Err(refusal));
+    }
+    let documents = match Documents::read(file, &offer.documents) {
+        Ok(documents) => documents,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let event = match judge_offer(shell, offer, &documents)? {
+        Ok(event) => event,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    for event in event {
+        shell.step(event)?;
+    }
+    // A renewed lease may be what a staged release waited for.
+    if shell.device.stage.prepared().is_some() {
+        shell.ask_again()?;
+    }
+    Ok(Ok(()))
+}
+
+/// Brings the trust state up to date, stores it, and only then judges the rollout.
+fn judge_offer(
+    shell: &mut Shell,
+    offer: &Offer,
+    documents: &Documents,
+) -> Result<Result<Vec<Event>, Refusal>, ShellError> {
+    let (Some(trusted), Some(identity)) = (&mut shell.trusted, &shell.identity) else {
+        return Ok(Ok(Vec::new()));
+    };
+    let clock = shell.wall.clock();
+    let refreshed = documents.refresh(trusted, clock, Source::Online);
+    let stated = documents.take_statements(trusted, &identity.id, &identity.name);
+    let held = match documents.rollout(offer, trusted, &mut shell.leases, clock::boot()) {
+        Ok(held) => held,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let opened = held.as_ref().map(|held| {
+        open_plan(
+            held,
+            documents,
+            trusted,
+            (&identity.id, &identity.name),
+            clock,
+            Source::Online,
+        )
+    });
+    shell.store.save(trusted)?;
+    if refreshed.is_ok() && shell.degraded && trusted.check_fresh(clock).is_ok() {
+        shell.degraded = false;
+    }
+    if held.as_ref().is_some_and(|h| h.lease.is_some()) {
+        shell.controller_seen = Some(clock::boot());
+    }
+    shell.offer = held;
+    labels::write(shell);
+    if let Err(refusal) = &stated {
+        tracing::warn!(code = %refusal.code, error = %refusal.text, "a statement was refused");
+    }
+    // Expired or missing metadata blocks an update; judged below in its order. Anything worse is said at once.
+    if let Err(refusal) = refreshed {
+        if opened.is_none() {
+            return Ok(Err(refusal));
+        }
+        tracing::warn!(code = %refusal.code, error = %refusal.text, "the metadata was refused");
+    }
+    let Some(opened) = opened else {
+        return Ok(Ok(vec![Event::Withdrawn]));
+    };
+    let (plan, document) = match opened {
+        Ok(opened) => opened,
+        Err(reason) => return Ok(Ok(vec![Event::Refused { target: None, reason }])),
+    };
+    let target = target(&plan, shell.offer.as_ref().map_or(0, |o| o.member.wave));
+    let met = Event::Met { plan: target.plan };
+    let verdict = judge(shell, accept::Stage::Prepare).map_err(|refusal| match document {
+        Some(better) if matches!(refusal.code, Code::NotFound | Code::MetadataMissing) => better,
+        _ => refusal,
+    });
+    let event = match verdict {
+        Ok(_) => Event::Offered(target),
+        // What runs already is offered to the machine as well: it signs for the new plan.
+        Err(refusal) if refusal.code == Code::UpToDate => Event::Offered(target),
+        Err(reason) => Event::Refused {
+            target: Some(target),
+            reason,
+        },
+    };
+    Ok(Ok(vec![met, event]))
+}
+
+/// The acceptance function on the held offer.
+pub(super) fn judge(shell: &Shell, stage: accept::Stage) -> Result<Accepted, Refusal> {
+    let (Some(trusted), Some(held)) = (&shell.trusted, &shell.offer) else {
+        return refuse!(LeaseMissing, "nothing is offered");
+    };
+    let facts = facts(shell, held)?;
+    let now = clock::boot();
+    let offer = accept::Offer {
+        plan: &held.plan,
+        member: &held.member,
+        gate: held.gate.as_deref(),
+        lease: held.lease.as_ref().map(|(envelope, seen)| HeldLease {
+            envelope,
+            age_s: now.saturating_sub(*seen).as_secs(),
+        }),
+        forward: held.forward.as_deref(),
+        dwell_s: shell.device.dwell_s(&held.digest, &shell.wall.now()),
+        source: Source::Online,
+    };
+    accept(trusted, &facts, &offer, shell.wall.clock(), stage)
+}
+
+fn facts(shell: &Shell, held: &super::offer::HeldOffer) -> Result<DeviceFacts, Refusal> {
+    let Some(identity) = &shell.identity else {
+        return refuse!(NeedsReprovision, "this device is in no fleet");
+    };
+    let now = shell.wall.now();
+    let installed: BTreeMap<_, _> = shell
+        .device
+        .running()
+        .into_iter()
+        .flat_map(|g| &g.products)
+        .map(|p| {
+            let installed = Installed {
+                version: p.version.clone(),
+                counter: p.counter,
+                manifest: p.manifest,
+                plan: p.plan,
+                switched_for_s: shell.device.healthy_for_s(&p.product, &now),
+            };
+            (p.product.clone(), installed)
+        })
+        .collect();
+    let denied: BTreeSet<_> = shell.device.denied.iter().map(|d| d.manifest).collect();
+    let plan = ensign_bundle::statement::open_unverified::<Plan>(&held.plan)?.body;
+    let agent = Version::parse(env!("CARGO_PKG_VERSION"))
+        .map_err(|e| Refusal::new(Code::Failed, format!("own version: {e}")))?;
+    Ok(DeviceFacts {
+        id: identity.id,
+        name: identity.name.clone(),
+        receipt_key: identity.receipt_key.public(),
+        nonce: shell.nonce,
+        arch: std::env::consts::ARCH.to_owned(),
+        hardware: shell.config.hardware.clone(),
+        agent,
+        installed,
+        denied,
+        attempt: shell.device.stage.target().map(|t| t.plan),
+        trust_degraded: shell.degraded,
+        // There is no grammar of windows yet: a plan that has one is not carried out.
+        window: plan
+            .windows
+            .first()
+            .map_or(Window::Open, |w| Window::Unknown(w.clone())),
+        lock: shell.device.lock.as_ref().map(|lock| lock.reason.clone()),
+    })
+}
+
+fn target(plan: &Signed<Plan>, wave: u32) -> Target {
+    let body = &plan.body;
+    let place = usize::try_from(wave).ok().and_then(|n| n.checked_sub(1));
+    let min_soak_s = place.and_then(|at| body.waves.get(at)).map_or(0, |w| w.min_soak_s);
+    Target {
+        plan: plan.digest(),
+        product: body.product.clone(),
+        version: body.release.version.clone(),
+        counter: body.release.counter,
+        manifest: FileRef {
+            digest: body.release.manifest,
+            length: body.release.length,
+        },
+        min_soak_s,
+    }
+}
+
+fn take_blobs(
+    shell: &mut Shell,
+    blobs: Vec<ensign_bundle::digest::Digest>,
+    descriptors: &[OwnedFd],
+) -> Result<(), ShellError> {
+    let Stage::Fetching(fetching) = &shell.device.stage else {
+        return Ok(());
+    };
+    let target = fetching.target.clone();
+    if let Some(staging) = &mut shell.staging {
+        if let Err(reason) = staging.give(blobs, descriptors)
+            && reason.code != Code::InProgress
+        {
+            shell.fail_staging(target.manifest.digest, reason)?;
+        }
+        return Ok(());
+    }
+    let manifest = blobs
+        .iter()
+        .zip(descriptors)
+        .find(|(d, _)| **d == target.manifest.digest);
+    let Some((_, descriptor)) = manifest else {
+        return Ok(());
+    };
+    let file = match descriptor.try_clone() {
+        Ok(descriptor) => File::from(descriptor),
+        Err(error) => {
+            tracing::warn!(%error, "the manifest was not taken");
+            return Ok(());
+        }
+    };
+    match unpack::read(&file, &target.manifest, MANIFEST_BYTES) {
+        Ok(bytes) => {
+            let path = shell.paths.manifests().join(target.manifest.digest.to_string());
+            match durable::write(&path, &bytes, 0o600) {
+                Ok(()) => shell.begin_staging(),
+                Err(e) => {
+                    let reason = Refusal::new(Code::Io, format!("{}: {e}", path.display()));
+                    shell.fail_staging(target.manifest.digest, reason)
+                }
+            }
+        }
+        Err(refusal) => {
+            // Needed still: the answer says so.
+            tracing::warn!(code = %refusal.code, error = %refusal.text, "the manifest was refused");
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The journal on disk: appended and synced before anything is done on the strength of it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use ensign_apply::journal::{self, JournalError, Replay};
+use ensign_apply::{Device, Record};
+
+use crate::durable;
+
+/// Room that is taken ahead, bytes: appending then changes no metadata, and a full disk does not stop a rollback.
+const PREALLOCATED: u64 = 64 << 10;
+/// A journal longer than this is replaced by a snapshot of what it amounts to, bytes.
+const COMPACT: u64 = 48 << 10;
+/// Largest journal that is read, bytes: far above what compaction leaves.
+const MOST: usize = 16 << 20;
+const MODE: u32 = 0o600;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error("the journal {} cannot be used", path.display())]
+    Journal { path: PathBuf, source: JournalError },
+    #[error("the journal {} cannot be read or written", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// The open journal.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    file: File,
+    sequence: u64,
+    end: u64,
+}
+
+impl Journal {
+    /// Opens the journal, or begins one, and says what it amounts to. A torn tail is cut.
+    pub(super) fn open(path: &Path) -> Result<(Self, Device), Trouble> {
+        let fail = |source| Trouble::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let replay = read(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(MODE)
+            .open(path)
+            .map_err(fail)?;
+        let end = replay.end as u64;
+        let this = Self {
+            path: path.to_owned(),
+            file,
+            sequence: replay.sequence,
+            end,
+        };
+        if replay.torn {
+            tracing::warn!(at = end, "the journal ended in a torn record; it is cut");
+            this.file.set_len(end).map_err(fail)?;
+        }
+        this.preallocate().map_err(fail)?;
+        this.file.sync_all().map_err(fail)?;
+        durable::sync_dir(path.parent().unwrap_or(Path::new("/"))).map_err(fail)?;
+        Ok((this, replay.device))
+    }
+
+    /// Appends records and returns when they survive a power cut. `device` is what they lead to.
+    pub(super) fn append(&mut self, records: &[Record], device: &Device) -> Result<(), Trouble> {
+        let mut bytes = Vec::new();
+        let mut sequence = self.sequence;
+        for record in records {
+            sequence += 1;
+            let frame = journal::frame(sequence, device.attempt, record).map_err(|e| self.journal(e))?;
+            bytes.extend_from_slice(&frame);
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.file.write_all_at(&bytes, self.end).map_err(|e| self.io(e))?;
+        self.file.sync_data().map_err(|e| self.io(e))?;
+        self.sequence = sequence;
+        self.end += bytes.len() as u64;
+        if self.end > COMPACT {
+            self.compact(device)?;
+        }
+        Ok(())
+    }
+
+    /// A new file with one snapshot takes the place of the old one.
+    fn compact(&mut self, device: &Device) -> Result<(), Trouble> {
+        let sequence = self.sequence + 1;
+        let record = Record::Snapshot(Box::new(device.clone()));
+        let frame = journal::frame(sequence, device.attempt, &record).map_err(|e| self.journal(e))?;
+        if frame.len() as u64 * 2 > self.end {
+            // Almost all of it is in use: compacting each time would only write more.
+            return Ok(());
+        }
+        durable::write(&self.path, &frame, MODE).map_err(|e| self.io(e))?;
+        self.file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.path)
+            .map_err(|e| self.io(e))?;
+        self.sequence = sequence;
+        self.end = frame.len() as u64;
+        self.preallocate().map_err(|e| self.io(e))
+    }
+
+    fn preallocate(&self) -> io::Result<()> {
+        let room = self.end + PREALLOCATED;
+        if self.file.metadata()?.len() >= room {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, room) {
+            // Not every file system can; the journal works without.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn journal(&self, source: JournalError) -> Trouble {
+        Trouble::Journal {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    fn io(&self, source: io::Error) -> Trouble {
+        Trouble::Io {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+/// What the journal at `path` amounts to, without touching it. No file = a new device.
+pub(super) fn read(path: &Path) -> Result<Replay, Trouble> {
+    let bytes = durable::read(path, MOST).map_err(|source| Trouble::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    journal::replay(&bytes.unwrap_or_default()).map_err(|source| Trouble::Journal {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ensign_apply::{Event, Lock, Now};
+
+    use super::*;
+
+    fn now() -> Now {
+        Now {
+            unix_s: 1,
+            boot: "b".to_owned(),
+            boot_ms: 1,
+        }
+    }
+
+    fn lock(journal: &mut Journal, device: Device, n: u64) -> Device {
+        let lock = Lock {
+            reason: "x".repeat(100),
+            until: 100 + n,
+        };
+        let step = device.step(Event::Locked(lock), &now());
+        journal.append(&step.records, &step.device).unwrap();
+        step.device
+    }
+
+    #[test]
+    fn survives_reopening_tearing_and_compaction() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (mut journal, mut device) = Journal::open(&path).unwrap();
+        for n in 0..600 {
+            device = lock(&mut journal, device, n);
+        }
+        assert!(journal.end < COMPACT, "never compacted: {}", journal.end);
+        let whole = journal.end;
+        let before = device.clone();
+        lock(&mut journal, device, 1000);
+        drop(journal);
+        // The last record, torn.
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.write_all_at(&[0; 8], whole + 30).unwrap();
+        let (mut journal, device) = Journal::open(&path).unwrap();
+        assert_eq!(device, before);
+        let device = lock(&mut journal, device, 2000);
+        assert_eq!(Journal::open(&path).unwrap().1, device);
+    }
+}

@@ -1,0 +1,215 @@
+//! What the link half hands over: documents into the trust state, and what it asks this device to do.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use ensign_bundle::digest::{DeviceId, Digest};
+use ensign_bundle::limits;
+use ensign_bundle::plan::evidence::{Lease, Membership};
+use ensign_bundle::plan::scope;
+use ensign_bundle::plan::statements::Plan;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use ensign_bundle::statement::{self, Signed};
+use ensign_bundle::trust::roles::Root;
+use ensign_bundle::trust::{Clock, ReleaseName, Source, Trusted, Want};
+use ensign_bundle::wire::DocKind;
+use rustix::fs::FileType;
+
+use crate::ipc::{Offer, Piece};
+
+/// All documents of one offer together, bytes: the largest roles, a chain of roots, a few statements.
+const OFFER_BYTES: u64 = 16 << 20;
+
+/// Documents as handed over, in memory of our own.
+pub(super) struct Documents(Vec<(DocKind, Vec<u8>)>);
+
+/// A rollout that the link half offers, not judged.
+#[derive(Debug)]
+pub(super) struct HeldOffer {
+    pub plan: Vec<u8>,
+    /// Of the plan's payload.
+    pub digest: Digest,
+    pub gate: Option<Vec<u8>>,
+    pub member: Membership,
+    /// With the boot-clock time at which exactly these bytes were first seen.
+    pub lease: Option<(Vec<u8>, Duration)>,
+    /// The plan that a prepared revert takes back.
+    pub forward: Option<Vec<u8>>,
+}
+
+impl Documents {
+    /// Reads the pieces that lie back to back in `file`: once, by offset, into memory.
+    pub(super) fn read(file: OwnedFd, pieces: &[Piece]) -> Result<Self, Refusal> {
+        let file = File::from(file);
+        let kind = rustix::fs::fstat(&file).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        if kind != Ok(FileType::RegularFile) {
+            return refuse!(Malformed, "documents are handed over in a file");
+        }
+        let total = pieces.iter().try_fold(0_u64, |sum, p| sum.checked_add(p.length));
+        if total.is_none_or(|total| total > OFFER_BYTES) {
+            return refuse!(
+                LimitExceeded,
+                "the documents of an offer have at most {OFFER_BYTES} bytes"
+            );
+        }
+        let mut documents = Vec::new();
+        let mut at = 0;
+        for piece in pieces {
+            let limit = match piece.kind {
+                DocKind::Root => limits::ROOT_BYTES,
+                DocKind::Timestamp => limits::TIMESTAMP_BYTES,
+                DocKind::Snapshot => limits::SNAPSHOT_BYTES,
+                DocKind::Targets => limits::TARGETS_BYTES,
+                DocKind::Release => limits::RELEASE_BYTES,
+                DocKind::Plan => limits::PLAN_BYTES,
+                DocKind::Gate => limits::GATE_BYTES,
+                DocKind::Cancel | DocKind::Hold | DocKind::Grant => limits::STATEMENT_BYTES,
+            };
+            let Some(length) = usize::try_from(piece.length).ok().filter(|length| *length <= limit) else {
+                return refuse!(
+                    LimitExceeded,
+                    "a {:?} of {} bytes, at most {limit} are allowed",
+                    piece.kind,
+                    piece.length
+                );
+            };
+            let mut bytes = vec![0; length];
+            file.read_exact_at(&mut bytes, at)
+                .map_err(|e| Refusal::new(Code::Malformed, format!("the documents end early: {e}")))?;
+            at += piece.length;
+            documents.push((piece.kind, bytes));
+        }
+        Ok(Self(documents))
+    }
+
+    pub(super) fn of(&self, kind: DocKind) -> impl Iterator<Item = &[u8]> {
+        self.0
+            .iter()
+            .filter(move |(k, _)| *k == kind)
+            .map(|(_, bytes)| bytes.as_slice())
+    }
+
+    /// What the trust state asks for, found by version or digest.
+    pub(super) fn find(&self, want: &Want<'_>) -> Option<Vec<u8>> {
+        let found = match want {
+            Want::Root(version) => self.of(DocKind::Root).find(|bytes| {
+                statement::open_unverified::<Root>(bytes).is_ok_and(|root| root.body.version == *version)
+            }),
+            Want::Timestamp => self.of(DocKind::Timestamp).next(),
+            Want::Snapshot(pin) => self.of(DocKind::Snapshot).find(|bytes| Digest::of(bytes) == pin.digest),
+            Want::Targets(_, pin) => self
+                .of(DocKind::Targets)
+                .chain(self.of(DocKind::Release))
+                .find(|bytes| Digest::of(bytes) == pin.digest),
+        };
+        found.map(<[u8]>::to_vec)
+    }
+
+    /// Brings the roles up to date. Steps before a refusal stay taken.
+    pub(super) fn refresh(&self, trusted: &mut Trusted, clock: Clock, source: Source) -> Result<(), Refusal> {
+        if self.of(DocKind::Timestamp).next().is_none() {
+            // Roots may come alone: a new root must never wait for anything else.
+            trusted.refresh_root(&mut |want| self.find(&want), clock)?;
+            return Ok(());
+        }
+        trusted.refresh(&mut |want| self.find(&want), clock, source)?;
+        Ok(())
+    }
+
+    /// Takes statements about this device. Old ones again are no news; the first other refusal is returned, the rest is taken.
+    pub(super) fn take_statements(&self, trusted: &mut Trusted, device: &DeviceId, name: &str) -> Result<(), Refusal> {
+        let mut first = Ok(());
+        for (kind, bytes) in &self.0 {
+            let taken = match kind {
+                DocKind::Cancel => trusted.take_cancel(bytes, device, name).map(drop),
+                DocKind::Hold => trusted.take_hold(bytes, device, name).map(drop),
+                DocKind::Grant => trusted.take_grant(bytes, device, name).map(drop),
+                _ => Ok(()),
+            };
+            match taken {
+                Err(refusal) if refusal.code != Code::RollbackRefused => first = first.and(Err(refusal)),
+                _ => {}
+            }
+        }
+        first
+    }
+
+    /// The rollout among the documents, as it is offered.
+    pub(super) fn rollout(
+        &self,
+        offer: &Offer,
+        trusted: &Trusted,
+        leases: &mut Leases,
+        now: Duration,
+    ) -> Result<Option<HeldOffer>, Refusal> {
+        let Some(rollout) = &offer.rollout else {
+            return Ok(None);
+        };
+        let mut plans = self.of(DocKind::Plan);
+        let Some(plan) = plans.next() else {
+            return refuse!(MetadataMissing, "a rollout without its plan");
+        };
+        let digest = statement::open_unverified::<Plan>(plan)?.digest();
+        let lease = rollout.lease.as_ref().and_then(|bytes| {
+            let seen = leases.seen(bytes, trusted, now)?;
+            Some((bytes.to_vec(), seen))
+        });
+        Ok(Some(HeldOffer {
+            plan: plan.to_vec(),
+            digest,
+            gate: self.of(DocKind::Gate).next().map(<[u8]>::to_vec),
+            member: rollout.member.clone(),
+            lease,
+            forward: plans.next().map(<[u8]>::to_vec),
+        }))
+    }
+}
+
+/// When the newest lease was first seen: showing it again gains nothing, and an older one is none.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    /// `issued` and the boot-clock time of the first sight.
+    newest: Option<(u64, Duration)>,
+}
+
+impl Leases {
+    fn seen(&mut self, bytes: &[u8], trusted: &Trusted, now: Duration) -> Option<Duration> {
+        let role = &trusted.root().roles.timestamp;
+        let lease = statement::open::<Lease>(bytes, &role.keys, role.threshold, trusted.fleet()).ok()?;
+        let issued = lease.body.issued;
+        match self.newest {
+            Some((newest, _)) if issued < newest => None,
+            Some((newest, seen)) if issued == newest => Some(seen),
+            _ => {
+                self.newest = Some((issued, now));
+                Some(now)
+            }
+        }
+    }
+}
+
+/// The plan of an offer, its signatures counted, and what is wrong with the release document it asks for, if anything is: that is
+/// brought into the trust state here.
+pub(super) fn open_plan(
+    held: &HeldOffer,
+    documents: &Documents,
+    trusted: &mut Trusted,
+    device: (&DeviceId, &str),
+    clock: Clock,
+    source: Source,
+) -> Result<(Signed<Plan>, Option<Refusal>), Refusal> {
+    let plan = {
+        let scopes = trusted.scopes(device.0, device.1)?;
+        scope::open::<Plan>(&held.plan, &scopes, trusted.fleet())?
+    };
+    let release = ReleaseName {
+        product: plan.body.product.clone(),
+        version: plan.body.release.version.clone(),
+    };
+    let found = trusted.find_release(&release, &mut |want| documents.find(&want), clock, source);
+    let wrong = found.err();
+    Ok((plan, wrong))
+}

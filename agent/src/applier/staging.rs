@@ -1,0 +1,178 @@
+//! The applier's end of the unpack worker.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use ensign_bundle::digest::Digest;
+use ensign_bundle::ids::Ident;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use ensign_bundle::trust::roles::FileRef;
+
+use super::beneath::Dir;
+use super::tree;
+use super::unpack::{FromWorker, Survey, ToWorker};
+use crate::chain::chain;
+use crate::ipc::DESCRIPTORS;
+use crate::ipc::socket::Socket;
+use crate::paths::Paths;
+
+/// Manifests of other releases that one message carries beside its own three descriptors.
+const SOURCES: usize = DESCRIPTORS - 3;
+
+/// A release being staged.
+#[derive(Debug)]
+pub(super) struct Staging {
+    pub manifest: Digest,
+    pub survey: Survey,
+    /// Bytes of blobs taken.
+    pub received: u64,
+    child: Child,
+    socket: Socket,
+    /// What is lacking; `None` = the worker is at work.
+    need: Option<Vec<FileRef>>,
+}
+
+/// What the worker's answer means.
+#[derive(Debug)]
+pub(super) enum Progress {
+    /// At work still.
+    Working,
+    /// More blobs are needed.
+    Lacking,
+    /// Every tree is whole; not yet synced.
+    Whole,
+    Failed(Refusal),
+}
+
+impl Staging {
+    /// Starts a worker. `sources` are manifests (in `manifests/`) of releases whose trees stand.
+    pub(super) fn start(
+        paths: &Paths,
+        manifest: FileRef,
+        skip: Vec<Ident>,
+        mut sources: Vec<FileRef>,
+    ) -> Result<Self, Refusal> {
+        let begin = || -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+            sources.truncate(SOURCES);
+            let (socket, theirs) = Socket::pair()?;
+            // This very program, whatever has become of its file since.
+            let child = Command::new("/proc/self/exe")
+                .arg0("ensign-applier")
+                .arg("unpack")
+                .current_dir("/")
+                .stdin(Stdio::from(theirs.into_fd()))
+                .stdout(Stdio::null())
+                .spawn()?;
+            let mut files = vec![File::open(paths.manifests().join(manifest.digest.to_string()))?];
+            let (staging, trees) = (Dir::open(&paths.staging())?, Dir::open(&paths.trees())?);
+            for source in &sources {
+                files.push(File::open(paths.manifests().join(source.digest.to_string()))?);
+            }
+            let descriptors: Vec<BorrowedFd<'_>> = files
+                .iter()
+                .take(1)
+                .map(AsFd::as_fd)
+                .chain([staging.as_fd(), trees.as_fd()])
+                .chain(files.iter().skip(1).map(AsFd::as_fd))
+                .collect();
+            let message = ToWorker::Begin {
+                manifest,
+                skip,
+                sources,
+            };
+            socket.send(&message, &descriptors)?;
+            Ok(Self {
+                manifest: manifest.digest,
+                survey: Survey::default(),
+                received: 0,
+                child,
+                socket,
+                need: None,
+            })
+        };
+        begin().map_err(|e| Refusal::new(Code::Io, format!("the unpack worker cannot be started: {}", chain(&*e))))
+    }
+
+    /// What is lacking; `None` while the worker is at work.
+    pub(super) fn need(&self) -> Option<&[FileRef]> {
+        self.need.as_deref()
+    }
+
+    /// Hands over blobs. Only files are passed on; the worker reads and hashes its own copy.
+    pub(super) fn give(&mut self, digests: Vec<Digest>, files: &[OwnedFd]) -> Result<(), Refusal> {
+        let Some(need) = self.need.take() else {
+            return refuse!(InProgress, "the blobs before these are still being unpacked");
+        };
+        self.received += need
+            .iter()
+            .filter(|file| digests.contains(&file.digest))
+            .map(|file| file.length + 4)
+            .sum::<u64>();
+        let descriptors: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+        self.say(&ToWorker::Blobs { digests }, &descriptors)
+    }
+
+    /// Takes the worker's answer, once its socket is readable.
+    pub(super) fn take(&mut self, paths: &Paths, reserve: u64) -> Progress {
+        match self.answer(paths, reserve) {
+            Ok(progress) => progress,
+            Err(refusal) => Progress::Failed(refusal),
+        }
+    }
+
+    fn answer(&mut self, paths: &Paths, reserve: u64) -> Result<Progress, Refusal> {
+        let received = self.socket.receive::<FromWorker>();
+        let Some((answer, _)) = received.map_err(|e| Refusal::new(Code::Io, chain(&e)))? else {
+            let ended = self
+                .child
+                .wait()
+                .map_or_else(|e| e.to_string(), |status| status.to_string());
+            return refuse!(Io, "the unpack worker ended: {ended}");
+        };
+        match answer {
+            FromWorker::Surveyed(survey) => {
+                self.survey = survey;
+                tree::require_room(tree::room(paths)?, survey.bytes, survey.inodes, reserve)?;
+                self.say(&ToWorker::Go, &[])?;
+                Ok(Progress::Working)
+            }
+            FromWorker::Need { blobs } => {
+                self.need = Some(blobs);
+                Ok(Progress::Lacking)
+            }
+            FromWorker::Staged => Ok(Progress::Whole),
+            FromWorker::Failed(refusal) => Err(refusal),
+        }
+    }
+
+    fn say(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) -> Result<(), Refusal> {
+        self.socket
+            .send(message, descriptors)
+            .map_err(|e| Refusal::new(Code::Io, format!("the unpack worker: {}", chain(&e))))
+    }
+}
+
+impl AsFd for Staging {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // It ends with its socket; killing it only makes that quick, and a dead one is no trouble.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Makes every byte of the staged trees last.
+pub(super) fn sync(staging: &Path) -> io::Result<()> {
+    rustix::fs::syncfs(File::open(staging)?)?;
+    Ok(())
+}

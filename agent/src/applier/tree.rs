@@ -1,0 +1,190 @@
+//! The trees that stand on the device: `trees/<digest>`, complete when `<digest>.complete` stands beside them.
+
+use std::collections::HashSet;
+use std::io;
+
+use ensign_bundle::digest::Digest;
+use ensign_bundle::manifest::{Component, Entry, MODE_EXECUTABLE};
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use rustix::fs::{self, FileType, RenameFlags};
+
+use super::beneath::{self, Dir};
+use crate::durable;
+use crate::paths::Paths;
+
+/// Live files are read-only; the directories stay writable for their owner, who must be able to remove them.
+pub(super) const MODE_READ: u32 = 0o444;
+pub(super) const MODE_RUN: u32 = 0o555;
+pub(super) const MODE_DIR: u32 = 0o755;
+
+/// Mode of a live file.
+pub(super) fn live_mode(mode: u16) -> u32 {
+    if mode == MODE_EXECUTABLE { MODE_RUN } else { MODE_READ }
+}
+
+/// Name of the marker beside a tree.
+pub(super) fn marker(tree: &Digest) -> String {
+    format!("{tree}.complete")
+}
+
+/// True where the tree stands, whole and synced.
+pub(super) fn is_complete(paths: &Paths, tree: &Digest) -> bool {
+    let trees = paths.trees();
+    trees.join(marker(tree)).is_file() && trees.join(tree.to_string()).is_dir()
+}
+
+/// Brings staged trees into their place. The caller has synced what is in them.
+pub(super) fn publish(paths: &Paths, trees: &[Digest]) -> io::Result<()> {
+    let root = paths.trees();
+    for tree in trees {
+        // A marker without a tree is harmless: both are asked for.
+        durable::write(&root.join(marker(tree)), tree.to_string().as_bytes(), 0o644)?;
+        let to = Dir::open(&root)?;
+        let from = Dir::open(&paths.staging())?;
+        let name = tree.to_string();
+        match fs::renameat_with(&from, name.as_str(), &to, name.as_str(), RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            // What stood there was not complete, or it would not have been staged.
+            Err(rustix::io::Errno::EXIST) => {
+                to.remove(&name)?;
+                fs::renameat_with(&from, name.as_str(), &to, name.as_str(), RenameFlags::NOREPLACE)?;
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    durable::sync_dir(&root)?;
+    durable::sync_dir(&paths.staging())
+}
+
+/// Removes a tree; its marker first, so that half of it is never taken for the whole.
+pub(super) fn discard(paths: &Paths, tree: &Digest) -> io::Result<()> {
+    let root = paths.trees();
+    durable::remove(&root.join(marker(tree)))?;
+    Dir::open(&root)?.remove(&tree.to_string())
+}
+
+/// Compares a standing tree with the signed entries: every file's bytes and mode, every link, and that nothing else is there.
+pub(super) fn verify(paths: &Paths, component: &Component) -> Result<(), Refusal> {
+    let tree = component.tree_digest();
+    let tampered = |path: &str, what: String| {
+        Refusal::new(
+            Code::GenerationTampered,
+            format!(
+                "{}: {}: {what}",
+                component.name,
+                ensign_bundle::text::printable(path, 120)
+            ),
+        )
+    };
+    let dir = Dir::open(&paths.trees().join(tree.to_string())).map_err(|e| tampered("", e.to_string()))?;
+    let mut listed = HashSet::new();
+    for entry in component.entries() {
+        let path = entry.path().as_str();
+        check(&dir, &entry).map_err(|what| tampered(path, what))?;
+        listed.insert(path.to_owned());
+    }
+    match extra(&dir, "", &listed) {
+        Ok(None) => Ok(()),
+        Ok(Some(path)) => Err(tampered(&path, "does not belong to the release".to_owned())),
+        Err(e) => Err(tampered("", e.to_string())),
+    }
+}
+
+/// What is wrong with the thing that stands where `entry` should.
+fn check(dir: &Dir, entry: &Entry) -> Result<(), String> {
+    let say = |e: io::Error| e.to_string();
+    let path = entry.path().as_str();
+    let stat = dir.stat(path).map_err(say)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    match entry {
+        Entry::Dir { .. } if kind == FileType::Directory => Ok(()),
+        Entry::Symlink { target, .. } if kind == FileType::Symlink => {
+            let found = dir.target(path).map_err(say)?;
+            if found == *target {
+                Ok(())
+            } else {
+                Err("points elsewhere".to_owned())
+            }
+        }
+        Entry::File { mode, size, digest, .. } if kind == FileType::RegularFile => {
+            if stat.st_mode & 0o777 != live_mode(*mode) {
+                return Err(format!("has mode {:o}", stat.st_mode & 0o777));
+            }
+            let (found, length) = beneath::hash(&dir.read(path).map_err(say)?).map_err(say)?;
+            if found == *digest && length == *size {
+                Ok(())
+            } else {
+                Err(format!("has the digest {found}, {digest} was signed for"))
+            }
+        }
+        _ => Err(format!("is {kind:?}")),
+    }
+}
+
+/// The first path that is not listed.
+fn extra(dir: &Dir, above: &str, listed: &HashSet<String>) -> io::Result<Option<String>> {
+    for (name, kind) in dir.entries()? {
+        let path = if above.is_empty() {
+            name.clone()
+        } else {
+            format!("{above}/{name}")
+        };
+        if !listed.contains(&path) {
+            return Ok(Some(path));
+        }
+        if kind == FileType::Directory
+            && let Some(found) = extra(&dir.dir(&name)?, &path, listed)?
+        {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// Room on the file system of the trees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    /// Free for whoever has no privileges, bytes.
+    pub bytes: u64,
+    pub inodes: u64,
+}
+
+/// What is free; refuses to guess.
+pub(super) fn room(paths: &Paths) -> Result<Room, Refusal> {
+    let path = paths.trees();
+    let stat = fs::statvfs(&path).map_err(|e| {
+        Refusal::new(
+            Code::NoSpace,
+            format!("{}: free room is not known: {e}", path.display()),
+        )
+    })?;
+    let Some(bytes) = stat.f_bavail.checked_mul(stat.f_frsize) else {
+        return refuse!(NoSpace, "{}: free room is not known", path.display());
+    };
+    // File systems without a fixed table of inodes (btrfs) say 0 of 0.
+    let inodes = if stat.f_files == 0 { u64::MAX } else { stat.f_favail };
+    Ok(Room { bytes, inodes })
+}
+
+/// Refuses unless so much fits beside the reserve, with what is missing.
+pub(super) fn require_room(room: Room, bytes: u64, inodes: u64, reserve: u64) -> Result<(), Refusal> {
+    let wanted = bytes.saturating_add(reserve);
+    if room.bytes < wanted {
+        return refuse!(
+            NoSpace,
+            "{bytes} bytes and a reserve of {reserve} are needed, {} are free: {} bytes are missing",
+            room.bytes,
+            wanted - room.bytes
+        );
+    }
+    if room.inodes < inodes {
+        return refuse!(
+            NoSpace,
+            "{inodes} inodes are needed, {} are free: {} inodes are missing",
+            room.inodes,
+            inodes - room.inodes
+        );
+    }
+    Ok(())
+}

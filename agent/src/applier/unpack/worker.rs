@@ -1,0 +1,156 @@
+//! The worker's process: limits, socket, messages.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::process::ExitCode;
+
+use ensign_bundle::limits::{BLOCK_TABLE_BYTES, MANIFEST_BYTES};
+use ensign_bundle::manifest::Manifest;
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
+use ensign_bundle::trust::roles::FileRef;
+use nix::sys::resource::{Resource, setrlimit};
+use rustix::fs::FileType;
+
+use super::stage::Stage;
+use super::{FromWorker, ToWorker};
+use crate::applier::beneath::Dir;
+use crate::chain::chain;
+use crate::ipc::socket::{Socket, SocketError};
+
+/// Descriptors beside the ones of a message.
+const FILES: u64 = 128;
+/// Address space: two blocks, a manifest and its index, with room for the largest of each, bytes.
+const MEMORY: u64 = 1 << 30;
+
+/// `ensign-applier unpack`.
+pub fn main() -> ExitCode {
+    let run = || -> Result<(), SocketError> {
+        confine()?;
+        let socket = Socket::from_fd(std::io::stdin().as_fd().try_clone_to_owned()?);
+        serve(&socket)
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = %chain(&error), "unpacking ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// No core files, no children, few descriptors, bounded memory: before the first foreign byte.
+fn confine() -> std::io::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    setrlimit(Resource::RLIMIT_NPROC, 0, 0)?;
+    setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES)?;
+    setrlimit(Resource::RLIMIT_AS, MEMORY, MEMORY)?;
+    Ok(())
+}
+
+fn serve(socket: &Socket) -> Result<(), SocketError> {
+    let mut stage: Option<Stage> = None;
+    while let Some((message, descriptors)) = socket.receive::<ToWorker>()? {
+        let answer = match message {
+            ToWorker::Begin {
+                manifest,
+                skip,
+                sources,
+            } => begin(&manifest, &skip, &sources, descriptors).map(|begun| {
+                let survey = begun.survey();
+                stage = Some(begun);
+                FromWorker::Surveyed(survey)
+            }),
+            ToWorker::Go => running(&mut stage).and_then(|stage| {
+                stage.prepare()?;
+                next(stage)
+            }),
+            ToWorker::Blobs { digests } => running(&mut stage).and_then(|stage| {
+                for (digest, file) in digests.iter().zip(descriptors) {
+                    stage.take(digest, &File::from(file))?;
+                }
+                next(stage)
+            }),
+        };
+        let answer = answer.unwrap_or_else(FromWorker::Failed);
+        socket.send(&answer, &[])?;
+    }
+    Ok(())
+}
+
+fn running(stage: &mut Option<Stage>) -> Result<&mut Stage, Refusal> {
+    stage
+        .as_mut()
+        .ok_or_else(|| Refusal::new(Code::Malformed, "the unpack worker was not begun"))
+}
+
+fn next(stage: &mut Stage) -> Result<FromWorker, Refusal> {
+    let blobs = stage.need()?;
+    Ok(if blobs.is_empty() {
+        FromWorker::Staged
+    } else {
+        FromWorker::Need { blobs }
+    })
+}
+
+fn begin(
+    manifest: &FileRef,
+    skip: &[ensign_bundle::ids::Ident],
+    sources: &[FileRef],
+    descriptors: Vec<OwnedFd>,
+) -> Result<Stage, Refusal> {
+    let mut descriptors = descriptors.into_iter();
+    let mut next = || {
+        descriptors
+            .next()
+            .ok_or_else(|| Refusal::new(Code::Malformed, "a descriptor is missing"))
+    };
+    let own = parse(&File::from(next()?), manifest)?;
+    let (staging, trees) = (Dir::from_fd(next()?), Dir::from_fd(next()?));
+    let mut stage = Stage::new(own, skip, staging, trees);
+    for source in sources {
+        // One source at a time in memory.
+        stage.offer_source(&parse(&File::from(next()?), source)?);
+    }
+    stage.take_stock();
+    Ok(stage)
+}
+
+fn parse(file: &File, expected: &FileRef) -> Result<Manifest, Refusal> {
+    Manifest::parse(&read(file, expected, MANIFEST_BYTES)?)
+}
+
+/// Exactly the named bytes, read once into memory and hashed there.
+pub(in crate::applier) fn read(file: &File, expected: &FileRef, limit: usize) -> Result<Vec<u8>, Refusal> {
+    let io = |e: std::io::Error| Refusal::new(Code::Io, format!("{}: {e}", expected.digest));
+    let Some(length) = usize::try_from(expected.length).ok().filter(|length| *length <= limit) else {
+        return refuse!(
+            LimitExceeded,
+            "{} has {} bytes, at most {limit} are allowed",
+            expected.digest,
+            expected.length
+        );
+    };
+    let stat = rustix::fs::fstat(file).map_err(|e| io(e.into()))?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind != FileType::RegularFile {
+        return refuse!(ContentMismatch, "{} is no file but {kind:?}", expected.digest);
+    }
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0).map_err(|e| match e.kind() {
+        std::io::ErrorKind::UnexpectedEof => Refusal::new(
+            Code::ContentMismatch,
+            format!("{} is shorter than {length} bytes", expected.digest),
+        ),
+        _ => io(e),
+    })?;
+    let found = ensign_bundle::digest::Digest::of(&bytes);
+    if found != expected.digest {
+        return refuse!(ContentMismatch, "{} has the digest {found}", expected.digest);
+    }
+    Ok(bytes)
+}
+
+/// The largest block table.
+pub(super) const TABLE: usize = BLOCK_TABLE_BYTES;
