@@ -1,6 +1,9 @@
 //! This operator's own trust state: the same client that devices run, with the same memory. It is refreshed before each signature
 //! and never goes back, so whoever holds the controller cannot make an operator sign on top of old metadata.
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
 use ensign_api::{Metadata, MetadataKind};
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::ids::{Ident, Version};
@@ -19,7 +22,7 @@ use crate::home::{self, Context};
 /// Trusted metadata and the file it is kept in.
 #[derive(Debug)]
 pub struct Trust {
-    path: std::path::PathBuf,
+    path: PathBuf,
     trusted: Trusted,
     /// The targets that `fleet init` signed: what there is before the controller has answered once.
     first_targets: Targets,
@@ -33,11 +36,7 @@ pub fn first_state(root: &[u8], fleet: &FleetId) -> Result<Vec<u8>> {
 impl Trust {
     pub fn load(context: &Context) -> Result<Self> {
         let path = context.trust_path();
-        let bytes = home::read_up_to(&path, ensign_bundle::limits::TRUST_STATE_BYTES as u64)?;
-        let trusted = Trusted::decode(&bytes).map_err(|e| {
-            Failure::new(e.code, format!("{}: {}", path.display(), e.text))
-                .hint("restore ENSIGN_HOME from a backup; without trust state nothing is signed")
-        })?;
+        let trusted = read(&path)?;
         if *trusted.fleet() != context.file.fleet {
             return fail!(WrongFleet, "{} is of the fleet {}", path.display(), trusted.fleet());
         }
@@ -52,6 +51,7 @@ impl Trust {
 
     /// Follows the controller's metadata; refuses what goes back, is expired or is not signed. What was learnt is stored first.
     pub async fn refresh(&mut self, client: &Client) -> Result<()> {
+        let _lock = self.lock()?;
         let documents: Vec<Metadata> = client
             .get(&format!("/v1/metadata?root={}", self.trusted.root().version))
             .await?;
@@ -76,8 +76,18 @@ impl Trust {
         Ok(())
     }
 
-    /// Makes the state durable.
-    pub fn store(&self) -> Result<()> {
+    /// Nobody else changes the state until the lock is dropped. Another run of this command may have gone further meanwhile, so the
+    /// state is read again; what is fetched before that could be older and would be refused.
+    fn lock(&mut self) -> Result<File> {
+        let failed = |e| Failure::io("lock", &self.path, &e);
+        let lock = File::create(self.path.with_extension("lock")).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        self.trusted = read(&self.path)?;
+        Ok(lock)
+    }
+
+    /// Steps before a refusal stay taken, so this is done whatever they returned.
+    fn store(&self) -> Result<()> {
         durable::write(&self.path, &self.trusted.encode()?, durable::SECRET)
             .map_err(|e| Failure::io("write", &self.path, &e))
     }
@@ -123,12 +133,9 @@ impl Trust {
             product: product.clone(),
             version: version.clone(),
         };
-        let listed = self
-            .trusted
-            .snapshot()
-            .and_then(|s| s.release(&name))
-            .map(|l| l.document.digest);
-        let Some(digest) = listed else {
+        let _lock = self.lock()?;
+        let listed = self.trusted.snapshot().and_then(|s| s.release(&name));
+        let Some(digest) = listed.map(|l| l.document.digest) else {
             return Err(Failure::new(
                 Code::NotFound,
                 format!("the release {product}@{version} is not published"),
@@ -148,4 +155,12 @@ impl Trust {
         let (release, _) = self.trusted.fresh_release(&name, clock::now(), Source::Online)?;
         Ok(release.clone())
     }
+}
+
+fn read(path: &Path) -> Result<Trusted> {
+    let bytes = home::read_up_to(path, ensign_bundle::limits::TRUST_STATE_BYTES as u64)?;
+    Trusted::decode(&bytes).map_err(|e| {
+        Failure::new(e.code, format!("{}: {}", path.display(), e.text))
+            .hint("restore ENSIGN_HOME from a backup; without trust state nothing is signed")
+    })
 }

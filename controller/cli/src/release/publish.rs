@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ensign_api::{BatchHeader, Digests, Missing, Release, Stored};
+use ensign_bundle::accept::check_manifest;
 use ensign_bundle::container::Bundle;
 use ensign_bundle::digest::Digest;
 use ensign_bundle::manifest::{Signed, Unsigned};
@@ -46,6 +47,7 @@ pub async fn run(app: &App, path: &Path) -> Result<()> {
     let (mut file, bundle) = release::open(path)?;
     let contents = bundle.single().map_err(|e| release::named(path, &e))?.clone();
     let product = session.trust.product(&contents.release.product)?;
+    check_manifest(&contents.release, product, &contents.manifest).map_err(|e| release::named(path, &e))?;
     let signed = Unsigned::from(contents)
         .into_signed(&product.role.keys, product.role.threshold, &session.fleet())
         .map_err(|e| release::named(path, &e))?;

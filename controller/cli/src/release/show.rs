@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ensign_api::{Component, Release, SignatureRow, Time};
+use ensign_bundle::accept::check_manifest;
 use ensign_bundle::container::Contents;
 use ensign_bundle::digest::Digest;
 use ensign_bundle::ids::{Ident, Version};
@@ -77,7 +78,8 @@ pub fn verify(app: &App, path: &Path) -> Result<()> {
 fn describe(contents: &Contents, trust: &Trust) -> (Release, Option<Refusal>) {
     let body = &contents.release;
     let fleet = trust.root().fleet;
-    let role = trust.targets().product(&body.product).map(|p| p.role.clone());
+    let product = trust.targets().product(&body.product);
+    let role = product.map(|p| p.role.clone());
     let keys = role.as_ref().map(|r| r.keys.clone()).unwrap_or_default();
     let valid = valid_signers(&contents.document, &keys, &aad(&fleet.0));
     let signatures = contents.document.signatures().iter().map(|s| SignatureRow {
@@ -97,6 +99,7 @@ fn describe(contents: &Contents, trust: &Trust) -> (Release, Option<Refusal>) {
         )),
         Some(role) => statement::count(&contents.document, &role.keys, role.threshold, &fleet)
             .err()
+            .or_else(|| product.and_then(|p| check_manifest(body, p, &contents.manifest).err()))
             .or_else(|| expired(contents)),
     };
     let components = contents.manifest.components.iter().map(|c| Component {

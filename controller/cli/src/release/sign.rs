@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ensign_bundle::accept::check_manifest;
 use ensign_bundle::digest::Digest;
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::manifest::Unsigned;
@@ -53,6 +54,9 @@ pub async fn run(app: &App, path: &Path, key_file: Option<&Path>) -> Result<()> 
     let contents = bundle.single().map_err(|e| release::named(path, &e))?;
     let product = contents.release.product.clone();
     let keys = role_keys(&session, &product, &key)?;
+    // What devices would refuse is not signed.
+    check_manifest(&contents.release, session.trust.product(&product)?, &contents.manifest)
+        .map_err(|e| release::named(path, &e))?;
     let signed_by_me = signers(contents, &keys.0, &session).contains(&key.public());
     let mut unsigned = Unsigned::from(contents.clone());
     if !signed_by_me {
