@@ -3,10 +3,10 @@
 use ensign_bundle::digest::DeviceId;
 use ensign_bundle::wire::{Desired, DesiredRollout, DocKind, DocRef, Held};
 
-use super::rollouts::doc;
+use super::plans::doc;
 use super::rows::{RoleRow, Standing};
-use super::sessions::Want;
 use super::state::State;
+use super::want::Want;
 
 impl State {
     /// The wish for a device that holds these roles.

@@ -13,16 +13,20 @@ mod devices;
 mod enroll;
 pub mod load;
 mod metadata;
+mod online;
 mod orders;
+mod plans;
 mod progress;
 mod reconcile;
 mod releases;
 mod rollouts;
 pub mod rows;
 mod sessions;
+mod start;
 mod state;
 mod tokens;
 mod views;
+mod want;
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -38,11 +42,12 @@ use crate::store::ledger::{COMMIT_CHANGES, Change, Ledger};
 
 pub use self::devices::Verb;
 pub use self::enroll::Asked;
-pub use self::metadata::{Online, listed, timestamp_life};
+pub use self::online::{Online, listed, timestamp_life};
 pub use self::releases::Complete;
-pub use self::sessions::{Fetch, Leave, Session, Want, Welcomed};
+
 pub use self::state::{OnlineKeys, Parts, State, read_document};
 pub use self::views::api_state;
+pub use self::want::{Fetch, Leave, Session, Want, Welcomed};
 
 /// Jobs that share one commit.
 const BATCH: usize = 512;

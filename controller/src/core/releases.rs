@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use ensign_bundle::blocks::{BlockKind, BlockTable};
+use ensign_bundle::codec;
 use ensign_bundle::digest::Digest;
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::limits;
@@ -12,7 +13,8 @@ use ensign_bundle::refuse;
 use ensign_bundle::statement;
 use ensign_bundle::trust::roles::Release;
 
-use super::metadata::{Draft, release_document};
+use super::metadata::Draft;
+use super::online::release_document;
 use super::rows::{ComponentRow, ReleaseRow};
 use super::state::State;
 use crate::store::blobs::BlobStore;
@@ -115,7 +117,7 @@ impl State {
             document: release_document(&release, &envelope),
             manifest: release.manifest.digest,
             bytes: manifest.totals.bytes,
-            components: component_rows(&manifest),
+            components: self.keep_document(&component_rows(&manifest)?)?,
             yanked: release.yanked.clone(),
             published: self.now,
         };
@@ -178,7 +180,8 @@ impl State {
     }
 }
 
-fn component_rows(manifest: &Manifest) -> Vec<ComponentRow> {
+/// What `release show` says of the components, as a document.
+fn component_rows(manifest: &Manifest) -> Result<Vec<u8>, Refusal> {
     let row = |component: &Component| {
         let files = component.entries().filter(|e| matches!(e, Entry::File { .. }));
         let (files, bytes) = files.fold((0u64, 0u64), |(n, bytes), e| (n + 1, bytes.saturating_add(e.size())));
@@ -190,7 +193,8 @@ fn component_rows(manifest: &Manifest) -> Vec<ComponentRow> {
             units: component.units.clone(),
         }
     };
-    manifest.components.iter().map(row).collect()
+    let rows: Vec<ComponentRow> = manifest.components.iter().map(row).collect();
+    codec::encode(&rows).map_err(|e| Refusal::new(Code::Malformed, e.to_string()))
 }
 
 const fn kind_name(kind: Kind) -> &'static str {

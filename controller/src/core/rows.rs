@@ -63,7 +63,8 @@ pub struct ReleaseRow {
     pub manifest: Digest,
     /// Plain size of all components.
     pub bytes: u64,
-    pub components: Vec<ComponentRow>,
+    /// A list of [`ComponentRow`] in the document store: with all its units it may be larger than a row.
+    pub components: Digest,
     pub yanked: Option<String>,
     pub published: u64,
 }

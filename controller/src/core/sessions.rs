@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ensign_bundle::digest::{DeviceId, Digest, FleetId, Nonce, PlanId};
+use ensign_bundle::digest::{DeviceId, Nonce};
 use ensign_bundle::limits;
 use ensign_bundle::plan::evidence::{Receipt, TimeAttestation};
 use ensign_bundle::reason::{Code, Refusal};
@@ -11,107 +11,21 @@ use ensign_bundle::refuse;
 use ensign_bundle::statement;
 use ensign_bundle::text::printable;
 use ensign_bundle::trust::roles::FORMAT;
-use ensign_bundle::wire::{self, Desired, Held, Hello, Report, Welcome};
+use ensign_bundle::wire::{self, Held, Hello, Report, Welcome};
 use ensign_crypto::KeyId;
 use serde_bytes::ByteBuf;
 use tokio::sync::watch;
 
-use super::Core;
 use super::rows::Standing;
 use super::state::State;
+use super::want::{Session, Want, Welcomed};
 
-/// Characters of a fact, an agent version, and the like.
-const FACT_CHARS: usize = 256;
-
-/// What a device is to be told: everything but the lease, which its session signs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Want {
-    pub fleet: FleetId,
-    pub desired: Desired,
-    /// Digest of the plan that a lease is to be signed for.
-    pub lease: Option<Digest>,
-    /// The session ends with this.
-    pub refused: Option<Refusal>,
-    /// Manifest that the plan brings, with its rollout, and those that the device runs.
-    pub(super) plan: Option<(Digest, PlanId)>,
-    pub(super) installed: Vec<Digest>,
-}
-
-/// Why a device may fetch blobs of a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fetch {
-    /// This rollout brings it.
-    Planned(PlanId),
-    /// It runs it, and may have lost some of it.
-    Installed,
-}
-
-impl Want {
-    /// Whether it names this document.
-    pub fn names(&self, document: &Digest) -> bool {
-        let rollout = self
-            .desired
-            .rollout
-            .iter()
-            .flat_map(|r| [Some(&r.plan), Some(&r.release), r.gate.as_ref()].into_iter().flatten());
-        self.desired
-            .documents
-            .iter()
-            .chain(rollout)
-            .any(|doc| doc.digest == *document)
-    }
-
-    /// Why blobs of this release may be fetched; `None` = they may not.
-    pub fn may_fetch(&self, manifest: &Digest) -> Option<Fetch> {
-        match self.plan {
-            Some((planned, plan)) if planned == *manifest => Some(Fetch::Planned(plan)),
-            _ => self.installed.contains(manifest).then_some(Fetch::Installed),
-        }
-    }
-
-    /// Whether the current plan brings this release.
-    pub fn plans(&self, manifest: &Digest) -> bool {
-        self.plan.is_some_and(|(planned, _)| planned == *manifest)
-    }
-}
-
-/// A welcomed connection.
-#[derive(Debug)]
-pub struct Session {
-    pub device: DeviceId,
-    pub wants: watch::Receiver<Arc<Want>>,
-}
-
-/// Tells that a connection is over, however it ends. Made before the device is announced, so that no way out leaves it behind.
-#[derive(Debug)]
-pub struct Leave {
-    core: Core,
-    device: DeviceId,
-    connection: u64,
-}
-
-impl Leave {
-    pub fn new(core: &Core, peer: &KeyId, connection: u64) -> Self {
-        Self {
-            core: core.clone(),
-            device: DeviceId::from(*peer),
-            connection,
-        }
-    }
-}
-
-impl Drop for Leave {
-    fn drop(&mut self) {
-        let (device, connection) = (self.device, self.connection);
-        self.core.tell(move |state| state.disconnect(&device, connection));
-    }
-}
-
-#[derive(Debug)]
-pub struct Welcomed {
-    pub session: Session,
-    pub welcome: Welcome,
-}
+/// Bytes of the key of a fact.
+const KEY_BYTES: usize = 32;
+/// Bytes of a fact, an agent's version, and the like.
+const FACT_BYTES: usize = 128;
+/// Bytes of the text of a device's reason.
+const REASON_BYTES: usize = 1024;
 
 /// The connections, at most one per device.
 #[derive(Debug, Default)]
@@ -182,17 +96,17 @@ impl State {
             );
         }
         let status = hello.status;
-        check_status(&status)?;
+        let status = checked(status)?;
         let now = self.now;
         let row = self.device_mut(&id)?;
         row.session = row.session.max(hello.session);
         row.cloned |= cloned;
-        row.agent = cut(&hello.agent);
+        row.agent = cut(&hello.agent, FACT_BYTES);
         row.facts = hello
             .facts
             .iter()
             .take(limits::FACTS)
-            .map(|(key, value)| (cut(key), cut(value)))
+            .map(|(key, value)| (cut(key, KEY_BYTES), cut(value, FACT_BYTES)))
             .collect();
         row.last_seen = Some(now);
         let (name, labels) = (row.name.clone(), row.labels.clone());
@@ -243,7 +157,7 @@ impl State {
     pub fn report(&mut self, id: &DeviceId, report: Report) -> Result<(), Refusal> {
         let row = self.device(id)?;
         check_standing(row.state, &row.name)?;
-        check_status(&report.status)?;
+        let status = checked(report.status)?;
         let key = row.receipt_key;
         for envelope in &report.receipts {
             // One bad receipt must not keep the others, nor make the device send it for ever.
@@ -257,11 +171,11 @@ impl State {
         }
         let now = self.now;
         let row = self.device_mut(id)?;
-        let changed = row.report_seq != report.seq || row.status.as_ref() != Some(&report.status);
+        let changed = row.report_seq != report.seq || row.status.as_ref() != Some(&status);
         row.report_seq = row.report_seq.max(report.seq);
         row.last_seen = Some(now);
         if changed {
-            self.device_reported(id, report.status);
+            self.device_reported(id, status);
             self.put_device(id)?;
         } else {
             self.seen.insert(*id);
@@ -363,9 +277,9 @@ fn check_standing(state: Standing, name: &str) -> Result<(), Refusal> {
     }
 }
 
-/// What a row of the ledger can hold.
-fn check_status(status: &wire::Status) -> Result<(), Refusal> {
-    const MOST: usize = 256;
+/// The status, as far as a row of the ledger can hold it.
+fn checked(mut status: wire::Status) -> Result<wire::Status, Refusal> {
+    const MOST: usize = 64;
     if status.installed.len() > MOST || status.denied.len() > MOST {
         return refuse!(
             LimitExceeded,
@@ -374,9 +288,13 @@ fn check_status(status: &wire::Status) -> Result<(), Refusal> {
             status.denied.len()
         );
     }
-    Ok(())
+    if let Some(reason) = &mut status.reason {
+        reason.text = cut(&reason.text, REASON_BYTES);
+    }
+    Ok(status)
 }
 
-fn cut(text: &str) -> String {
-    text.chars().take(FACT_CHARS).collect()
+/// The start of `text`, at most so many bytes.
+fn cut(text: &str, bytes: usize) -> String {
+    text[..text.floor_char_boundary(bytes)].to_owned()
 }

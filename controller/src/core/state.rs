@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use ensign_bundle::digest::{DeviceId, Digest};
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::refuse;
 use ensign_crypto::{PublicKey, SecretKey};
 use serde::Serialize;
 
@@ -17,7 +18,7 @@ use super::rows::{ApiTokenRow, DeviceRow, FleetRow, FreezeRow, ReleaseRow, Token
 use super::sessions::Sessions;
 use crate::config::Config;
 use crate::store::blobs::BlobStore;
-use crate::store::ledger::{Change, Expect};
+use crate::store::ledger::{Change, Expect, VALUE_BYTES};
 
 /// The online keys. They can delay updates and nothing else (docs/threat-model.md).
 #[derive(Debug)]
@@ -77,16 +78,25 @@ pub struct State {
 impl State {
     /// Writes a row with this batch.
     pub(super) fn put<T: Serialize>(&mut self, key: String, value: &T) -> Result<(), Refusal> {
-        let change = Change::put(key.clone(), value, Expect::Any)?;
-        self.changes.insert(key, change);
-        Ok(())
+        self.write(Change::put(key, value, Expect::Any)?)
     }
 
     /// Writes a row that must not exist yet.
     pub(super) fn put_new<T: Serialize>(&mut self, key: String, value: &T) -> Result<(), Refusal> {
-        // Within a batch a later write keeps the first one's expectation.
-        let change = Change::put(key.clone(), value, Expect::Absent)?;
-        self.changes.insert(key, change);
+        self.write(Change::put(key, value, Expect::Absent)?)
+    }
+
+    /// What no ledger takes is refused here, where it harms one request and not the whole batch.
+    fn write(&mut self, change: Change) -> Result<(), Refusal> {
+        let bytes = change.value.as_ref().map_or(0, Vec::len);
+        if bytes > VALUE_BYTES {
+            return refuse!(
+                LimitExceeded,
+                "the row `{}` would have {bytes} bytes, at most {VALUE_BYTES} are possible",
+                change.key
+            );
+        }
+        self.changes.insert(change.key.clone(), change);
         Ok(())
     }
 

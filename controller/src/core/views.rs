@@ -10,9 +10,9 @@ use ensign_bundle::digest::DeviceId;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
 use ensign_bundle::trust::ensign::{DocName, ReleaseName};
-use ensign_bundle::{limits, statement, wire};
+use ensign_bundle::{codec, limits, statement, wire};
 
-use super::rows::{DeviceRow, ReleaseRow, RoleRow, Standing, TokenRow};
+use super::rows::{ComponentRow, DeviceRow, ReleaseRow, RoleRow, Standing, TokenRow};
 use super::state::State;
 
 impl State {
@@ -120,17 +120,7 @@ impl State {
             product: row.product.clone(),
             version: row.version.clone(),
             counter: row.counter,
-            components: row
-                .components
-                .iter()
-                .map(|c| Component {
-                    name: c.name.clone(),
-                    kind: c.kind.clone(),
-                    files: c.files,
-                    bytes: c.bytes,
-                    units: c.units.clone(),
-                })
-                .collect(),
+            components: self.components(row)?,
             bytes: row.bytes,
             signatures: self.signatures(row, &document),
             verdict: verdict.to_owned(),
@@ -139,6 +129,20 @@ impl State {
             expires: Some(Time(row.document.expires)),
             yanked: row.yanked.clone(),
         })
+    }
+
+    fn components(&self, row: &ReleaseRow) -> Result<Vec<Component>, Refusal> {
+        let bytes = self.document(&row.components)?;
+        let rows: Vec<ComponentRow> =
+            codec::decode(&bytes, bytes.len()).map_err(|e| Refusal::new(Code::Malformed, e.to_string()))?;
+        let component = |c: ComponentRow| Component {
+            name: c.name,
+            kind: c.kind,
+            files: c.files,
+            bytes: c.bytes,
+            units: c.units,
+        };
+        Ok(rows.into_iter().map(component).collect())
     }
 
     fn signatures(&self, row: &ReleaseRow, document: &[u8]) -> Vec<SignatureRow> {

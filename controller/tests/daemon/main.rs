@@ -1,5 +1,15 @@
 //! The daemon in one process: real sockets, a real ledger, devices and operators that speak the protocols themselves.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where its setting fails"
+)]
+#![expect(
+    clippy::match_wildcard_for_single_variants,
+    reason = "a test names the one message that it waits for"
+)]
+
 mod enrolment;
 mod fleet;
 mod kit;

@@ -104,7 +104,7 @@ impl Device {
             EnrollReply::Refused(refusal) => return Err(refusal),
             other => panic!("{other:?}"),
         };
-        let binding = self.binding(token, statement::open_unverified(&grant).unwrap());
+        let binding = self.binding(token, &statement::open_unverified(&grant).unwrap());
         self.show(&mut link, binding).await
     }
 
@@ -121,7 +121,7 @@ impl Device {
         }
     }
 
-    pub(crate) fn binding(&self, token: &SecretKey, grant: Signed<ensign_bundle::plan::statements::Grant>) -> Vec<u8> {
+    pub(crate) fn binding(&self, token: &SecretKey, grant: &Signed<ensign_bundle::plan::statements::Grant>) -> Vec<u8> {
         let binding = Binding {
             format: FORMAT,
             issued: clock::unix_now(),
