@@ -65,7 +65,7 @@ impl Fleet {
         let slot = holds_slot(rollout, member, device, switching);
         let standing = standing(rollout, member, device, slot);
         let open = !rollout.ended();
-        let taken = taken(rollout, device);
+        let taken = open && taken(rollout, device);
         let silent = (!device.connected).then(|| self.silent_since(device));
         let deadline = match (standing, silent, wave.opened_at) {
             (Standing::Active | Standing::Ok, Some(since), _) if open && !taken => {
@@ -127,17 +127,19 @@ fn holds_slot(rollout: &Rollout, member: &Member, device: &Device, switching: bo
 
 fn standing(rollout: &Rollout, member: &Member, device: &Device, slot: bool) -> Standing {
     let dark = member.dark_since.is_some();
+    // What has ended stays as it was, whatever becomes of its devices: only the member itself says where it stands.
+    let open = !rollout.ended();
     match &member.outcome {
         Some(Outcome::Confirmed { .. }) if dark => Standing::Dark,
         Some(Outcome::Confirmed { .. }) => Standing::Ok,
         Some(Outcome::Failed { .. }) => Standing::Failed,
         Some(Outcome::Spared { .. }) => Standing::Held,
-        None if device.state != DeviceState::Approved => Standing::Held,
+        None if open && device.state != DeviceState::Approved => Standing::Held,
         None if slot && dark => Standing::Dark,
         None if slot => Standing::Active,
-        None if taken(rollout, device) => Standing::Held,
+        None if open && taken(rollout, device) => Standing::Held,
         None if dark => Standing::Dark,
-        None if device.hold.is_some() || runs_newer(rollout, device) => Standing::Held,
+        None if open && (device.hold.is_some() || runs_newer(rollout, device)) => Standing::Held,
         None if member.unreached_since.is_some() => Standing::Unreached,
         None => Standing::Pending,
     }

@@ -1,0 +1,333 @@
+//! Every reason text that an operator reads, as a snapshot: numbers, names and hints included.
+
+mod common;
+
+use std::fmt::Write as _;
+
+use common::*;
+use ensign_bundle::ids::{Ident, Label};
+use ensign_bundle::plan::evidence::ReceiptState;
+use ensign_bundle::plan::statements::{Bound, Evidence, GateKind};
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::wire::Phase;
+use ensign_rollout::*;
+
+/// One line of the snapshot.
+fn line(out: &mut String, says: &str, w: &World, rollout: u8, n: u32) {
+    let why = w.why(rollout, n);
+    let next = why.next_eligible.map_or("-".to_owned(), |at| format!("T+{}", at - T0));
+    let standing = why.standing.map_or("-", Standing::name);
+    writeln!(
+        out,
+        "{says}\n    {standing} {} next {next}: {}\n    hint: {}",
+        why.reason.code, why.reason.text, why.hint
+    )
+    .unwrap();
+}
+
+fn capped(sizes: &[u32], cap: u32) -> RolloutSpec {
+    let mut spec = spec(sizes);
+    spec.pace.max_parallel = Some(cap);
+    spec
+}
+
+#[test]
+fn why_a_device_waits() {
+    let mut out = String::new();
+    let mut w = World::new(8);
+    w.event(Event::DeviceAdded {
+        device: dev(7),
+        name: "new".into(),
+        state: DeviceState::Pending,
+        at: T0,
+    });
+    let plan = capped(&[2, 6], 1);
+    w.start(1, &plan);
+    w.settle();
+    w.wait(30);
+    line(&mut out, "offered, has not answered", &w, 1, 0);
+    w.report(1, 0, Phase::Fetching, None);
+    line(&mut out, "fetching", &w, 1, 0);
+    w.report(
+        1,
+        0,
+        Phase::Waiting,
+        Some(Refusal::new(
+            Code::OutsideWindow,
+            "outside Mon-Fri 01:00-05:00 local, opens in 3 h",
+        )),
+    );
+    line(&mut out, "waits for its own window", &w, 1, 0);
+    line(&mut out, "no free slot", &w, 1, 1);
+    line(&mut out, "in a later wave", &w, 1, 2);
+    line(&mut out, "waits for approval", &w, 1, 7);
+    w.event(Event::Held {
+        device: dev(3),
+        held: true,
+        reason: "demo till".into(),
+    });
+    line(&mut out, "held", &w, 1, 3);
+    w.event(Event::DeviceState {
+        device: dev(4),
+        state: DeviceState::Suspended,
+    });
+    line(&mut out, "suspended", &w, 1, 4);
+    w.event(Event::Reported {
+        device: dev(5),
+        at: w.now,
+        status: runs(12, "1.2.0"),
+    });
+    line(&mut out, "runs something newer", &w, 1, 5);
+    w.event(Event::Frozen {
+        group: None,
+        reason: "storm".into(),
+        at: w.now,
+    });
+    line(&mut out, "frozen fleet", &w, 1, 1);
+    w.event(Event::Unfrozen { group: None, at: w.now });
+    w.event(Event::Paused {
+        rollout: rollout_id(1),
+        reason: "lunch".into(),
+        at: w.now,
+    });
+    line(&mut out, "paused", &w, 1, 1);
+    line(&mut out, "paused, offered before", &w, 1, 0);
+    w.event(Event::Resumed {
+        rollout: rollout_id(1),
+        at: w.now,
+    });
+    w.event(Event::Aborted {
+        rollout: rollout_id(1),
+        how: Abort::Keep,
+        reason: "wrong tree".into(),
+        at: w.now,
+    });
+    line(&mut out, "aborted", &w, 1, 1);
+    line(&mut out, "a device outside of the plan", &w, 1, 99);
+    let none = why(&w.fleet, None, &dev(99), w.now);
+    writeln!(out, "unknown device\n    {} {}", none.reason.code, none.reason.text).unwrap();
+    let mut fresh = World::new(1);
+    let none = why(&fresh.fleet, None, &dev(0), fresh.now);
+    writeln!(out, "no rollout\n    {} {}", none.reason.code, none.reason.text).unwrap();
+    fresh.start(1, &spec(&[1]));
+    fresh.settle();
+    fresh.confirm(1, 0);
+    line(&mut out, "up to date", &fresh, 1, 0);
+    insta::assert_snapshot!(out);
+}
+
+#[test]
+fn why_time_has_to_pass() {
+    let mut out = String::new();
+    let mut w = World::new(4);
+    let mut plan = spec(&[2, 2]);
+    plan.not_before = T0 + 500;
+    plan.waves[0].min_soak_s = 600;
+    plan.waves[1].evidence = Evidence::Receipts(2);
+    w.start(1, &plan);
+    line(&mut out, "before its start", &w, 1, 0);
+    w.wait(500).settle();
+    w.disconnect(1);
+    line(&mut out, "wave before is open", &w, 1, 2);
+    w.confirm(1, 0);
+    w.connect(1);
+    w.confirm(1, 1);
+    w.wait(60).settle();
+    line(&mut out, "wave before soaks", &w, 1, 2);
+    let mut dwell = plan.clone();
+    dwell.waves[1].evidence = Evidence::Dwell;
+    dwell.product = Ident::parse("other").unwrap();
+    w.start(2, &dwell);
+    w.settle();
+    w.confirm(2, 0);
+    w.confirm(2, 1);
+    line(&mut out, "wave before dwells", &w, 2, 2);
+
+    let mut w = World::new(3);
+    let mut plan = spec(&[3]);
+    plan.pace.rate_per_h = Some(4);
+    w.start(1, &plan);
+    w.settle();
+    line(&mut out, "rate", &w, 1, 1);
+    w.disconnect(2);
+    w.wait(100);
+    line(&mut out, "offline", &w, 1, 2);
+    w.wait(3600).settle();
+    line(&mut out, "not reached", &w, 1, 2);
+    w.disconnect(0);
+    w.wait(1900).settle();
+    line(&mut out, "dark", &w, 1, 0);
+    w.wait(7 * DAY).settle();
+    line(&mut out, "expired", &w, 1, 2);
+
+    let mut w = World::new(2);
+    let mut plan = spec(&[1, 1]);
+    plan.waves[1].gate = GateKind::Manual;
+    w.start(1, &plan);
+    w.settle();
+    w.confirm(1, 0);
+    w.settle();
+    line(&mut out, "manual gate", &w, 1, 1);
+    insta::assert_snapshot!(out);
+}
+
+#[test]
+fn why_another_device_goes_first() {
+    let mut out = String::new();
+    let mut w = World::new(3);
+    let store = Label::parse("store").unwrap();
+    for n in 0..2 {
+        let labels = [(store.clone(), Label::parse("s12").unwrap())].into();
+        w.event(Event::Labelled { device: dev(n), labels });
+    }
+    let mut plan = spec(&[3]);
+    plan.pace.one_per = Some(store);
+    w.start(1, &plan);
+    w.settle();
+    line(&mut out, "one per store", &w, 1, 1);
+    let mut other = spec(&[3]);
+    other.product = Ident::parse("other").unwrap();
+    w.start(2, &other);
+    w.settle();
+    line(&mut out, "busy with another product", &w, 2, 0);
+    w.start(3, &spec(&[3]));
+    line(&mut out, "a newer rollout", &w, 1, 1);
+    let lyon = Group {
+        name: Ident::parse("lyon").unwrap(),
+        select: "store = s12".into(),
+    };
+    w.event(Event::Frozen {
+        group: Some(lyon),
+        reason: "inventory".into(),
+        at: w.now,
+    });
+    line(&mut out, "frozen group", &w, 3, 1);
+    insta::assert_snapshot!(out);
+}
+
+/// The reason of `rollout status`, once the story was told.
+fn halted(out: &mut String, says: &str, sizes: &[u32], change: impl Fn(&mut RolloutSpec), story: impl Fn(&mut World)) {
+    let mut w = World::new(sizes.iter().sum());
+    let mut plan = spec(sizes);
+    change(&mut plan);
+    w.start(1, &plan);
+    w.settle();
+    story(&mut w);
+    w.settle();
+    let reason = w.status(1).reason.unwrap();
+    writeln!(
+        out,
+        "{says}\n    {}: {}\n    hint: {}",
+        reason.code,
+        reason.text,
+        reason.hint()
+    )
+    .unwrap();
+}
+
+#[test]
+fn why_a_rollout_does_not_run() {
+    let mut out = String::new();
+    let all = |n: u32| move |w: &mut World| (0..n).for_each(|i| w.roll_back(1, i));
+    let silent = |n: u32| {
+        move |w: &mut World| {
+            (0..n).for_each(|i| w.disconnect(i));
+            w.wait(1800);
+        }
+    };
+    halted(&mut out, "the canary failed", &[1, 3], |_| {}, all(1));
+    halted(&mut out, "two failed", &[5, 3], |_| {}, all(2));
+    halted(
+        &mut out,
+        "a count failed",
+        &[5],
+        |s| s.pace.stop.failed = Bound::Count(3),
+        all(3),
+    );
+    halted(
+        &mut out,
+        "a share failed",
+        &[100],
+        |s| s.pace.stop.failed = Bound::BasisPoints(250),
+        |w| {
+            (0..39).for_each(|i| w.confirm(1, 50 + i));
+            w.roll_back(1, 0);
+        },
+    );
+    halted(&mut out, "the canary is silent", &[1, 3], |_| {}, silent(1));
+    halted(&mut out, "two are silent", &[5, 3], |_| {}, silent(2));
+    halted(
+        &mut out,
+        "a count is silent",
+        &[5],
+        |s| s.pace.stop.dark = Bound::Count(1),
+        silent(1),
+    );
+    halted(
+        &mut out,
+        "more are silent than usual",
+        &[30, 30],
+        |_| {},
+        |w| {
+            (0..30).for_each(|i| w.confirm(1, i));
+            w.settle();
+            silent(1)(w);
+        },
+    );
+    halted(
+        &mut out,
+        "quorum",
+        &[10, 1],
+        |s| s.pace.stop.failed = Bound::Count(9),
+        |w| {
+            (0..8).for_each(|i| w.confirm(1, i));
+            w.roll_back(1, 8);
+            w.roll_back(1, 9);
+        },
+    );
+    halted(
+        &mut out,
+        "evidence",
+        &[2, 1],
+        |s| s.waves[1].evidence = Evidence::Receipts(2),
+        |w| {
+            w.confirm(1, 0);
+            let reason = Refusal::new(Code::NewerInstalled, "runs app 2.0.0");
+            w.report(1, 1, Phase::Rejected, Some(reason));
+        },
+    );
+    halted(
+        &mut out,
+        "expired",
+        &[2, 1],
+        |_| {},
+        |w| {
+            w.wait(7 * DAY);
+        },
+    );
+    halted(
+        &mut out,
+        "superseded",
+        &[2, 1],
+        |_| {},
+        |w| {
+            w.start(2, &spec(&[2, 1]));
+        },
+    );
+    insta::assert_snapshot!(out);
+}
+
+#[test]
+fn a_failed_device_says_its_own_reason() {
+    let mut w = World::new(2);
+    w.start(1, &spec(&[2]));
+    w.settle();
+    let words = "3 probes failed in a row, 8 s after the switch: GET /healthz 500";
+    w.report(1, 0, Phase::RolledBack, Some(Refusal::new(Code::Unhealthy, words)));
+    w.receipt(1, 0, ReceiptState::RolledBack { code: Code::Unhealthy }, 8);
+    w.receipt(1, 1, ReceiptState::Failed { code: Code::NoSpace }, 0);
+    let mut out = String::new();
+    line(&mut out, "with words", &w, 1, 0);
+    line(&mut out, "by its receipt alone", &w, 1, 1);
+    insta::assert_snapshot!(out);
+}
