@@ -4,3 +4,4 @@ pub mod bench;
 pub mod demo;
 pub mod harness;
 pub mod random;
+pub mod simulation;

@@ -247,7 +247,7 @@ pub struct PreparedRevert {
 pub enum Subject {
     /// The fleet's own row.
     Fleet,
-    /// The device's row and its memberships.
+    /// The device's row and its memberships ([`crate::Fleet::followed`]).
     Device(DeviceId),
     /// The rollout's row.
     Rollout(PlanId),

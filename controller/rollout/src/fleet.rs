@@ -121,6 +121,11 @@ impl Fleet {
         self.rollouts.iter()
     }
 
+    /// Rollouts that follow what `device` does: an event about the device may have changed its membership in each of them.
+    pub fn followed(&self, device: &DeviceId) -> impl Iterator<Item = &PlanId> {
+        self.devices.get(device).into_iter().flat_map(|d| &d.rollouts)
+    }
+
     pub fn policies(&self) -> &Policies {
         &self.policies
     }

@@ -174,6 +174,9 @@ impl Asked<'_> {
     }
 
     fn unreached(&self) -> Reason {
+        if let Some(reason) = self.stopped() {
+            return (reason, None);
+        }
         let reach = self.r.spec.pace.stop.reach_s;
         only(
             Code::Offline,
@@ -186,13 +189,16 @@ impl Asked<'_> {
     }
 
     fn active(&self) -> Refusal {
+        // A stopped rollout gives no leases: only a device past the point of no return goes on.
+        if !self.d.is_switching(&self.r.plan)
+            && let Some(reason) = self.stopped()
+        {
+            return reason;
+        }
         // What the device itself waits for says more than that it was offered.
         let mine = self.d.plan == Some(self.r.plan);
         if mine && let Some(reason) = &self.d.reason {
             return reason.clone();
-        }
-        if let Some(reason) = self.stopped() {
-            return reason;
         }
         let since = self.m.offered_at.map_or(0, |at| self.now.saturating_sub(at));
         let doing = if mine {

@@ -103,7 +103,14 @@ fn why_a_device_waits() {
         at: w.now,
     });
     line(&mut out, "aborted", &w, 1, 1);
-    line(&mut out, "a device outside of the plan", &w, 1, 99);
+    let outside = Event::DeviceAdded {
+        device: dev(8),
+        name: "spare".into(),
+        state: DeviceState::Approved,
+        at: T0,
+    };
+    w.event(outside);
+    line(&mut out, "a device outside of the plan", &w, 1, 8);
     let none = why(&w.fleet, None, &dev(99), w.now);
     writeln!(out, "unknown device\n    {} {}", none.reason.code, none.reason.text).unwrap();
     let mut fresh = World::new(1);
