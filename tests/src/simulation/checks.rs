@@ -1,8 +1,7 @@
 //! What must hold after every step, looked at from the devices' side and not from the planner's counters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ensign_apply::Stage;
 use ensign_bundle::digest::DeviceId;
 use ensign_bundle::plan::evidence::ReceiptState;
 use ensign_rollout::{Outcome, Rollout, Stage as RolloutStage, Standing, desired};
@@ -20,6 +19,8 @@ pub struct Checks {
     /// Switches of each device that were looked at.
     switches: BTreeMap<DeviceId, usize>,
     generations: BTreeMap<DeviceId, u64>,
+    /// Past the point of no return.
+    committed: BTreeSet<DeviceId>,
     /// When the rollout was stopped, while it is.
     stopped_at: Option<u64>,
 }
@@ -29,6 +30,7 @@ impl Checks {
         &mut self,
         step: u64,
         now: u64,
+        moved: Option<DeviceId>,
         controller: &Controller,
         devices: &BTreeMap<DeviceId, VirtualDevice>,
     ) -> Result<(), String> {
@@ -43,32 +45,38 @@ impl Checks {
         if rollout.in_flight() > CAP {
             return Err(format!("{} in flight, the plan allows {CAP}", rollout.in_flight()));
         }
-        let mut committed = 0;
-        for (id, device) in devices {
-            let stage = &device.machine().stage;
-            committed += u32::from(stage.is_committed() && !matches!(stage, Stage::Confirmed(_)));
-            let seen = self.switches.entry(*id).or_default();
-            while let Some(offer) = device.switches.get(*seen) {
-                *seen += 1;
-                self.stopped_at
-                    .is_none_or(|at| now <= at + LEASE_S)
-                    .then_some(())
-                    .ok_or_else(|| format!("{id} starts {now}, long after the halt"))?;
-                gate(rollout, offer.wave, &offer.evidence, devices).map_err(|wrong| format!("{id}: {wrong}"))?;
-                if offer.plan != plan_digest() || offer.lease.is_none() {
-                    return Err(format!("{id} starts without a lease"));
-                }
-            }
-            let generation = self.generations.entry(*id).or_default();
-            let newest = device.machine().newest;
-            if newest < *generation {
-                return Err(format!("{id}: generation {newest} after {generation}"));
-            }
-            *generation = newest;
+        let Some(device) = moved.and_then(|id| devices.get(&id)) else {
+            return Ok(());
+        };
+        let id = device.id;
+        if device.machine().stage.is_committed() {
+            self.committed.insert(id);
+        } else {
+            self.committed.remove(&id);
         }
-        if committed > CAP {
-            return Err(format!("{committed} devices switch at once, the plan allows {CAP}"));
+        if self.committed.len() > CAP as usize {
+            return Err(format!(
+                "{} devices switch at once, the plan allows {CAP}",
+                self.committed.len()
+            ));
         }
+        let seen = self.switches.entry(id).or_default();
+        while let Some(offer) = device.switches.get(*seen) {
+            *seen += 1;
+            if self.stopped_at.is_some_and(|at| now > at + LEASE_S) {
+                return Err(format!("{id} starts although the rollout was halted a lease ago"));
+            }
+            if offer.plan != plan_digest() || offer.lease.is_none() {
+                return Err(format!("{id} starts without a lease"));
+            }
+            gate(rollout, offer.wave, &offer.evidence, devices).map_err(|wrong| format!("{id}: {wrong}"))?;
+        }
+        let generation = self.generations.entry(id).or_default();
+        let newest = device.machine().newest;
+        if newest < *generation {
+            return Err(format!("{id}: generation {newest} after {generation}"));
+        }
+        *generation = newest;
         if step.is_multiple_of(WHOLE_EVERY) && !controller.is_dead() {
             whole(now, rollout, controller)?;
         }

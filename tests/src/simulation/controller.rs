@@ -14,13 +14,13 @@ use super::device;
 use super::network::{FromDevice, Offer, ToDevice};
 
 /// Soak of each wave, seconds.
-pub const SOAK_S: u64 = 300;
+pub const SOAK_S: u64 = 120;
 /// Devices that update at once.
 pub const CAP: u32 = 25;
 /// Receipts that open a gate.
 const EVIDENCE: u32 = 3;
 /// Silence after which a session is ended, seconds.
-const IDLE_S: u64 = 90;
+const IDLE_S: u64 = 120;
 /// A lease is renewed once it is this old, seconds.
 const RENEW_S: u64 = 300;
 
@@ -29,7 +29,7 @@ pub struct Controller {
     pub fleet: Fleet,
     /// Committed, in order: all that a crash leaves.
     ledger: Vec<Event>,
-    /// Rows of the ledger as the last crash found them, for every second restart.
+    /// Starts so far: the upper half of every generation, so that those never go back.
     pub life: u64,
     pub crashes: u64,
     /// Commits until it dies.
@@ -84,7 +84,7 @@ impl Controller {
         }
     }
 
-    /// Waves of 2, 10 and all devices in the order of their ids.
+    /// Waves of a fortieth, a fifth and all devices in the order of their ids.
     pub fn start_rollout(&mut self, now: u64) {
         let wave = |from: usize, to: usize| WaveSpec {
             members: self.devices.get(from..to).unwrap_or_default().to_vec(),
@@ -110,9 +110,9 @@ impl Controller {
                     failed: Bound::BasisPoints(1000),
                     dark: Bound::Count(3),
                     min_sample: 20,
-                    dark_after_s: Some(900),
+                    dark_after_s: Some(300),
                     quorum_bp: 8000,
-                    reach_s: 1800,
+                    reach_s: 900,
                     on_breach: OnBreach::Halt,
                 },
             },
@@ -173,11 +173,6 @@ impl Controller {
 
     /// An operator lets go on what a rule halted.
     pub fn resume(&mut self, now: u64) {
-        if self.dead {
-            // Tries again once it answers.
-            self.halted = true;
-            return;
-        }
         self.commit(Event::Resumed {
             rollout: PlanId::of(&plan_digest()),
             at: now,
@@ -198,7 +193,7 @@ impl Controller {
         } else {
             self.replayed()
         };
-        // Whoever halted it is asked again: the request may have died with it.
+        // The operator is told again: the news may have died with it.
         self.halted = self.rollout().is_some_and(|r| matches!(r.stage, Stage::Halted { .. }));
         self.commit(Event::Started { at: now });
         self.reconcile(now);

@@ -12,7 +12,7 @@ use super::network::{FromDevice, Offer, Report, ToDevice, Work};
 use super::{START, controller};
 
 /// The link shows that it lives at least this often.
-const TIMER_MS: u64 = 30_000;
+const TIMER_MS: u64 = 45_000;
 /// A lease, seconds of boot clock.
 const LEASE_S: u64 = 900;
 
@@ -50,6 +50,8 @@ pub struct VirtualDevice {
     /// When the lease in hand came.
     leased_ms: Option<u64>,
     acknowledged: u64,
+    /// When the next tick of the applier is due, if one is.
+    tick_ms: Option<u64>,
     /// Every receipt that its applier ever signed: what evidence is checked against.
     pub signed: Vec<Receipt>,
     /// Switches so far, each with the offer it was based on.
@@ -73,6 +75,7 @@ impl VirtualDevice {
             offer: None,
             leased_ms: None,
             acknowledged: 0,
+            tick_ms: None,
             signed: Vec::new(),
             switches: Vec::new(),
         }
@@ -98,6 +101,7 @@ impl VirtualDevice {
         self.offer = None;
         self.leased_ms = None;
         self.acknowledged = 0;
+        self.tick_ms = None;
         let mut machine = ensign_apply::Device::default();
         self.journal.iter().for_each(|record| machine.apply(record));
         let now = self.now(now_ms);
@@ -154,7 +158,10 @@ impl VirtualDevice {
                 todo.work.push((TIMER_MS, Work::Timer));
                 todo
             }
-            Work::Tick => self.step(Event::Tick, now_ms),
+            Work::Tick => {
+                self.tick_ms = None;
+                self.step(Event::Tick, now_ms)
+            }
             Work::Duty(action) if self.machine.duty().as_ref() == Some(action) => self.does(action, now_ms),
             Work::Duty(_) => Todo::default(),
         }
@@ -239,7 +246,11 @@ impl VirtualDevice {
             }
         }
         if let Some(wait) = self.machine.next_tick_ms(&self.now(now_ms)) {
-            todo.work.push((wait.max(1), Work::Tick));
+            let at = now_ms + wait.max(1);
+            if self.tick_ms.is_none_or(|earlier| at < earlier) {
+                self.tick_ms = Some(at);
+                todo.work.push((at - now_ms, Work::Tick));
+            }
         }
         todo
     }

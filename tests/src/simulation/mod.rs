@@ -52,10 +52,10 @@ impl Default for Faults {
             twice: 50,
             delay_ms: 3000,
             power_cuts: 100,
-            bad: 30,
-            silent: 20,
-            controller_crash_s: 300,
-            until_s: 4 * 3600,
+            bad: 40,
+            silent: 30,
+            controller_crash_s: 200,
+            until_s: 3600,
         }
     }
 }
@@ -144,13 +144,14 @@ impl Simulation {
     pub fn run(mut self) -> Result<Summary, String> {
         self.schedule_crash();
         let mut steps = 0;
-        while let Some((at, item)) = self.network.next() {
+        while let Some((at, item)) = self.network.pop() {
             self.now_ms = at;
             steps += 1;
+            let device = item.device();
             self.happens(item);
             let unix = self.unix();
             self.checks
-                .after_step(steps, unix, &self.controller, &self.devices)
+                .after_step(steps, unix, device, &self.controller, &self.devices)
                 .map_err(|wrong| format!("step {steps}, second {}: {wrong}", at / 1000))?;
             if self.faults_over() && self.at_rest() {
                 return self.summary(steps);
@@ -275,14 +276,14 @@ impl Simulation {
             self.network.at(self.now_ms + after, item);
         }
         for message in todo.send {
-            self.send(Item::ToController { device, message });
+            self.send(&Item::ToController { device, message });
         }
     }
 
     fn controller_does(&mut self) {
         let now = self.unix();
         for (device, message) in self.controller.take_messages() {
-            self.send(Item::ToDevice { device, message });
+            self.send(&Item::ToDevice { device, message });
         }
         if self.controller.take_halted() {
             self.halts += 1;
@@ -296,7 +297,7 @@ impl Simulation {
     }
 
     /// Through the network, as it is today.
-    fn send(&mut self, item: Item) {
+    fn send(&mut self, item: &Item) {
         let calm = self.faults_over();
         if !calm && self.random.below(1000) < self.faults.loss {
             return;

@@ -38,6 +38,19 @@ pub enum Item {
     FaultsOver,
 }
 
+impl Item {
+    /// The device that this changes; none = it may be any.
+    pub fn device(&self) -> Option<DeviceId> {
+        match self {
+            Self::Power { device, .. }
+            | Self::Work { device, .. }
+            | Self::ToDevice { device, .. }
+            | Self::ToController { device, .. } => Some(*device),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {
     Duty(Action),
@@ -98,7 +111,7 @@ impl Network {
         self.queue.insert((at_ms, self.scheduled), item);
     }
 
-    pub fn next(&mut self) -> Option<(u64, Item)> {
+    pub fn pop(&mut self) -> Option<(u64, Item)> {
         self.queue.pop_first().map(|((at, _), item)| (at, item))
     }
 }
