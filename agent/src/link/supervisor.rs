@@ -50,12 +50,15 @@ pub async fn keep_running(program: Program, root: PathBuf, mut stop: watch::Rece
         let started = crate::clock::boot();
         match spawn(program, &root) {
             Ok(mut child) => {
+                // Waiting for a child closes its input if it has it still.
+                let lifeline = child.stdin.take();
                 tokio::select! {
                     ended = child.wait() => match ended {
                         Ok(status) => tracing::warn!(program = program.name(), %status, "ended; starting it again"),
                         Err(error) => tracing::warn!(program = program.name(), %error, "lost; starting it again"),
                     },
                     () = told(&mut stop) => {
+                        drop(lifeline);
                         end(program, child).await;
                         return;
                     }
@@ -93,9 +96,8 @@ fn spawn(program: Program, root: &Path) -> std::io::Result<Child> {
         .spawn()
 }
 
-/// Closes the child's input and waits for its end.
+/// Waits for the end of a child whose input has ended.
 async fn end(program: Program, mut child: Child) {
-    drop(child.stdin.take());
     if tokio::time::timeout(FAREWELL, child.wait()).await.is_err() {
         tracing::warn!(program = program.name(), "did not end by itself; killed");
         if let Err(error) = child.kill().await {
