@@ -6,10 +6,9 @@ use std::os::fd::OwnedFd;
 use ensign_apply::{Event, Lock, Stage};
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::limits::{CLAMP_S, ROOT_BYTES, STATEMENT_BYTES};
-use ensign_bundle::plan::statements::Grant;
+use ensign_bundle::plan::membership::{Invitation, Member};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
-use ensign_bundle::statement;
 use ensign_bundle::trust::{TrustState, Trusted};
 use ensign_bundle::wire::DocKind;
 use serde_bytes::ByteBuf;
@@ -176,12 +175,13 @@ fn finish_enroll(
     check_lab(shell, &trusted)?;
     let key = identity::receipt_key(&shell.paths)?.ok_or_else(missing)?;
     let bytes = documents.of(DocKind::Hold).next().ok_or_else(missing)?;
-    let binding = identity::check_binding(bytes, &key.public(), fleet)?;
     let grant = documents.of(DocKind::Grant).next().ok_or_else(missing)?;
-    if statement::open_unverified::<Grant>(grant)?.digest() != binding.grant && Digest::of(grant) != binding.grant {
-        return refuse!(ContentMismatch, "the binding names another grant");
+    let invitation = Invitation::verify(trusted.root(), fleet, grant)?;
+    let member = Member::join(trusted.root(), fleet, bytes, &invitation)?;
+    if member.receipt_key != key.public() {
+        return refuse!(IdentityChanged, "the binding names another receipt key");
     }
-    trusted.take_grant(grant, &binding.device, &binding.name)?;
+    trusted.take_grant(grant, &member.device, &member.name)?;
 
     // Trust first, then the binding that says who this is: a crash in between leaves a device that has not joined.
     durable::remove(&shell.paths.binding()).map_err(|e| io(&shell.paths.binding(), &e))?;
@@ -193,9 +193,9 @@ fn finish_enroll(
     (shell.lost, shell.degraded, shell.joining) = (None, false, None);
     shell.offer = None;
     labels::write(shell);
-    tracing::info!(device = %binding.device, name = binding.name, fleet = %fleet, "joined");
+    tracing::info!(device = %member.device, name = member.name, fleet = %fleet, "joined");
     sockets::tell_link(shell);
-    Ok(done(format!("joined as {}", binding.device)))
+    Ok(done(format!("joined as {}", member.device)))
 }
 
 /// Keys without a passphrase are for trying things out: the machine's own root takes part only where its administrator says so.

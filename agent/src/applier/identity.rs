@@ -73,20 +73,6 @@ pub(super) fn load(paths: &Paths) -> Result<Option<Identity>, Refusal> {
     }))
 }
 
-/// Reads a binding that names this receipt key and has all three signatures.
-pub(super) fn check_binding(bytes: &[u8], receipt_key: &PublicKey, fleet: &FleetId) -> Result<Binding, Refusal> {
-    let signed = statement::open_unverified::<Binding>(bytes)?;
-    let binding = signed.body;
-    statement::count(
-        &signed.envelope,
-        &[binding.key, binding.receipt_key, binding.token],
-        3,
-        fleet,
-    )?;
-    names_key(&binding, receipt_key)?;
-    Ok(binding)
-}
-
 /// The receipt key's signature over a binding's payload.
 pub(super) fn sign_binding(payload: &[u8], key: &SecretKey, fleet: &FleetId) -> Result<Vec<u8>, Refusal> {
     use ensign_bundle::statement::Document;

@@ -7,6 +7,7 @@ use ensign_apply::{Action, Device, Event, Reality, Stage, Step, Target};
 use ensign_bundle::digest::{Digest, Nonce};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::trust::Trusted;
+use ensign_bundle::wire::Phase;
 
 use super::checks::Check;
 use super::course::{Course, Errand};
@@ -133,8 +134,9 @@ impl Shell {
         let reality = Reality {
             current: generations::current(&shell.paths),
         };
+        let before = device.stage.phase();
         let step = device.resume(reality, &shell.wall.now());
-        shell.commit(step)?;
+        shell.commit(step, before)?;
         labels::write(&mut shell);
         Ok(shell)
     }
@@ -154,13 +156,13 @@ impl Shell {
     /// Tells the state machine, and notes what it wants done.
     pub(super) fn step(&mut self, event: Event) -> Result<(), ShellError> {
         let now = self.wall.now();
+        let before = self.device.stage.phase();
         let step = std::mem::take(&mut self.device).step(event, &now);
-        self.commit(step)
+        self.commit(step, before)
     }
 
     /// Persist, then act: the records are on disk before anything is done about them.
-    fn commit(&mut self, step: Step) -> Result<(), ShellError> {
-        let before = self.device.stage.phase();
+    fn commit(&mut self, step: Step, before: Phase) -> Result<(), ShellError> {
         self.journal.append(&step.records, &step.device)?;
         self.device = step.device;
         self.log(&step.records, before);
@@ -276,7 +278,7 @@ impl Shell {
     }
 
     /// One line for each change of state, with the same field names everywhere.
-    fn log(&self, records: &[ensign_apply::Record], before: ensign_bundle::wire::Phase) {
+    fn log(&self, records: &[ensign_apply::Record], before: Phase) {
         let stage = &self.device.stage;
         let phase = stage.phase();
         let moved = phase != before
@@ -301,7 +303,7 @@ impl Shell {
 }
 
 /// A phase as operators see it.
-struct Lower(ensign_bundle::wire::Phase);
+struct Lower(Phase);
 
 impl std::fmt::Display for Lower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -249,9 +249,11 @@ pub(super) fn tell_link(shell: &mut Shell) {
     }
 }
 
-/// Lets the link half come again: it then offers anew what it has.
+/// Lets the link half come again: it then offers anew what it has. Not needed where it waits for an answer just now.
 pub(super) fn ask_link_again(shell: &mut Shell) {
-    shell.sockets.link = None;
+    if shell.sockets.link.as_ref().is_some_and(|l| !l.owed) {
+        shell.sockets.link = None;
+    }
 }
 
 fn send(shell: &mut Shell, message: &FromApplier) {
