@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ensign_apply::Now;
-use ensign_bundle::trust::Clock;
+use ensign_bundle::trust::{CLOCK_SLACK_S, Clock};
 
 use crate::clock;
 
@@ -27,11 +27,20 @@ impl Wall {
         self.attested = Some((time, clock::boot()));
     }
 
-    /// Seconds since 1970.
+    /// Seconds since 1970. The controller's word corrects a clock that is wrong; one that agrees is finer than whole seconds that
+    /// travelled, and a plan that starts now starts now.
     pub(super) fn unix(&self) -> u64 {
+        let system = clock::unix();
         match self.attested {
-            Some((time, at)) => time + clock::boot().saturating_sub(at).as_secs(),
-            None => clock::unix(),
+            Some((time, at)) => {
+                let attested = time + clock::boot().saturating_sub(at).as_secs();
+                if system.abs_diff(attested) <= CLOCK_SLACK_S {
+                    system
+                } else {
+                    attested
+                }
+            }
+            None => system,
         }
     }
 
