@@ -8,13 +8,11 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
 use ensign_agent::applier;
 use ensign_agent::ipc::{FromAdmin, FromApplier, FromRunner, Need, ToAdmin, ToApplier, ToRunner, UnitVerb};
 use ensign_bundle::digest::Digest;
-use ensign_bundle::manifest::Probe;
-use ensign_bundle::path::TreePath;
 use ensign_bundle::plan::evidence::ReceiptState;
 use ensign_bundle::reason::Code;
 use ensign_bundle::wire::{DocKind, Phase};
 use kit::device::{Device, receipts};
-use kit::{Files, Fleet, Recipe, files, ident, noise, scratch};
+use kit::{Files, Fleet, Recipe, files, noise, scratch};
 
 /// A tree with everything that a tree can have.
 fn web(text: &str) -> Files {
@@ -63,6 +61,34 @@ fn installs_updates_and_fetches_only_what_changed() {
     assert_eq!(state.report.status.generation, 2);
     assert_eq!(device.live("web"), web("two"));
     assert_eq!(state.report.status.installed[0].version.as_str(), "1.1.0");
+}
+
+/// 56 MB in 3,000 files: the applier and its worker together stay small, and the applier gives back what it used.
+#[test]
+fn a_large_tree_needs_little_memory() {
+    let mut fleet = Fleet::new();
+    let device = Device::enrolled(&fleet);
+    let idle = device.memory_kib();
+    let mut tree = Files::new();
+    for n in 0..3000 {
+        tree.insert(format!("d{}/file-{n}", n % 50), (false, noise(n, 12_000)));
+    }
+    tree.insert("large".to_owned(), (false, noise(9999, 20_000_000)));
+    let release = Recipe::new("1.0.0", tree.clone()).build();
+    fleet.publish(&release);
+    let rollout = device.rollout(&mut fleet, &release);
+    let mut link = device.link();
+    link.offer(&device, &fleet, Some(&rollout));
+    let mut peak = 0;
+    while link.provide_some(&release.blobs, 7) > 0 {
+        peak = peak.max(device.memory_kib());
+    }
+    assert_eq!(link.until_settled().report.status.phase, Phase::Confirmed);
+    let after = device.memory_kib();
+    assert!(device.live("web") == tree);
+    println!("idle {idle} KiB, peak {peak} KiB, after {after} KiB");
+    assert!(peak < 32 << 10, "{peak} KiB while staging");
+    assert!(after < idle + (4 << 10), "{after} KiB afterwards, {idle} KiB before");
 }
 
 #[test]
@@ -125,11 +151,7 @@ fn only_units_of_changed_components_restart_in_order() {
 
 fn probed(version: &'static str, text: &str) -> kit::Release {
     let mut recipe = Recipe::new(version, files(&[("*check", text.as_bytes())])).unit("web.service");
-    recipe.probes = vec![Probe::Exec {
-        component: ident("web"),
-        path: TreePath::parse("check").unwrap(),
-        args: Vec::new(),
-    }];
+    recipe.probes = vec![kit::exec("check")];
     recipe.build()
 }
 
@@ -501,7 +523,7 @@ fn rollback_by_hand_goes_to_the_previous_generation_unless_it_was_tampered_with(
             .open(&page)
             .unwrap()
             .write_all_at(bytes, 0)
-            .unwrap()
+            .unwrap();
     };
     write(b"0ne");
     std::fs::set_permissions(&page, std::fs::Permissions::from_mode(0o444)).unwrap();

@@ -156,6 +156,14 @@ impl Device {
         assert!(matches!(answer, FromAdmin::Done { .. }), "{answer:?}");
     }
 
+    /// Anonymous memory of the applier and its worker, KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let pid = self.process.as_ref().unwrap().id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let all = children.split_whitespace().map(str::to_owned).chain([pid.to_string()]);
+        all.map(|pid| anonymous(&pid)).sum()
+    }
+
     /// Connects as the link half does, and tells the time.
     pub(crate) fn link(&self) -> Link {
         let socket = connect(&self.paths, sockets::APPLIER);
@@ -399,4 +407,11 @@ fn walk(dir: &Path, above: &str, found: &mut super::Files) {
             found.insert(path, (mode & 0o111 != 0, std::fs::read(entry.path()).unwrap()));
         }
     }
+}
+
+fn anonymous(pid: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0)
 }

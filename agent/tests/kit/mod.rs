@@ -1,5 +1,11 @@
 //! A fleet of one device without a controller: signs everything, plays the link half and the runner, and drives the real applier.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test kit: what cannot be set up fails the test"
+)]
+
 pub(crate) mod device;
 pub(crate) mod runner;
 
@@ -29,6 +35,14 @@ const DAY: u64 = 24 * 3600;
 
 pub(crate) fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed([seed; 32])
+}
+
+pub(crate) fn exec(path: &str) -> Probe {
+    Probe::Exec {
+        component: ident("web"),
+        path: TreePath::parse(path).unwrap(),
+        args: Vec::new(),
+    }
 }
 
 pub(crate) fn ident(text: &str) -> Ident {
@@ -169,12 +183,11 @@ fn entries(files: &Files) -> Vec<Entry> {
         let link = std::str::from_utf8(bytes)
             .ok()
             .and_then(|text| text.strip_prefix("-> "));
-        entries.push(match link {
-            Some(target) => Entry::symlink(path(name), target).unwrap(),
-            None => {
-                let mode = if *executable { 0o755 } else { 0o644 };
-                Entry::file(path(name), mode, bytes.len() as u64, Digest::of(bytes))
-            }
+        entries.push(if let Some(target) = link {
+            Entry::symlink(path(name), target).unwrap()
+        } else {
+            let mode = if *executable { 0o755 } else { 0o644 };
+            Entry::file(path(name), mode, bytes.len() as u64, Digest::of(bytes))
         });
     }
     entries
