@@ -29,6 +29,8 @@ impl Check {
             Self::Ask(ToRunner::Exec { component, args, .. }) => {
                 format!("{component}/{}", args.first().map_or("", String::as_str))
             }
+            Self::Ask(ToRunner::Tcp { address, .. }) => address.clone(),
+            Self::Ask(ToRunner::Http { url, .. }) => url.clone(),
             Self::Ask(ToRunner::LabelsChanged) => "labels".to_owned(),
             Self::Controller { .. } => "controller".to_owned(),
         }
@@ -37,22 +39,28 @@ impl Check {
 
 /// The checks of a release: its probes, then that its units are active.
 pub(super) fn of(manifest: &Manifest, components: &[Component]) -> Vec<Check> {
-    let probes = manifest.health.probes.iter().filter_map(|probe| match probe {
+    let probes = manifest.health.probes.iter().map(|probe| match probe {
         Probe::Exec { component, path, args } => {
             let mut argv = vec![path.as_str().to_owned()];
             argv.extend(args.iter().cloned());
-            Some(Check::Ask(ToRunner::Exec {
+            Check::Ask(ToRunner::Exec {
                 component: component.to_string(),
                 args: argv,
                 product: manifest.product.to_string(),
                 version: manifest.version.to_string(),
                 timeout_s: PROBE_S,
-            }))
+            })
         }
-        Probe::Unit { unit } => Some(is_active(unit)),
-        Probe::Controller { within_s } => Some(Check::Controller { within_s: *within_s }),
-        // Refused before anything was fetched: see `supported`.
-        Probe::Http { .. } | Probe::Tcp { .. } => None,
+        Probe::Unit { unit } => is_active(unit),
+        Probe::Controller { within_s } => Check::Controller { within_s: *within_s },
+        Probe::Http { url } => Check::Ask(ToRunner::Http {
+            url: url.clone(),
+            timeout_s: PROBE_S,
+        }),
+        Probe::Tcp { address } => Check::Ask(ToRunner::Tcp {
+            address: address.clone(),
+            timeout_s: PROBE_S,
+        }),
     });
     let mut checks: Vec<Check> = probes.collect();
     for unit in components.iter().flat_map(|c| &c.units) {
@@ -64,13 +72,8 @@ pub(super) fn of(manifest: &Manifest, components: &[Component]) -> Vec<Check> {
     checks
 }
 
-/// Refuses a release with a probe or a kind of component that this version cannot serve: a check that is not made must not pass.
+/// Refuses a release with a kind of component that this version cannot serve.
 pub(super) fn supported(manifest: &Manifest) -> Result<(), Refusal> {
-    for probe in &manifest.health.probes {
-        if let Probe::Http { .. } | Probe::Tcp { .. } = probe {
-            return refuse!(AgentTooOld, "this agent has no http and tcp probes; use exec or unit");
-        }
-    }
     for component in &manifest.components {
         if component.kind != ensign_bundle::manifest::Kind::Tree {
             return refuse!(

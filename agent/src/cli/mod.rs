@@ -5,6 +5,7 @@ mod check;
 mod enroll;
 mod output;
 mod status;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -87,6 +88,12 @@ enum Verb {
         /// The bundle; `-` is standard input.
         file: PathBuf,
     },
+    /// Check every byte and signature of a bundle against what this device trusts.
+    #[command(after_help = "Example:\n  ensign-agent verify app-1.1.0.bundle -o json")]
+    Verify {
+        /// The bundle; `-` is standard input.
+        file: PathBuf,
+    },
     /// Go back to the generation before.
     #[command(after_help = "Example:\n  ensign-agent rollback --reason 'till freezes at closing'")]
     Rollback {
@@ -155,6 +162,7 @@ fn perform(cli: &Cli) -> Result<ExitCode, Failure> {
         Verb::Status => show(format, &status::document(&paths))?,
         Verb::Check { controller } => return check(&paths, controller, format),
         Verb::Apply { file } => told(format, &admin::apply(&paths, file)?)?,
+        Verb::Verify { file } => verify::run(&paths, file, format)?,
         Verb::Rollback { reason } => {
             let reason = reason.clone();
             told(format, &Admin::connect(&paths)?.command(&ToAdmin::Rollback { reason })?)?;

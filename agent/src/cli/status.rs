@@ -98,13 +98,18 @@ fn stopped(paths: &Paths) -> Document {
     let device = Device::load(paths).ok().flatten();
     let address = device.as_ref().and_then(|d| d.addresses.first().cloned());
     let (id, name) = device.map_or((None, None), |d| (Some(d.id.to_string()), Some(d.name)));
-    let (status, held) = (None, Held::default());
+    // What cannot be read, for want of rights or by damage, is not there; why stands beside it.
+    let (on_disk, trouble) = match crate::applier::state_from_files(paths) {
+        Ok(found) => (found, None),
+        Err(refusal) => (None, Some(refusal)),
+    };
+    let (status, held) = on_disk.map_or((None, Held::default()), |s| (Some(s.report.status), s.held));
     Document {
         controller: Controller {
             connected: false,
             address,
         },
-        ..of(paths, id, name, status, held, None, None)
+        ..of(paths, id, name, status, held, None, trouble)
     }
 }
 

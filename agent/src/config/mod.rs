@@ -75,6 +75,8 @@ pub enum Sandbox {
 pub struct Runner {
     /// Exact names of units that may be started, stopped and restarted through systemd.
     pub units: Vec<String>,
+    /// Hosts beyond loopback that HTTP and TCP probes may ask, as they stand in the probe.
+    pub probe_hosts: Vec<String>,
 }
 
 /// Why the configuration is not usable.
@@ -133,6 +135,7 @@ impl Config {
         if !file.privileged {
             let misplaced = [
                 ("runner.units", layer.runner.units.is_some()),
+                ("runner.probe_hosts", layer.runner.probe_hosts.is_some()),
                 ("applier.hardware", layer.applier.hardware.is_some()),
                 ("applier.sandbox", layer.applier.sandbox.is_some()),
                 ("applier.allow_lab", layer.applier.allow_lab.is_some()),
@@ -176,6 +179,7 @@ impl Config {
         set(&mut self.applier.sandbox, layer.applier.sandbox);
         set(&mut self.applier.reserve_bytes, layer.applier.reserve_bytes);
         set(&mut self.runner.units, layer.runner.units);
+        set(&mut self.runner.probe_hosts, layer.runner.probe_hosts);
         Ok(())
     }
 }
@@ -234,6 +238,7 @@ struct ApplierLayer {
 #[serde(deny_unknown_fields, default)]
 struct RunnerLayer {
     units: Option<Vec<String>>,
+    probe_hosts: Option<Vec<String>>,
 }
 
 #[cfg(test)]
@@ -287,6 +292,7 @@ mod tests {
             },
             runner: Runner {
                 units: vec!["x".into()],
+                probe_hosts: vec!["x".into()],
             },
         };
         config.apply(&file).unwrap();

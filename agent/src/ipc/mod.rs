@@ -160,6 +160,10 @@ pub enum ToRunner {
         version: String,
         timeout_s: u64,
     },
+    /// Whether `HOST:PORT` accepts a connection.
+    Tcp { address: String, timeout_s: u64 },
+    /// Whether a GET answers 200 to 399.
+    Http { url: String, timeout_s: u64 },
     /// Runs `etc/ensign/hooks/labels` after `labels.json` changed.
     LabelsChanged,
 }

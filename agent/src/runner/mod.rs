@@ -5,6 +5,7 @@
 
 mod child;
 mod exec;
+mod net;
 mod unit;
 
 use std::io;
@@ -42,6 +43,7 @@ pub enum RunnerError {
 pub struct Runner {
     paths: Paths,
     units: Vec<String>,
+    probe_hosts: Vec<String>,
     /// `unit-not-managed` was logged.
     said_not_managed: bool,
 }
@@ -51,6 +53,7 @@ impl Runner {
         Self {
             paths,
             units: config.runner.units.clone(),
+            probe_hosts: config.runner.probe_hosts.clone(),
             said_not_managed: false,
         }
     }
@@ -86,6 +89,8 @@ impl Runner {
                     timeout_s: *timeout_s,
                 },
             ),
+            ToRunner::Tcp { address, timeout_s } => net::tcp(&self.probe_hosts, address, *timeout_s),
+            ToRunner::Http { url, timeout_s } => net::http(&self.probe_hosts, url, *timeout_s),
             ToRunner::LabelsChanged => unit::labels_changed(&self.paths),
         }
     }
