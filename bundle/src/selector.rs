@@ -1,4 +1,4 @@
-//! Selectors: which devices an expression means. One grammar for cohorts, lists, groups and scopes (docs/selectors.md).
+//! Selectors: which devices an expression means. One grammar for cohorts, lists, groups and scopes.
 //!
 //! ```text
 //! selector = "" | "all" | any          the first two: every device

@@ -163,27 +163,50 @@ fn heard(fleet: &mut Fleet, device: &DeviceId, at: u64, change: impl FnOnce(&mut
 }
 
 fn reported(fleet: &mut Fleet, device: &DeviceId, at: u64, status: &Status) {
+    let Some(before) = fleet.devices.get(device) else {
+        return;
+    };
+    let news = (before.phase, before.plan, &before.reason) != (status.phase, status.plan, &status.reason);
     heard(fleet, device, at, |d| {
         d.phase = status.phase;
         d.plan = status.plan;
         d.reason.clone_from(&status.reason);
         d.installed.clone_from(&status.installed);
     });
-    let Some(plan) = status.plan else { return };
     let terminal = matches!(status.phase, Phase::Rejected | Phase::RolledBack);
+    let refusal = || {
+        status
+            .reason
+            .clone()
+            .unwrap_or_else(|| Refusal::new(Code::Failed, "the device gave no reason"))
+    };
+    let Some(plan) = status.plan else {
+        // A plan that it cannot even read has no name there: it is the one that it was offered.
+        if terminal && news {
+            refused_unread(fleet, device, &Outcome::refused(refusal(), at));
+        }
+        return;
+    };
     with_member(fleet, &PlanId::of(&plan), device, |m, epoch| {
         if status.transfer.received >= m.transfer.received {
             m.transfer = status.transfer;
         }
         // A failure is believed without a receipt, a success is not. Once ended, only a receipt changes it: its slot is gone.
         if terminal && m.outcome.is_none() {
-            let reason = status
-                .reason
-                .clone()
-                .unwrap_or_else(|| Refusal::new(Code::Failed, "the device gave no reason"));
-            m.finish(Outcome::refused(reason, at), epoch);
+            m.finish(Outcome::refused(refusal(), at), epoch);
         }
     });
+}
+
+fn refused_unread(fleet: &mut Fleet, device: &DeviceId, outcome: &Outcome) {
+    let offered: Vec<PlanId> = fleet
+        .followed(device)
+        .filter(|id| fleet.rollouts.get(*id).is_some_and(|r| r.index.slots.contains(device)))
+        .copied()
+        .collect();
+    for rollout in offered {
+        with_member(fleet, &rollout, device, |m, epoch| m.finish(outcome.clone(), epoch));
+    }
 }
 
 fn received(fleet: &mut Fleet, device: &DeviceId, at: u64, receipt: &Receipt) {

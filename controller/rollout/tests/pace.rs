@@ -1,5 +1,7 @@
 //! How fast: caps, one at a time per site, rates, priorities, bounded steps.
 
+#![allow(clippy::unwrap_used, clippy::wildcard_imports, reason = "tests and their helpers")]
+
 mod common;
 
 use common::*;

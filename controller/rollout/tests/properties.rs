@@ -1,5 +1,7 @@
 //! Whatever happens, in whatever order: what must hold of the planner.
 
+#![allow(clippy::unwrap_used, clippy::wildcard_imports, reason = "tests and their helpers")]
+
 mod common;
 
 use common::*;

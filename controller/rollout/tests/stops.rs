@@ -1,12 +1,14 @@
 //! What stops a rollout: failures, silence, operators, brakes, a newer one.
 
+#![allow(clippy::unwrap_used, clippy::wildcard_imports, reason = "tests and their helpers")]
+
 mod common;
 
 use common::*;
 use ensign_bundle::ids::Ident;
 use ensign_bundle::plan::evidence::ReceiptState;
 use ensign_bundle::plan::statements::{Bound, OnBreach};
-use ensign_bundle::reason::Code;
+use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::wire::Phase;
 use ensign_rollout::*;
 
@@ -65,6 +67,36 @@ fn a_failure_is_counted_without_a_receipt_a_success_is_not() {
         (w.standing(1, 0), w.reason(1)),
         (Standing::Failed, Some(Code::TooManyFailed))
     );
+}
+
+#[test]
+fn a_plan_that_the_device_cannot_read_counts_as_refused() {
+    let mut w = World::new(2);
+    let refused = |text: &str| {
+        let mut status = working(
+            plan_digest(1),
+            Phase::Rejected,
+            Some(Refusal::new(Code::ThresholdNotMet, text)),
+        );
+        status.plan = None;
+        status
+    };
+    let say = |w: &mut World, text: &str| {
+        let (device, at, status) = (dev(0), w.now, refused(text));
+        w.event(Event::Reported { device, at, status });
+    };
+    say(&mut w, "another plan");
+    w.start(1, &spec(&[1, 1]));
+    w.settle();
+    say(&mut w, "another plan");
+    assert_eq!(
+        w.standing(1, 0),
+        Standing::Active,
+        "it said so before it was offered this one"
+    );
+    say(&mut w, "plan: 1 of 2 signatures");
+    w.settle();
+    assert_eq!((w.standing(1, 0), w.state(1)), (Standing::Failed, RolloutState::Halted));
 }
 
 #[test]

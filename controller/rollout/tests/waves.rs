@@ -1,5 +1,7 @@
 //! Waves, gates, soaks and what ends a rollout.
 
+#![allow(clippy::unwrap_used, clippy::wildcard_imports, reason = "tests and their helpers")]
+
 mod common;
 
 use common::*;

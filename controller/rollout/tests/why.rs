@@ -1,5 +1,7 @@
 //! Every reason text that an operator reads, as a snapshot: numbers, names and hints included.
 
+#![allow(clippy::unwrap_used, clippy::wildcard_imports, reason = "tests and their helpers")]
+
 mod common;
 
 use std::fmt::Write as _;

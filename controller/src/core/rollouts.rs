@@ -165,6 +165,9 @@ impl State {
             }
             Subject::Device(device) => {
                 dirty.insert(Dirty::Device(device));
+                // What a device says may change its place in every rollout that follows it.
+                let followed = self.rollouts.model.followed(&device);
+                dirty.extend(followed.map(|id| Dirty::Member(*id, device)));
             }
             Subject::Rollout(id) => {
                 dirty.insert(Dirty::Rollout(id));

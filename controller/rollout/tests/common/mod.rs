@@ -1,5 +1,12 @@
 //! A small world around the planner: events are committed to a list and observed, plans are carried out until nothing is left.
-#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::wildcard_imports,
+    reason = "test support, of which each test file uses its part"
+)]
 
 use ensign_bundle::digest::{DeviceId, Digest, PlanId};
 use ensign_bundle::ids::{Ident, Label, Version};
