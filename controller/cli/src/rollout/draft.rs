@@ -78,7 +78,8 @@ pub fn draft<'a>(
             length: release.manifest.length,
         },
         waves: waves.collect(),
-        not_before: words.start_at.map_or(moment.now, |t| t.0),
+        // No time at all means at once, however the clocks of devices and controller differ from this one.
+        not_before: words.start_at.map_or(0, |t| t.0),
         expires: moment.now.saturating_add(words.expires_s),
         windows: Vec::new(),
         health: None,
@@ -345,6 +346,26 @@ pub(super) mod tests {
             counts(|s| s.allow_downgrade = true, 5),
             Err(2),
             "a downgrade needs its reason"
+        );
+    }
+
+    #[test]
+    fn starts_at_once_unless_told_otherwise() {
+        let inventory = inventory(3);
+        let start = |change: fn(&mut Start)| {
+            draft(&words(change), &inventory, &release(), &root(None), &moment())
+                .map(|d| d.plan.not_before)
+                .map_err(|e| e.exit())
+        };
+        assert_eq!(start(|_| {}), Ok(0));
+        assert_eq!(
+            start(|s| s.not_before = Some(ensign_api::Time(1_800_000_500))),
+            Ok(1_800_000_500)
+        );
+        assert_eq!(
+            start(|s| s.not_before = Some(ensign_api::Time(1_900_000_000))),
+            Err(2),
+            "after its own end"
         );
     }
 

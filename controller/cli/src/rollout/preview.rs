@@ -30,7 +30,8 @@ pub struct Preview {
     bytes: PreviewBytes,
     soak_s: u64,
     expires: Time,
-    not_before: Time,
+    /// None: at once.
+    start_at: Option<Time>,
     brakes: Brakes,
     /// Devices that will not change, and why.
     refused: Vec<Refused>,
@@ -119,7 +120,7 @@ impl Preview {
             },
             soak_s: plan.waves.first().map_or(0, |w| w.min_soak_s),
             expires: Time(plan.expires),
-            not_before: Time(plan.not_before),
+            start_at: (plan.not_before > 0).then_some(Time(plan.not_before)),
             brakes: Brakes {
                 stop_failed: units::show_bound(stop.failed),
                 stop_dark: units::show_bound(stop.dark),
@@ -236,6 +237,9 @@ impl Document for Preview {
                 ),
             )
             .add("valid until", self.expires.to_string());
+        if let Some(time) = self.start_at {
+            facts.add("starts", time.to_string());
+        }
         if let Some(most) = brakes.max_parallel {
             facts.add("at once", format!("at most {most} devices"));
         }
