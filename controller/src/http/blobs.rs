@@ -9,13 +9,13 @@ use ensign_bundle::reason::Refusal;
 use ensign_bundle::refuse;
 
 use super::auth::{Caller, Permission};
-use super::error::Answer;
+use super::error::{Answer, Body};
 use super::{App, blocking};
 
 /// Which of these are not stored.
 #[utoipa::path(post, path = "/v1/blobs/missing", tag = "releases", request_body = Digests,
     responses((status = 200, body = Missing)))]
-pub(super) async fn missing(State(app): State<App>, caller: Caller, Json(asked): Json<Digests>) -> Answer<Missing> {
+pub(super) async fn missing(State(app): State<App>, caller: Caller, Body(asked): Body<Digests>) -> Answer<Missing> {
     caller.require(Permission::Deploy)?;
     let most = BatchHeader::DIGESTS_MAX;
     if asked.digests.len() > most {

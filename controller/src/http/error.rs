@@ -1,11 +1,15 @@
 //! Refusals as the contract's error document, with a fitting HTTP status.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use ensign_api::ErrorDocument;
 use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::text::printable;
+use serde::de::DeserializeOwned;
 
 /// What every failing request answers.
 #[derive(Debug)]
@@ -22,19 +26,44 @@ impl From<Refusal> for ApiError {
 
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
-        Self(Refusal::new(Code::Usage, rejection.body_text()))
+        let code = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Code::LimitExceeded
+        } else {
+            Code::Usage
+        };
+        Self(Refusal::new(code, printable(&rejection.body_text(), 500)))
     }
 }
 
 impl From<QueryRejection> for ApiError {
     fn from(rejection: QueryRejection) -> Self {
-        Self(Refusal::new(Code::Usage, rejection.body_text()))
+        Self(Refusal::new(Code::Usage, printable(&rejection.body_text(), 500)))
     }
 }
 
-impl From<PathRejection> for ApiError {
-    fn from(rejection: PathRejection) -> Self {
-        Self(Refusal::new(Code::Usage, rejection.body_text()))
+/// A JSON body; one that does not fit is refused in the contract's shape.
+#[derive(Debug)]
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let Json(body) = Json::from_request(request, state).await?;
+        Ok(Self(body))
+    }
+}
+
+/// Parameters of the query, refused likewise.
+#[derive(Debug)]
+pub struct Params<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Query(params) = Query::from_request_parts(parts, state).await?;
+        Ok(Self(params))
     }
 }
 

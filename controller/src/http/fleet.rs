@@ -6,7 +6,7 @@ use ensign_api::{Change, ErrorDocument, Fleet};
 
 use super::App;
 use super::auth::{Caller, Permission};
-use super::error::Answer;
+use super::error::{Answer, Body};
 
 /// The fleet at a glance.
 #[utoipa::path(get, path = "/v1/fleet", tag = "fleet", responses((status = 200, body = Fleet), (status = 403, body = ErrorDocument)))]
@@ -17,7 +17,7 @@ pub(super) async fn show(State(app): State<App>, caller: Caller) -> Answer<Fleet
 
 /// Nothing starts any more; what is switching finishes.
 #[utoipa::path(post, path = "/v1/fleet/freeze", tag = "fleet", request_body = Change, responses((status = 200, body = Fleet)))]
-pub(super) async fn freeze(State(app): State<App>, caller: Caller, Json(change): Json<Change>) -> Answer<Fleet> {
+pub(super) async fn freeze(State(app): State<App>, caller: Caller, Body(change): Body<Change>) -> Answer<Fleet> {
     caller.require(Permission::Brake)?;
     let frozen = move |state: &mut crate::core::State| {
         state.freeze_fleet(&change.reason, &caller.name)?;
@@ -28,7 +28,7 @@ pub(super) async fn freeze(State(app): State<App>, caller: Caller, Json(change):
 
 /// Lets go of the brake.
 #[utoipa::path(post, path = "/v1/fleet/unfreeze", tag = "fleet", request_body = Change, responses((status = 200, body = Fleet)))]
-pub(super) async fn unfreeze(State(app): State<App>, caller: Caller, Json(change): Json<Change>) -> Answer<Fleet> {
+pub(super) async fn unfreeze(State(app): State<App>, caller: Caller, Body(change): Body<Change>) -> Answer<Fleet> {
     caller.require(Permission::Brake)?;
     let thawed = move |state: &mut crate::core::State| {
         state.unfreeze_fleet(&change.reason, &caller.name);

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use ensign_api::{Base64, ErrorDocument, Metadata, MetadataKind, MetadataQuery};
@@ -10,7 +10,7 @@ use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 
 use super::auth::{Caller, Permission};
-use super::error::{Answer, ApiError};
+use super::error::{Answer, ApiError, Params};
 use super::{App, blocking};
 use crate::core::read_document;
 
@@ -19,7 +19,7 @@ use crate::core::read_document;
 pub(super) async fn list(
     State(app): State<App>,
     caller: Caller,
-    Query(query): Query<MetadataQuery>,
+    Params(query): Params<MetadataQuery>,
 ) -> Answer<Vec<Metadata>> {
     caller.require(Permission::Read)?;
     current(&app, query.root).await

@@ -62,6 +62,7 @@ pub fn router(app: App) -> Router {
     router
         .route("/v1/openapi.json", axum::routing::get(openapi))
         .fallback(|| async { ApiError(Refusal::new(Code::NotFound, "there is no such path")) })
+        .method_not_allowed_fallback(|| async { ApiError(Refusal::new(Code::Usage, "this path has another method")) })
         .with_state(app)
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use ensign_api::{ErrorDocument, ReleaseSlots, Rollout, RolloutQuery, StartRollout, Why, WhyQuery};
 use ensign_bundle::digest::PlanId;
 use ensign_bundle::reason::{Code, Refusal};
@@ -12,7 +12,7 @@ use ensign_bundle::reason::{Code, Refusal};
 use super::App;
 use super::auth::{Caller, Permission};
 use super::devices::reason;
-use super::error::{Answer, ApiError};
+use super::error::{Answer, ApiError, Body, Params};
 use crate::core::State as Fleet;
 
 /// Longest wait of a long poll, seconds: below what proxies cut.
@@ -21,7 +21,7 @@ const WAIT_S: u64 = 60;
 /// Starts a signed plan; the devices under its Merkle roots come along. The same plan again changes nothing.
 #[utoipa::path(post, path = "/v1/rollouts", tag = "rollouts", request_body = StartRollout,
     responses((status = 200, body = Rollout), (status = 409, body = ErrorDocument), (status = 422, body = ErrorDocument)))]
-pub(super) async fn start(State(app): State<App>, caller: Caller, Json(start): Json<StartRollout>) -> Answer<Rollout> {
+pub(super) async fn start(State(app): State<App>, caller: Caller, Body(start): Body<StartRollout>) -> Answer<Rollout> {
     caller.require(Permission::Deploy)?;
     let id = app
         .core
@@ -44,7 +44,7 @@ pub(super) async fn show(
     State(app): State<App>,
     caller: Caller,
     Path(rollout): Path<String>,
-    Query(query): Query<RolloutQuery>,
+    Params(query): Params<RolloutQuery>,
 ) -> Answer<Rollout> {
     caller.require(Permission::Read)?;
     let (id, mut changes) = app
@@ -75,7 +75,7 @@ pub(super) async fn why(
     State(app): State<App>,
     caller: Caller,
     Path(rollout): Path<String>,
-    Query(query): Query<WhyQuery>,
+    Params(query): Params<WhyQuery>,
 ) -> Answer<Why> {
     caller.require(Permission::Read)?;
     let why = app.core.read(move |state| {

@@ -8,13 +8,13 @@ use ensign_crypto::PublicKey;
 
 use super::App;
 use super::auth::{Caller, Permission};
-use super::error::Answer;
+use super::error::{Answer, Body};
 use crate::core::State as Fleet;
 
 /// Takes the deploy-signed grant of a new token.
 #[utoipa::path(post, path = "/v1/tokens", tag = "devices", request_body = NewToken,
     responses((status = 200, body = Token), (status = 422, body = ErrorDocument)))]
-pub(super) async fn create(State(app): State<App>, caller: Caller, Json(new): Json<NewToken>) -> Answer<Token> {
+pub(super) async fn create(State(app): State<App>, caller: Caller, Body(new): Body<NewToken>) -> Answer<Token> {
     caller.require(Permission::Enroll)?;
     let row = app.core.change(move |state| state.create_token(&new.grant.0)).await?;
     Ok(Json(Fleet::view_token(&row)))
@@ -37,7 +37,7 @@ pub(super) async fn revoke(
     State(app): State<App>,
     caller: Caller,
     Path(key): Path<String>,
-    Json(change): Json<Change>,
+    Body(change): Body<Change>,
 ) -> Answer<Token> {
     caller.require(Permission::Enroll)?;
     let key: PublicKey = key

@@ -26,8 +26,21 @@ async fn nothing_is_answered_without_a_login_and_little_to_a_viewer() {
     assert_eq!(client.get("/v1/fleet").await.status, 200);
     let (code, _) = client.post("/v1/fleet/freeze", &json!({})).await.refusal();
     assert_eq!(code, "not-authorised");
-    let (code, _) = client.get("/v1/nothing").await.refusal();
-    assert_eq!(code, "not-found");
+    for (path, expected) in [
+        ("/v1/nothing", "not-found"),
+        ("/v1/blobs", "usage"),
+        ("/v1/metadata?root=x", "usage"),
+        ("/v1/devices/nobody", "not-found"),
+        ("/v1/releases/app/1.0.0", "not-found"),
+        ("/v1/releases/App/1.0.0", "usage"),
+        ("/v1/documents/00", "usage"),
+    ] {
+        let (code, _) = client.get(path).await.refusal();
+        assert_eq!(code, expected, "{path}");
+    }
+    client.token = crate::fleet::API_TOKEN.to_owned();
+    let (code, _) = client.post_bytes("/v1/tokens", b"{").await.refusal();
+    assert_eq!(code, "usage");
     running.stop().await.unwrap();
 }
 
