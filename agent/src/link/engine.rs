@@ -203,7 +203,11 @@ impl Engine {
                     rollout = desired.rollout.is_some(),
                     "wanted"
                 );
-                self.wanted = Some(desired);
+                // Leases and the time in `welcome` answer one applier's nonce: what an old session wants is not for a new one.
+                let applier = self.state.borrow().as_ref().map(|s| s.nonce);
+                if self.session.as_ref().is_some_and(|s| Some(s.up.nonce) == applier) {
+                    self.wanted = Some(desired);
+                }
             }
             Event::Controller(ToDevice::Ack { seq }) => {
                 if let Some(session) = &mut self.session {
@@ -256,6 +260,9 @@ impl Engine {
 
     fn take_state(&mut self, state: State) {
         self.status.send_modify(|s| s.told(&state));
+        if self.session.as_ref().is_some_and(|s| s.up.nonce != state.nonce) {
+            self.wanted = None;
+        }
         let phase = state.report.status.phase;
         let before = self.state.send_replace(Some(state)).map(|s| s.report.status.phase);
         if before != Some(phase) && self.need.is_none() {

@@ -300,6 +300,10 @@ async fn a_new_applier_gets_a_new_session_and_what_is_cached() {
     drop(first);
     let mut second = bench.applier(2, needs);
     second.until_complete().await;
+    assert_eq!(
+        second.offers, 1,
+        "nothing of the first one's session is offered to the second"
+    );
     let mut nonces = Vec::new();
     while let Ok(message) = bench.fake.heard.try_recv() {
         if let FromDevice::Hello(hello) = message {
