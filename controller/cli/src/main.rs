@@ -95,19 +95,21 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::from(if error.use_stderr() { Code::Usage.exit() } else { 0 });
     }
     let text = error.render().to_string();
-    let first = text.lines().next().unwrap_or_default();
-    let failure = Failure::usage(first.strip_prefix("error: ").unwrap_or(first));
-    Shell {
+    let failure = Failure::usage(in_one_line(&text));
+    let shell = Shell {
         format: Format::Json,
-        yes: false,
-        dry_run: false,
-        reason: String::new(),
-        verbose: false,
-        quiet: false,
-        controller: None,
-    }
-    .print_failure(&failure);
+        ..Shell::default()
+    };
+    shell.print_failure(&failure);
     ExitCode::from(failure.exit())
+}
+
+/// What was wrong, without the usage that follows it.
+fn in_one_line(text: &str) -> String {
+    let (wrong, _) = text.split_once("\n\nUsage:").unwrap_or((text, ""));
+    let words: Vec<&str> = wrong.split_whitespace().collect();
+    let line = words.join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 fn asks_for_json(words: &[String]) -> bool {
@@ -118,4 +120,27 @@ fn asks_for_json(words: &[String]) -> bool {
         || words
             .iter()
             .any(|w| matches!(w.as_str(), "-ojson" | "-o=json" | "--format=json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_words_in_one_line() {
+        let error = Cli::try_parse_from(["ensign", "rollout", "start", "--version", "1.0.0"]).unwrap_err();
+        let line = in_one_line(&error.render().to_string());
+        assert!(
+            line.starts_with("the following required") && line.contains("--product"),
+            "{line}"
+        );
+        assert!(!line.contains("Usage") && !line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn json_is_noticed_wherever_it_stands() {
+        let asked = |words: &str| asks_for_json(&words.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        assert!(asked("ensign fleet yank -o json") && asked("ensign --format=json x") && asked("ensign x -ojson"));
+        assert!(!asked("ensign fleet yank") && !asked("ensign release ls -o yaml json"));
+    }
 }

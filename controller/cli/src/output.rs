@@ -25,7 +25,7 @@ pub enum Format {
 }
 
 /// How this run talks to its operator.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Shell {
     pub format: Format,
     /// Do not ask.

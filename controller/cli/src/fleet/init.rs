@@ -154,17 +154,11 @@ mod tests {
 
     use super::*;
     use crate::durable::SECRET;
-    use crate::output::Format;
 
     fn shell() -> Shell {
         Shell {
-            format: Format::Json,
-            yes: false,
-            dry_run: false,
-            reason: String::new(),
-            verbose: false,
             quiet: true,
-            controller: None,
+            ..Shell::default()
         }
     }
 

@@ -209,17 +209,11 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use super::*;
-    use crate::output::Format;
 
     fn shell() -> Shell {
         Shell {
-            format: Format::Json,
-            yes: false,
-            dry_run: false,
-            reason: String::new(),
-            verbose: false,
             quiet: true,
-            controller: None,
+            ..Shell::default()
         }
     }
 
