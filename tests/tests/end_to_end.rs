@@ -186,7 +186,7 @@ fn refusals_have_their_exit_codes() -> Result<()> {
             "--version",
             "2.0.0",
             "--waves",
-            "50%",
+            "7",
             "--yes",
         ],
         2,

@@ -36,7 +36,9 @@ impl Fleet {
     pub fn start(bin: &Path, devices: usize) -> Result<Self> {
         let mut fleet = Self::empty(bin)?;
         fleet.start_controller()?;
-        fleet.join(devices)?;
+        if devices > 0 {
+            fleet.join(devices)?;
+        }
         Ok(fleet)
     }
 
@@ -229,6 +231,8 @@ impl Fleet {
             version,
             "--yes",
             "--wait",
+            "--timeout",
+            "120s",
         ];
         let out = self.command("ensign").args(args).args(more).output()?;
         Ok(out.status.code().unwrap_or(-1))
