@@ -1,8 +1,9 @@
 //! `ensign-controller`: registry, ledger, blobs, sessions, operators' API — one process, one folder.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use ensign_bundle::reason::{Code, Refusal};
@@ -54,14 +55,34 @@ struct Serve {
     config: Option<PathBuf>,
 }
 
+/// glibc raises its thresholds with what it frees, and then keeps tens of megabytes after a publication; fixed ones give memory back.
+const MALLOC: &str = "glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=131072:glibc.malloc.arena_max=2";
+/// Read by glibc when a program starts, and only then.
+const TUNABLES: &str = "GLIBC_TUNABLES";
+
 fn main() -> ExitCode {
     let Command::Serve(args) = Cli::parse().command;
+    give_memory_back();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(refusal) => {
             eprintln!("error: {} ({})\n hint: {}", refusal.text, refusal.code, refusal.hint());
             ExitCode::from(refusal.code.exit().max(1))
         }
+    }
+}
+
+/// Starts this program again in the same process, with thresholds for malloc, unless somebody has chosen some.
+fn give_memory_back() {
+    if std::env::var_os(TUNABLES).is_some() {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        // Returns only if it failed: then the program runs as it is, with more memory.
+        let _ = process::Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(TUNABLES, MALLOC)
+            .exec();
     }
 }
 
