@@ -453,11 +453,7 @@ fn kill_nine_in_the_switch_and_in_the_trial_goes_on() {
     ] {
         let (say, hear) = std::sync::mpsc::channel();
         device.runner.answer(move |question| {
-            let name = match question {
-                ToRunner::Unit { verb, name } => format!("{verb:?} {name}"),
-                ToRunner::Exec { args, .. } => format!("exec {}", args.join(" ")),
-                ToRunner::LabelsChanged => String::new(),
-            };
+            let name = kit::runner::name(question);
             if name == killed_at {
                 // The test kills now; the answer goes nowhere.
                 let _ = say.send(());

@@ -15,6 +15,7 @@ mod intake;
 mod journal;
 mod labels;
 mod offer;
+pub mod questions;
 mod report;
 mod runner_client;
 mod shell;

@@ -11,7 +11,7 @@ use ensign_bundle::statement;
 use ensign_bundle::trust::Trusted;
 use ensign_bundle::trust::roles::{Compatible, Product};
 use ensign_crypto::{KeyId, aad, valid_signers};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::shell::Shell;
 use super::trust_store::TrustStore;
@@ -19,7 +19,7 @@ use crate::config::{Config, Reader};
 use crate::paths::Paths;
 
 /// What `verify` shows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     pub product: String,
     pub version: String,
@@ -32,7 +32,7 @@ pub struct Verified {
     pub verdict: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignatureRow {
     pub key: String,
     pub role: String,
@@ -40,7 +40,7 @@ pub struct SignatureRow {
 }
 
 /// A verdict and what it is about; the first release in the file that is refused decides.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Judged {
     pub releases: Vec<Verified>,
     pub refusal: Option<Refusal>,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ensign_agent::applier::questions::{self, Question};
 use ensign_agent::{applier, log, paths::Paths};
 
 /// Verifies and installs what the link half brings; trusts nothing of it.
@@ -23,6 +24,12 @@ enum Command {
     /// Decodes blocks into a staging directory; started by the applier itself.
     #[command(hide = true)]
     Unpack,
+    /// Answers `ensign-agent status`.
+    #[command(hide = true)]
+    State,
+    /// Answers `ensign-agent verify`.
+    #[command(hide = true)]
+    Verify,
 }
 
 fn main() -> ExitCode {
@@ -30,6 +37,8 @@ fn main() -> ExitCode {
     log::start(log::Level::Normal);
     match arguments.command {
         Some(Command::Unpack) => applier::unpack::main(),
+        Some(Command::State) => questions::main(&Paths::new(arguments.root), Question::State),
+        Some(Command::Verify) => questions::main(&Paths::new(arguments.root), Question::Verify),
         None => applier::main(&Paths::new(arguments.root)),
     }
 }

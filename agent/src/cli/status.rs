@@ -7,6 +7,7 @@ use ensign_bundle::wire::{Held, Phase, Status};
 use serde::Serialize;
 
 use super::output::time;
+use crate::applier::questions;
 use crate::link::identity::Device;
 use crate::link::status::{self as link, LinkStatus};
 use crate::paths::Paths;
@@ -99,7 +100,7 @@ fn stopped(paths: &Paths) -> Document {
     let address = device.as_ref().and_then(|d| d.addresses.first().cloned());
     let (id, name) = device.map_or((None, None), |d| (Some(d.id.to_string()), Some(d.name)));
     // What cannot be read, for want of rights or by damage, is not there; why stands beside it.
-    let (on_disk, trouble) = match crate::applier::state_from_files(paths) {
+    let (on_disk, trouble) = match questions::state(paths) {
         Ok(found) => (found, None),
         Err(refusal) => (None, Some(refusal)),
     };

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use super::admin::open;
 use super::output::{Failure, Format, show};
-use crate::applier::{Judged, verify_file};
+use crate::applier::{Judged, questions};
 use crate::paths::Paths;
 
 /// Shows what is in the file and the verdict; fails with the first reason to refuse it.
 pub(super) fn run(paths: &Paths, file: &Path, format: Format) -> Result<(), Failure> {
-    let Judged { releases, refusal } = verify_file(paths, &open(file)?)?;
+    let Judged { releases, refusal } = questions::verify(paths, open(file)?)?;
     // One release is the document itself; a site's file holds several.
     match releases.as_slice() {
         [] => {}

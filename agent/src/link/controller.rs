@@ -82,16 +82,18 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Keeps connected for ever.
+    /// Keeps connected until told to stop; a session is then ended with a goodbye.
     pub async fn keep_connected(mut self) {
         let mut backoff = Backoff::default();
-        loop {
+        let mut stop = self.stop.clone();
+        while !*stop.borrow() {
             // Before the applier answers, and after it left the fleet, there is nothing to say.
             let enrolled = |state: &Option<State>| state.as_ref().is_some_and(|s| s.device.is_some());
-            let Ok(state) = self.state.wait_for(enrolled).await.map(|s| s.clone()) else {
-                return;
+            let state = tokio::select! {
+                state = self.state.wait_for(enrolled) => state.ok().and_then(|s| s.clone()),
+                () = told(&mut stop) => return,
             };
-            let Some(state) = state else { continue };
+            let Some(state) = state else { return };
             let started = clock::boot();
             let nonce = state.nonce;
             let refusal = self.session(state).await.err().map(|e| e.refusal());
@@ -110,7 +112,10 @@ impl Controller {
                 let mut random = [0; 8];
                 // Without randomness every wait is the shortest; that is still a wait of the next try's handshake.
                 let _ = getrandom::fill(&mut random);
-                tokio::time::sleep(backoff.next(u64::from_ne_bytes(random))).await;
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.next(u64::from_ne_bytes(random))) => {}
+                    () = told(&mut stop) => return,
+                }
             }
         }
     }
@@ -119,7 +124,11 @@ impl Controller {
     async fn session(&mut self, state: State) -> Result<(), SessionError> {
         let target = self.target(&state);
         let hello = self.hello(&state)?;
-        let connected = session::connect(&target, &self.key, wire::ALPN).await?;
+        let mut stop = self.stop.clone();
+        let connected = tokio::select! {
+            connected = session::connect(&target, &self.key, wire::ALPN) => connected?,
+            () = told(&mut stop) => return Ok(()),
+        };
         let ended = self.converse(&connected, hello).await;
         connected.close().await;
         ended
@@ -185,7 +194,7 @@ impl Controller {
         tokio::select! {
             ended = writer => ended,
             ended = reader => ended,
-            _ = stop.wait_for(|stop| *stop) => Ok(()),
+            () = told(&mut stop) => Ok(()),
             () = replaced => Ok(()),
             error = connection.closed() => Err(FrameError::Lost(session::closed(&error)).into()),
         }
@@ -221,6 +230,11 @@ impl Controller {
             status: state.report.status.clone(),
         })
     }
+}
+
+/// Waits until this process is to end; the sender being gone means the same.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 async fn greet(connection: &Connection, hello: Hello) -> Result<(SendStream, RecvStream, Welcome), SessionError> {

@@ -54,10 +54,12 @@ impl FakeRunner {
     }
 }
 
-fn name(question: &ToRunner) -> String {
+pub(crate) fn name(question: &ToRunner) -> String {
     match question {
         ToRunner::Unit { verb, name } => format!("{verb:?} {name}"),
         ToRunner::Exec { args, .. } => format!("exec {}", args.join(" ")),
+        ToRunner::Tcp { address, .. } => format!("tcp {address}"),
+        ToRunner::Http { url, .. } => format!("http {url}"),
         ToRunner::LabelsChanged => "labels".to_owned(),
     }
 }
