@@ -444,6 +444,7 @@ fn kill_nine_in_the_switch_and_in_the_trial_goes_on() {
     let release = probed("2.0.0", "two");
     fleet.publish(&release);
     let rollout = device.rollout(&mut fleet, &release);
+    device.kill();
     for killed_at in [
         "Stop web.service",
         "Start web.service",
@@ -460,6 +461,8 @@ fn kill_nine_in_the_switch_and_in_the_trial_goes_on() {
             }
             FromRunner::Ok
         });
+        // Started only now: it must not get past the point before the runner knows.
+        device.start();
         let mut link = device.link();
         if !matches!(link.state.report.status.phase, Phase::Switching | Phase::Trial) {
             link.offer(&device, &fleet, Some(&rollout));
@@ -469,9 +472,9 @@ fn kill_nine_in_the_switch_and_in_the_trial_goes_on() {
         device.kill();
         let live = device.live("web");
         assert!(live == files(&[("*check", b"one")]) || live == files(&[("*check", b"two")]));
-        device.start();
     }
     device.runner.answer(|_| FromRunner::Ok);
+    device.start();
     let mut link = device.link();
     let state = link.until_settled();
     assert_eq!(

@@ -211,6 +211,30 @@ fn what_runs_already_is_confirmed_for_a_new_plan_at_once() {
 }
 
 #[test]
+fn a_refusal_later_takes_nothing_back() {
+    let mut bed = Bed::default();
+    bed.install(1, 0);
+    for code in [Code::ClockSuspect, Code::PlanExpired, Code::MetadataExpired] {
+        let event = Event::Refused {
+            target: Some(target(1)),
+            reason: refusal(code),
+        };
+        assert_eq!(bed.step(event, 10).records, [], "{code}");
+    }
+    // Of another release: a clock that is not yet right passes, an expired plan does not.
+    let refused = |bed: &mut Bed, code| {
+        let event = Event::Refused {
+            target: Some(target(2)),
+            reason: refusal(code),
+        };
+        bed.step(event, 10);
+        bed.device.stage.phase()
+    };
+    assert_eq!(refused(&mut bed, Code::ClockSuspect), Phase::Waiting);
+    assert_eq!(refused(&mut bed, Code::PlanExpired), Phase::Rejected);
+}
+
+#[test]
 fn no_space_does_not_deny_and_may_be_tried_again() {
     let mut bed = Bed::default();
     bed.step(Event::Offered(target(1)), 0);

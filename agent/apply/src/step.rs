@@ -132,6 +132,7 @@ pub fn waits(code: Code) -> bool {
             | Code::Paused
             | Code::Frozen
             | Code::TrustDegraded
+            | Code::ClockSuspect
             | Code::InProgress
     )
 }
@@ -358,26 +359,21 @@ impl Step {
         if self.device.stage.is_committed() {
             return;
         }
+        let same = |other: &Target| target.as_ref().is_some_and(|t| t.same(other));
+        let told = match &self.device.stage {
+            // What became of it says more than why it could not be started now.
+            Stage::Confirmed(s) => same(&s.target),
+            Stage::RolledBack(s) => same(&s.target),
+            Stage::Waiting(s) => same(&s.target) && s.reason.code == reason.code,
+            Stage::Rejected(s) => s.target == target && s.reason == reason,
+            _ => false,
+        };
+        if told {
+            return;
+        }
         match target {
-            Some(target) if waits(reason.code) => {
-                let told = matches!(&self.device.stage, Stage::Waiting(s) if s.target.same(&target) && s.reason.code == reason.code);
-                if !told {
-                    self.record(Record::Waiting { target, reason });
-                }
-            }
-            target => {
-                let told = match &self.device.stage {
-                    Stage::Rejected(s) => s.target == target && s.reason == reason,
-                    // What became of it says more than that it is not tried again.
-                    Stage::RolledBack(s) => {
-                        reason.code == Code::Denied && target.as_ref().is_some_and(|t| t.same(&s.target))
-                    }
-                    _ => false,
-                };
-                if !told {
-                    self.record(Record::Rejected { target, reason });
-                }
-            }
+            Some(target) if waits(reason.code) => self.record(Record::Waiting { target, reason }),
+            target => self.record(Record::Rejected { target, reason }),
         }
     }
 

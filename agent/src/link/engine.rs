@@ -339,6 +339,10 @@ impl Engine {
 
     /// The most urgent thing to say to the applier, one at a time.
     fn ask_applier(&mut self) {
+        if !self.session_is_of_this_applier() {
+            // Its time and leases answer the nonce of an applier that is gone; the next session is being opened.
+            return;
+        }
         if let Some(attestation) = self.time.take() {
             self.ask(ToApplier::Time { attestation }, Vec::new(), Asked::State);
         } else if let Some(seq) = self.acknowledged.take() {
@@ -350,6 +354,13 @@ impl Engine {
             }
         } else {
             self.provide();
+        }
+    }
+
+    fn session_is_of_this_applier(&self) -> bool {
+        match (&self.session, self.state.borrow().as_ref()) {
+            (Some(session), Some(state)) => session.up.nonce == state.nonce,
+            _ => true,
         }
     }
 
