@@ -14,6 +14,7 @@ use ensign_bundle::refuse;
 use ensign_bundle::statement;
 use ensign_bundle::trust::ReleaseName;
 use ensign_bundle::trust::roles::FileRef;
+use ensign_bundle::wire::Transfer;
 
 use super::checks::{self, Check};
 use super::course::{Course, Errand, Purpose, Verdict};
@@ -29,6 +30,9 @@ const ROUND: Duration = Duration::from_secs(1);
 /// A controller probe counts only where the controller was seen so recently before: an offline site keeps a good update.
 const SEEN_BEFORE: Duration = Duration::from_secs(24 * 3600);
 
+/// Workers of one release that may be lost before it counts as failed: whatever ends so many is not chance.
+const WORKERS: u32 = 8;
+
 impl Shell {
     /// Stages the release of the stage, as soon as its manifest is here.
     pub(super) fn begin_staging(&mut self) -> Result<(), ShellError> {
@@ -40,7 +44,7 @@ impl Shell {
         if self.staging.as_ref().is_some_and(|s| s.manifest == digest) {
             return Ok(());
         }
-        self.staging = None;
+        self.end_staging();
         self.prepared = None;
         let manifest = match self.read_manifest(&digest) {
             Ok(Some(manifest)) => manifest,
@@ -51,6 +55,10 @@ impl Shell {
             Ok(prepared) => self.prepared = Some(prepared),
             Err(reason) => return self.fail_staging(digest, reason),
         }
+        if self.transfer.0 != digest {
+            self.transfer = (digest, Transfer::default());
+        }
+        self.transfer.1.plain = manifest.totals.bytes;
         let skip: Vec<Ident> = manifest
             .components
             .iter()
@@ -142,6 +150,7 @@ impl Shell {
         match staging.take(&self.paths, self.config.reserve_bytes) {
             Progress::Working | Progress::Lacking => Ok(()),
             Progress::Failed(reason) => self.fail_staging(digest, reason),
+            Progress::Lost(reason) => self.lose_worker(digest, reason),
             Progress::Whole => {
                 let new = self.unfinished_trees();
                 let kept = staging::sync(&self.paths.staging()).and_then(|()| tree::publish(&self.paths, &new));
@@ -170,8 +179,29 @@ impl Shell {
         trees
     }
 
+    /// A worker was killed or fell over. Another one takes up what it left, a few times over.
+    pub(super) fn lose_worker(&mut self, manifest: Digest, reason: Refusal) -> Result<(), ShellError> {
+        self.workers_lost += 1;
+        if self.workers_lost > WORKERS {
+            return self.fail_staging(manifest, reason);
+        }
+        tracing::warn!(%reason, lost = self.workers_lost, "the unpack worker is lost; starting another");
+        self.end_staging();
+        self.begin_staging()
+    }
+
+    /// No worker any more; what it received counts.
+    pub(super) fn end_staging(&mut self) {
+        if let Some(staging) = self.staging.take()
+            && staging.manifest == self.transfer.0
+        {
+            self.transfer.1.received += staging.received;
+        }
+    }
+
     fn staged(&mut self, manifest: Digest) -> Result<(), ShellError> {
-        self.staging = None;
+        self.end_staging();
+        self.workers_lost = 0;
         match self.prepared.take() {
             Some(prepared) => self.step(Event::Staged { manifest, prepared }),
             None => Ok(()),
@@ -179,7 +209,8 @@ impl Shell {
     }
 
     pub(super) fn fail_staging(&mut self, manifest: Digest, reason: Refusal) -> Result<(), ShellError> {
-        self.staging = None;
+        self.end_staging();
+        self.workers_lost = 0;
         self.prepared = None;
         self.step(Event::StagingFailed { manifest, reason })
     }

@@ -275,7 +275,7 @@ fn take_blobs(
         if let Err(reason) = staging.give(blobs, descriptors)
             && reason.code != Code::InProgress
         {
-            shell.fail_staging(target.manifest.digest, reason)?;
+            shell.lose_worker(target.manifest.digest, reason)?;
         }
         return Ok(());
     }

@@ -24,12 +24,11 @@ pub(super) fn state(shell: &Shell) -> State {
         shell.trusted.as_ref(),
         shell.nonce,
     );
-    if let Some(staging) = &shell.staging {
-        state.report.status.transfer = Transfer {
-            received: staging.received,
-            plain: staging.survey.plain,
-        };
-    }
+    let at_work = shell.staging.as_ref().map_or(0, |staging| staging.received);
+    state.report.status.transfer = Transfer {
+        received: shell.transfer.1.received + at_work,
+        plain: shell.transfer.1.plain,
+    };
     if let Some(lost) = &shell.lost {
         state.report.status.reason.get_or_insert_with(|| lost.clone());
     }

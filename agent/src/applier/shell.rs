@@ -7,7 +7,7 @@ use ensign_apply::{Action, Device, Event, Reality, Stage, Step, Target};
 use ensign_bundle::digest::{Digest, Nonce};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::trust::Trusted;
-use ensign_bundle::wire::Phase;
+use ensign_bundle::wire::{Phase, Transfer};
 
 use super::checks::Check;
 use super::course::{Course, Errand};
@@ -68,6 +68,10 @@ pub struct Shell {
     /// What the link half offered last; gone with a restart, offered again then.
     pub(super) offer: Option<HeldOffer>,
     pub(super) staging: Option<Staging>,
+    /// Bytes of the release staged last, without what the worker at work has taken.
+    pub(super) transfer: (Digest, Transfer),
+    /// Workers of the release being staged that ended on their own.
+    pub(super) workers_lost: u32,
     pub(super) prepared: Option<ensign_apply::Prepared>,
     /// Trees that this process staged and verified itself.
     pub(super) fresh: HashSet<Digest>,
@@ -120,6 +124,8 @@ impl Shell {
             leases: Leases::default(),
             offer: None,
             staging: None,
+            transfer: (Digest([0; Digest::BYTES]), Transfer::default()),
+            workers_lost: 0,
             prepared: None,
             fresh: HashSet::new(),
             course: None,

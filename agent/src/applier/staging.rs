@@ -46,7 +46,10 @@ pub(super) enum Progress {
     Lacking,
     /// Every tree is whole; not yet synced.
     Whole,
+    /// Refused: another worker would say the same.
     Failed(Refusal),
+    /// The worker ended on its own: another one goes on where it stood.
+    Lost(Refusal),
 }
 
 impl Staging {
@@ -121,24 +124,27 @@ impl Staging {
     pub(super) fn take(&mut self, paths: &Paths, reserve: u64) -> Progress {
         match self.answer(paths, reserve) {
             Ok(progress) => progress,
-            Err(refusal) => Progress::Failed(refusal),
+            Err(Ended::Refused(refusal)) => Progress::Failed(refusal),
+            Err(Ended::Lost(refusal)) => Progress::Lost(refusal),
         }
     }
 
-    fn answer(&mut self, paths: &Paths, reserve: u64) -> Result<Progress, Refusal> {
+    fn answer(&mut self, paths: &Paths, reserve: u64) -> Result<Progress, Ended> {
         let received = self.socket.receive::<FromWorker>();
-        let Some((answer, _)) = received.map_err(|e| Refusal::new(Code::Io, chain(&e)))? else {
+        let received = received.map_err(|e| Ended::Lost(Refusal::new(Code::Io, chain(&e))))?;
+        let Some((answer, _)) = received else {
             let ended = self
                 .child
                 .wait()
                 .map_or_else(|e| e.to_string(), |status| status.to_string());
-            return refuse!(Io, "the unpack worker ended: {ended}");
+            let reason = Refusal::new(Code::Io, format!("the unpack worker ended: {ended}"));
+            return Err(Ended::Lost(reason));
         };
         match answer {
             FromWorker::Surveyed(survey) => {
                 self.survey = survey;
                 tree::require_room(tree::room(paths)?, survey.bytes, survey.inodes, reserve)?;
-                self.say(&ToWorker::Go, &[])?;
+                self.say(&ToWorker::Go, &[]).map_err(Ended::Lost)?;
                 Ok(Progress::Working)
             }
             FromWorker::Need { blobs } => {
@@ -146,7 +152,7 @@ impl Staging {
                 Ok(Progress::Lacking)
             }
             FromWorker::Staged => Ok(Progress::Whole),
-            FromWorker::Failed(refusal) => Err(refusal),
+            FromWorker::Failed(refusal) => Err(Ended::Refused(refusal)),
         }
     }
 
@@ -154,6 +160,18 @@ impl Staging {
         self.socket
             .send(message, descriptors)
             .map_err(|e| Refusal::new(Code::Io, format!("the unpack worker: {}", chain(&e))))
+    }
+}
+
+/// Why a worker gives no more answers.
+enum Ended {
+    Refused(Refusal),
+    Lost(Refusal),
+}
+
+impl From<Refusal> for Ended {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }
 

@@ -188,7 +188,7 @@ fn reported(fleet: &mut Fleet, device: &DeviceId, at: u64, status: &Status) {
         return;
     };
     with_member(fleet, &PlanId::of(&plan), device, |m, epoch| {
-        if status.transfer.received >= m.transfer.received {
+        if status.transfer.plain > 0 && status.transfer.received >= m.transfer.received {
             m.transfer = status.transfer;
         }
         // A failure is believed without a receipt, a success is not. Once ended, only a receipt changes it: its slot is gone.
