@@ -415,6 +415,25 @@ fn links_planted_in_staging_lead_nowhere() {
 }
 
 #[test]
+fn a_killed_worker_is_replaced() {
+    let mut fleet = Fleet::new();
+    let device = Device::enrolled(&fleet);
+    let release = Recipe::new("1.0.0", web("one")).build();
+    fleet.publish(&release);
+    let rollout = device.rollout(&mut fleet, &release);
+    let mut link = device.link();
+    link.offer(&device, &fleet, Some(&rollout));
+    for _ in 0..3 {
+        link.provide_some(&release.blobs, 3);
+        let worker = device.children().remove(0).parse().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    link.provide_all(&release.blobs);
+    assert_eq!(link.until_settled().report.status.phase, Phase::Confirmed);
+    assert_eq!(device.live("web"), web("one"));
+}
+
+#[test]
 fn kill_nine_anywhere_in_the_download_is_resumed() {
     let mut fleet = Fleet::new();
     let mut device = Device::enrolled(&fleet);
@@ -453,11 +472,13 @@ fn kill_nine_in_the_switch_and_in_the_trial_goes_on() {
         "exec check",
     ] {
         let (say, hear) = std::sync::mpsc::channel();
+        let (killed, wait) = std::sync::mpsc::channel::<()>();
         device.runner.answer(move |question| {
             let name = kit::runner::name(question);
             if name == killed_at {
                 // The test kills now; the answer goes nowhere.
                 let _ = say.send(());
+                let _ = wait.recv();
             }
             FromRunner::Ok
         });
@@ -470,6 +491,7 @@ fn kill_nine_in_the_switch_and_in_the_trial_goes_on() {
         }
         hear.recv_timeout(std::time::Duration::from_secs(20)).unwrap();
         device.kill();
+        drop(killed);
         let live = device.live("web");
         assert!(live == files(&[("*check", b"one")]) || live == files(&[("*check", b"two")]));
     }

@@ -72,7 +72,7 @@ impl Shell {
         let sources = self.sources(&digest);
         match Staging::start(&self.paths, target.manifest, skip, sources) {
             Ok(staging) => self.staging = Some(staging),
-            Err(reason) => return self.fail_staging(digest, reason),
+            Err(reason) => return self.lose_worker(digest, reason),
         }
         Ok(())
     }

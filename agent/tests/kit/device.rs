@@ -156,12 +156,21 @@ impl Device {
         assert!(matches!(answer, FromAdmin::Done { .. }), "{answer:?}");
     }
 
-    /// Anonymous memory of the applier and its worker, KiB.
-    pub(crate) fn memory_kib(&self) -> u64 {
+    /// The applier's worker, while there is one.
+    pub(crate) fn children(&self) -> Vec<String> {
         let pid = self.process.as_ref().unwrap().id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        let all = children.split_whitespace().map(str::to_owned).chain([pid.to_string()]);
-        all.map(|pid| anonymous(&pid)).sum()
+        children.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Anonymous memory of the applier and its worker, KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let own = self.process.as_ref().unwrap().id().to_string();
+        self.children()
+            .into_iter()
+            .chain([own])
+            .map(|pid| anonymous(&pid))
+            .sum()
     }
 
     /// Connects as the link half does, and tells the time.
