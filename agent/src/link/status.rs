@@ -96,7 +96,10 @@ impl LinkStatus {
 
     pub(super) fn told(&mut self, state: &State) {
         self.applier = true;
-        self.id = state.device.or(self.id);
+        self.id = state.device;
+        if self.id.is_none() {
+            self.name = None;
+        }
         self.held = state.held;
         self.status = Some(state.report.status.clone());
     }
