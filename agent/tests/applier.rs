@@ -252,6 +252,19 @@ fn no_space_is_said_with_numbers_before_anything_is_fetched() {
     assert_eq!(std::fs::read_dir(device.paths.staging()).unwrap().count(), 0);
 }
 
+/// Where the administrator insists on a sandbox that is not there, nothing is unpacked, and the release is not to blame.
+#[test]
+fn a_required_sandbox_that_is_not_there_unpacks_nothing() {
+    let mut fleet = Fleet::new();
+    let mut device = Device::new();
+    device.config("applier.sandbox = \"required\"");
+    device.start();
+    device.enroll(&fleet);
+    let state = device.update(&mut fleet, &Recipe::new("1.0.0", web("one")).build());
+    assert_eq!(state.report.status.reason.unwrap().code, Code::ConfigRefused);
+    assert!(state.report.status.denied.is_empty());
+}
+
 #[test]
 fn nothing_switches_without_a_live_lease() {
     let mut fleet = Fleet::new();

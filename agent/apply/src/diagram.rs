@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use ensign_bundle::wire::Phase;
 
 use crate::device::Device;
-use crate::step::Event;
+use crate::event::Event;
 use crate::testkit::{Bed, events, now, staged, target};
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/states.md");

@@ -7,6 +7,7 @@
 //! docs/states.md shows the states; it is generated from [`Stage`] by a test.
 
 mod device;
+mod event;
 mod generation;
 pub mod journal;
 mod record;
@@ -17,6 +18,7 @@ mod trial;
 mod uptime;
 
 pub use device::{Denied, Device, Known, Lock, Soak, Statement};
+pub use event::{Action, Event};
 pub use generation::{Component, Generation, Product};
 pub use record::Record;
 pub use resume::Reality;
@@ -24,7 +26,7 @@ pub use stage::{
     Confirmed, Fetching, Policy, Prepared, Rejected, RolledBack, RollingBack, Stage, Staged, Switching, Target, Trial,
     Waiting,
 };
-pub use step::{Action, Event, Step, waits};
+pub use step::{Step, waits};
 pub use trial::{Outlook, Watch};
 pub use uptime::{Now, Uptime};
 

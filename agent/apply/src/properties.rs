@@ -6,11 +6,11 @@ use ensign_bundle::wire::Phase;
 use proptest::prelude::*;
 
 use crate::device::{Device, EDGES};
+use crate::event::{Action, Event};
 use crate::journal::{self, JournalError};
 use crate::record::Record;
 use crate::resume::Reality;
 use crate::stage::Stage;
-use crate::step::{Action, Event};
 use crate::testkit::{Bed, durable, events, now, refusal, staged, target};
 
 /// Any event, at most 30 s after the one before, biased towards the way forward so that deep states are reached.

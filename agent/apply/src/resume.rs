@@ -3,9 +3,10 @@
 use ensign_bundle::reason::{Code, Refusal};
 
 use crate::device::Device;
+use crate::event::Action;
 use crate::record::Record;
 use crate::stage::{Stage, Switching, Trial};
-use crate::step::{Action, Step};
+use crate::step::Step;
 use crate::uptime::Now;
 
 /// Starts of the machine within one trial. One may be the update's own, two bad luck.

@@ -5,10 +5,11 @@ use ensign_bundle::ids::Ident;
 use ensign_bundle::plan::evidence::ReceiptState;
 use ensign_bundle::reason::{Code, Refusal};
 
-use crate::device::{Device, Lock, Soak};
+use crate::device::{Device, Soak};
+use crate::event::{Action, Event};
 use crate::generation::Generation;
 use crate::record::Record;
-use crate::stage::{Prepared, Stage, Switching, Target, Trial};
+use crate::stage::{Stage, Switching, Target, Trial};
 use crate::trial::Outlook;
 use crate::uptime::Now;
 
@@ -16,98 +17,6 @@ use crate::uptime::Now;
 const CLOCK_TRIAL_MS: u64 = 10_000;
 const CLOCK_SOAK_MS: u64 = 60_000;
 const CLOCK_IDLE_MS: u64 = 3_600_000;
-
-/// What the shell saw. Late, repeated and unexpected ones do no harm.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A plan for this device was verified; it may be accepted or not.
-    Met {
-        plan: Digest,
-    },
-    /// A plan for this device was accepted.
-    Offered(Target),
-    /// It was not, or not any more.
-    Refused {
-        target: Option<Target>,
-        reason: Refusal,
-    },
-    /// Nothing is wanted.
-    Withdrawn,
-    /// All trees of the release with this manifest stand, synced.
-    Staged {
-        manifest: Digest,
-        prepared: Prepared,
-    },
-    StagingFailed {
-        manifest: Digest,
-        reason: Refusal,
-    },
-    /// A tree that already stood there is not what it was: the release is made anew from blocks.
-    Tampered {
-        manifest: Digest,
-    },
-    /// The old generation's trees are not what they were: it must not run again.
-    WayBackBlocked {
-        reason: Refusal,
-    },
-    /// The acceptance function, asked again right before the switch, said yes.
-    Cleared,
-    /// Pointer and units are changed.
-    Switched,
-    SwitchFailed {
-        reason: Refusal,
-    },
-    /// A round of probes passed (None) or one of them failed.
-    Probed {
-        failure: Option<String>,
-    },
-    /// A unit of the new generation is in state `failed`, for good.
-    UnitFailed {
-        text: String,
-    },
-    /// The old generation stands again.
-    SwitchedBack,
-    /// Root asked for the previous generation.
-    RollbackAsked {
-        reason: String,
-    },
-    /// The controller has everything up to this report.
-    Acknowledged {
-        report: u64,
-    },
-    DenialsCleared {
-        manifest: Option<Digest>,
-    },
-    Locked(Lock),
-    Unlocked,
-    /// These generations' directories are gone.
-    Forgotten {
-        generations: Vec<u64>,
-    },
-    /// Time passed.
-    Tick,
-}
-
-/// What the shell must do once the records are on disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Get what the release of the stage's target lacks.
-    Fetch,
-    /// Ask the acceptance function again, and say `Cleared` or `Refused`.
-    AskAgain,
-    /// Bring generation `to` into being and make it run.
-    Switch { from: u64, to: u64 },
-    /// Run the probes, each second.
-    Watch,
-    /// Make generation `to` run again.
-    SwitchBack { from: u64, to: u64 },
-    /// Let the pointer show what the journal says.
-    Repoint { to: u64 },
-    /// Tell the link half.
-    Report,
-    /// Remove generations and trees that nothing needs.
-    Collect,
-}
 
 /// A step's outcome: the records are already folded into `device`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,7 +51,7 @@ fn is_passing(code: Code) -> bool {
     waits(code)
         || matches!(
             code,
-            Code::NoSpace | Code::Io | Code::InUse | Code::Failed | Code::AgentNotRunning
+            Code::NoSpace | Code::Io | Code::InUse | Code::Failed | Code::AgentNotRunning | Code::ConfigRefused
         )
 }
 

@@ -6,11 +6,12 @@ use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::trust::roles::FileRef;
 
 use crate::device::{Device, Lock};
+use crate::event::Event;
 use crate::generation::Component;
 use crate::journal;
 use crate::record::Record;
 use crate::stage::{Policy, Prepared, Stage, Target, Trial};
-use crate::step::{Event, Step};
+use crate::step::Step;
 use crate::trial::Watch;
 use crate::uptime::Now;
 

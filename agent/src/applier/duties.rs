@@ -22,6 +22,7 @@ use super::shell::{Shell, ShellError};
 use super::staging::{self, Progress, Staging};
 use super::{generations, intake, sockets, tree};
 use crate::clock;
+use crate::config::Sandbox;
 use crate::durable;
 use crate::ipc::ToRunner;
 
@@ -69,6 +70,13 @@ impl Shell {
             return self.staged(digest);
         }
         drop(manifest);
+        if self.config.sandbox == Sandbox::Required {
+            let reason = Refusal::new(
+                Code::ConfigRefused,
+                "applier.sandbox is `required`: this version confines its worker by limits and descriptors only",
+            );
+            return self.fail_staging(digest, reason);
+        }
         let sources = self.sources(&digest);
         match Staging::start(&self.paths, target.manifest, skip, sources) {
             Ok(staging) => self.staging = Some(staging),

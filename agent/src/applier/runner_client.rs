@@ -11,6 +11,8 @@ use crate::paths::{Paths, sockets};
 
 /// Between two tries to reach the runner: it starts within tens of milliseconds, or again after at most a second.
 const RETRY: Duration = Duration::from_millis(200);
+/// Longest wait for an answer: the runner's own longest verb takes 180 s. One that hangs longer counts as not there.
+const LONGEST: Duration = Duration::from_secs(200);
 
 /// The question being asked.
 #[derive(Debug)]
@@ -29,7 +31,8 @@ struct Asked {
 
 #[derive(Debug)]
 enum State {
-    Waiting(Socket),
+    /// For the answer, until this time.
+    Waiting(Socket, Duration),
     /// Not to be tried before this time.
     Unreachable(Duration),
 }
@@ -63,7 +66,7 @@ impl RunnerClient {
     /// Where to wait for the answer.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.asked.as_ref()?.state {
-            State::Waiting(socket) => Some(socket.as_fd()),
+            State::Waiting(socket, _) => Some(socket.as_fd()),
             State::Unreachable(_) => None,
         }
     }
@@ -71,8 +74,7 @@ impl RunnerClient {
     /// When to try again.
     pub(super) fn retry_at(&self) -> Option<Duration> {
         match &self.asked.as_ref()?.state {
-            State::Waiting(_) => None,
-            State::Unreachable(until) => Some(*until),
+            State::Waiting(_, until) | State::Unreachable(until) => Some(*until),
         }
     }
 
@@ -80,7 +82,7 @@ impl RunnerClient {
     pub(super) fn unreachable_for(&self) -> Option<Duration> {
         let asked = self.asked.as_ref()?;
         match asked.state {
-            State::Waiting(_) => None,
+            State::Waiting(..) => None,
             State::Unreachable(_) => Some(clock::boot().saturating_sub(asked.since)),
         }
     }
@@ -90,7 +92,11 @@ impl RunnerClient {
         if self.retry_at().is_some_and(|at| at <= clock::boot())
             && let Some(mut asked) = self.asked.take()
         {
-            asked.state = self.try_send(&asked.question);
+            asked.state = match asked.state {
+                // Hung: its silence is counted from when it was asked.
+                State::Waiting(..) => State::Unreachable(clock::boot() + RETRY),
+                State::Unreachable(_) => self.try_send(&asked.question),
+            };
             self.asked = Some(asked);
         }
     }
@@ -98,7 +104,7 @@ impl RunnerClient {
     /// The answer, once the descriptor is readable. A runner that went away is asked again.
     pub(super) fn take(&mut self) -> Option<FromRunner> {
         let asked = self.asked.as_mut()?;
-        let State::Waiting(socket) = &asked.state else {
+        let State::Waiting(socket, _) = &asked.state else {
             return None;
         };
         if let Ok(Some((answer, _))) = socket.receive::<FromRunner>() {
@@ -117,7 +123,7 @@ impl RunnerClient {
             Ok(socket)
         };
         match send() {
-            Ok(socket) => State::Waiting(socket),
+            Ok(socket) => State::Waiting(socket, clock::boot() + LONGEST),
             Err(error) => {
                 tracing::debug!(%error, "the runner is not there");
                 State::Unreachable(clock::boot() + RETRY)
