@@ -59,7 +59,10 @@ fn every_command_of_the_tour_works_as_printed() -> Result<()> {
     let script = format!("{PRELUDE}\n{}\nfinish 0\n", body.join("\n"));
     // The tour's port is the default one, which another process may hold: the test takes a free one.
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    let script = script.replace("127.0.0.1:7443", &format!("127.0.0.1:{port}"));
+    let home = ready.path().join("tour");
+    let script = script
+        .replace("127.0.0.1:7443", &format!("127.0.0.1:{port}"))
+        .replace("/tmp/ensign-tour", &home.display().to_string());
     let path = std::env::join_paths(
         std::iter::once(bin).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
     )?;
