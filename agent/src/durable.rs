@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Replaces `path` by `bytes` with this mode. After it returns the new content survives a power cut; before, the old one does.
@@ -58,7 +58,12 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 
 /// Makes `path` and what lacks above it, with this mode.
 pub fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(mode).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    // Whatever the umask says: other users read what the applier deploys.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// The file's bytes; `None` where it does not exist. Refuses files above `limit` bytes.
