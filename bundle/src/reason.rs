@@ -75,7 +75,7 @@ codes! {
     /// A wave ended with fewer healthy devices than the quorum.
     QuorumNotReached = "quorum-not-reached", 10, "ensign rollout why; then resume or abort";
     /// A wave ended with fewer receipts than the next gate needs.
-    EvidenceMissing = "evidence-missing", 10, "ensign rollout why; then retry or abort";
+    EvidenceMissing = "evidence-missing", 10, "ensign rollout why; then abort --keep, mend, release a higher version";
     /// The fleet or the group is frozen.
     Frozen = "frozen", 10, "ensign fleet unfreeze";
     /// The rollout was aborted.
@@ -105,7 +105,7 @@ codes! {
     IdentityChanged = "identity-changed", 20, "start a new rollout";
 
     /// Older than what runs, and the plan does not allow it.
-    DowngradeRefused = "downgrade-refused", 21, "release a higher version, or --allow-downgrade";
+    DowngradeRefused = "downgrade-refused", 21, "release a higher version, or --allow-downgrade --reason TEXT";
     /// Metadata older than what was seen before.
     RollbackRefused = "rollback-refused", 21, "check the controller: it offers old metadata";
     /// Below the security floor.
@@ -136,7 +136,7 @@ codes! {
     /// A listed document is not there.
     MetadataMissing = "metadata-missing", 23, "check the controller";
     /// A tree that already stood on the device is not what it was.
-    GenerationTampered = "generation-tampered", 23, "ensign device log; the tree is rebuilt from blocks";
+    GenerationTampered = "generation-tampered", 23, "nothing to do: the tree is rebuilt from blocks; look at the disk";
 
     /// For another fleet.
     WrongFleet = "wrong-fleet", 24, "use the context of that fleet";
@@ -171,11 +171,11 @@ codes! {
     /// An operator holds this device.
     Held = "held", 25, "ensign device unhold";
     /// No signed plan for offline use.
-    NoOfflinePlan = "no-offline-plan", 25, "ensign release export --for DEVICE";
+    NoOfflinePlan = "no-offline-plan", 25, "plans for offline use come with a later version: start a rollout";
     /// Withdrawn by its signers.
     Yanked = "yanked", 25, "release a newer version";
     /// Failed on this device before.
-    Denied = "denied", 25, "ensign device clear-denied";
+    Denied = "denied", 25, "on the device: ensign-agent clear-denied; or release a higher version";
     /// A later version is already there.
     NewerInstalled = "newer-installed", 25, "nothing to do";
     /// The trust state on the device was lost.
@@ -186,7 +186,7 @@ codes! {
     /// Not enough room, with the bytes or inodes that are missing.
     NoSpace = "no-space", 26, "free space on the device";
     /// Unhealthy within its trial: rolled back.
-    Unhealthy = "unhealthy", 27, "ensign device why; mend the release";
+    Unhealthy = "unhealthy", 27, "mend the release; on the device: ensign-agent status";
     /// The trial ended without a whole healthy window.
     TrialDeadline = "trial-deadline", 27, "ensign device why; mend the release or its --health-deadline";
     /// A unit could not be restarted.

@@ -17,7 +17,7 @@
 //! | `GET /v1/devices` | | list of [`Device`] |
 //! | `GET /v1/devices/{id}` | | [`DeviceDetail`] |
 //! | `GET /v1/evidence` | | list of [`DeviceEvidence`] |
-//! | `POST /v1/devices/{id}/{accept,reject,suspend,unsuspend,revoke,clear-denied}` | [`Change`] | [`Device`] |
+//! | `POST /v1/devices/{id}/{accept,reject,suspend,unsuspend,revoke}` | [`Change`] | [`Device`] |
 //! | `POST /v1/devices/{id}/{grant,hold}` | envelope | [`Device`] |
 //! | `POST /v1/blobs/missing` | [`Digests`] | [`Missing`] |
 //! | `POST /v1/blobs` | records: digest 32 B ‖ u64 BE length ‖ bytes | [`Stored`] |

@@ -114,7 +114,6 @@ impl State {
             status: None,
             report_seq: 0,
             receipt_seq: 0,
-            cleared: Vec::new(),
         };
         let joined = Joined {
             name: row.name.clone(),

@@ -159,17 +159,6 @@ impl State {
         Ok(())
     }
 
-    /// The device may try again what failed there: its own list is cleared by the device, the registry only notes the wish.
-    pub fn clear_denied(&mut self, id: &DeviceId) -> Result<(), Refusal> {
-        let row = self.device_mut(id)?;
-        if let Some(status) = &mut row.status {
-            row.cleared = std::mem::take(&mut status.denied);
-        }
-        self.put_device(id)?;
-        self.sessions.touch(*id);
-        Ok(())
-    }
-
     /// Nothing starts anywhere.
     pub fn freeze_fleet(&mut self, reason: &str, by: &str) -> Result<(), Refusal> {
         if self.freeze.is_some() {

@@ -140,9 +140,6 @@ pub struct DeviceRow {
     /// Sequence number of the newest receipt in the ledger.
     #[serde(default)]
     pub receipt_seq: u64,
-    /// Manifests that this controller was told to forget as denied.
-    #[serde(default)]
-    pub cleared: Vec<Digest>,
 }
 
 /// A signed statement about one device: an envelope in the document store.

@@ -159,6 +159,15 @@ impl State {
         check_standing(row.state, &row.name)?;
         let status = checked(report.status)?;
         let key = row.receipt_key;
+        let now = self.now;
+        let row = self.device_mut(id)?;
+        let changed = row.report_seq != report.seq || row.status.as_ref() != Some(&status);
+        row.report_seq = row.report_seq.max(report.seq);
+        row.last_seen = Some(now);
+        // The device's own words first: a receipt has only the code, and `why` shows what the device said.
+        if changed {
+            self.device_reported(id, status);
+        }
         for envelope in &report.receipts {
             // One bad receipt must not keep the others, nor make the device send it for ever.
             match statement::open::<Receipt>(envelope, &[key], 1, &self.fleet.fleet) {
@@ -169,13 +178,7 @@ impl State {
                 Err(refusal) => tracing::warn!(device = %id, %refusal, "a receipt is left out"),
             }
         }
-        let now = self.now;
-        let row = self.device_mut(id)?;
-        let changed = row.report_seq != report.seq || row.status.as_ref() != Some(&status);
-        row.report_seq = row.report_seq.max(report.seq);
-        row.last_seen = Some(now);
         if changed {
-            self.device_reported(id, status);
             self.put_device(id)?;
         } else {
             self.seen.insert(*id);

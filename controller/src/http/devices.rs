@@ -70,7 +70,7 @@ pub(super) async fn evidence(State(app): State<App>, caller: Caller) -> Answer<V
     Ok(Json(evidence.await?))
 }
 
-/// `accept`, `reject`, `suspend`, `unsuspend`, `revoke`, `clear-denied` with a reason; `grant`, `hold` with an envelope.
+/// `accept`, `reject`, `suspend`, `unsuspend`, `revoke` with a reason; `grant`, `hold` with an envelope.
 #[utoipa::path(post, path = "/v1/devices/{device}/{verb}", tag = "devices",
     params(("device" = String, Path), ("verb" = String, Path)), request_body = Change,
     responses((status = 200, body = Device), (status = 404, body = ErrorDocument), (status = 422, body = ErrorDocument)))]
@@ -86,7 +86,6 @@ pub(super) async fn act(
         let id = state.find_device(&device)?;
         match &action {
             Action::Standing(verb, reason) => state.set_standing(&id, *verb, reason, &caller.name)?,
-            Action::ClearDenied => state.clear_denied(&id)?,
             Action::Grant(envelope) => state.grant(&id, envelope)?,
             Action::Hold(envelope) => state.hold(&id, envelope)?,
         }
@@ -97,7 +96,6 @@ pub(super) async fn act(
 
 enum Action {
     Standing(Verb, String),
-    ClearDenied,
     Grant(Vec<u8>),
     Hold(Vec<u8>),
 }
@@ -111,7 +109,6 @@ impl Action {
             "suspend" => standing(Verb::Suspend),
             "unsuspend" => standing(Verb::Unsuspend),
             "revoke" => standing(Verb::Revoke),
-            "clear-denied" => reason(body).map(|_| Self::ClearDenied),
             "grant" => Ok(Self::Grant(body.to_vec())),
             "hold" => Ok(Self::Hold(body.to_vec())),
             _ => Err(Refusal::new(Code::NotFound, "there is no such verb for devices").into()),
@@ -122,7 +119,6 @@ impl Action {
         match self {
             Self::Standing(Verb::Accept | Verb::Reject, _) | Self::Grant(_) => Permission::Enroll,
             Self::Standing(..) | Self::Hold(_) => Permission::Brake,
-            Self::ClearDenied => Permission::Deploy,
         }
     }
 }

@@ -278,10 +278,6 @@ pub enum DeviceVerb {
     #[command(after_help = "Example:
   ensign device unhold dev1")]
     Unhold(Devices),
-    /// Let devices try again what failed on them.
-    #[command(after_help = "Example:
-  ensign device clear-denied dev1")]
-    ClearDenied(Devices),
 }
 
 impl Global {

@@ -15,7 +15,7 @@ use crate::failure::{Failure, Result};
 use crate::output::some_of;
 use crate::token;
 
-/// accept, reject, suspend, unsuspend, revoke, clear-denied.
+/// accept, reject, suspend, unsuspend, revoke.
 pub async fn state(app: &App, verb: &str, words: &Devices) -> Result<()> {
     let session = app.session()?;
     let rows: Vec<Device> = session.client.get("/v1/devices").await?;

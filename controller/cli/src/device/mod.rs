@@ -24,7 +24,6 @@ pub async fn run(app: &App, verb: DeviceVerb) -> Result<()> {
         DeviceVerb::Suspend(which) => change::state(app, "suspend", &which).await,
         DeviceVerb::Unsuspend(which) => change::state(app, "unsuspend", &which).await,
         DeviceVerb::Revoke(which) => change::state(app, "revoke", &which).await,
-        DeviceVerb::ClearDenied(which) => change::state(app, "clear-denied", &which).await,
         DeviceVerb::Label { which, label, remove } => change::label(app, &which, &label, &remove).await,
         DeviceVerb::Hold(which) => change::hold(app, &which, true).await,
         DeviceVerb::Unhold(which) => change::hold(app, &which, false).await,

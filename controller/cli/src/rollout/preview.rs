@@ -76,6 +76,8 @@ struct Brakes {
 struct Refused {
     device: String,
     why: String,
+    #[serde(skip)]
+    newer: bool,
 }
 
 impl Preview {
@@ -139,6 +141,12 @@ impl Preview {
     pub fn devices(&self) -> u32 {
         self.devices
     }
+
+    /// True where nobody would take the release, because what runs is newer everywhere.
+    pub fn all_run_newer(&self) -> bool {
+        let newer = self.refused.iter().filter(|r| r.newer).count();
+        self.devices > 0 && u32::try_from(newer).is_ok_and(|n| n == self.devices)
+    }
 }
 
 /// Who will not change, and who is not there now.
@@ -150,6 +158,7 @@ fn unchanged(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> (Vec<
         .map(|(name, refusal)| Refused {
             device: name.clone(),
             why: format!("left out, its evidence does not hold: {}", refusal.text),
+            newer: false,
         })
         .collect();
     let mut away = Vec::new();
@@ -174,6 +183,7 @@ fn unchanged(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> (Vec<
         refused.push(Refused {
             device: known.member.name.clone(),
             why,
+            newer: newer && plan.downgrade.is_none() && !row.held,
         });
     }
     (refused, away)
