@@ -77,6 +77,8 @@ pub const TIMESTAMP_LIFE_S: u64 = 3 * 24 * 3600;
 pub const AIR_GAPPED_TIMESTAMP_LIFE_S: u64 = 30 * 24 * 3600;
 /// Longest life of a plan, seconds.
 pub const PLAN_LIFE_S: u64 = 30 * 24 * 3600;
+/// The latest time that anything may attest: 2200-01-01. A counter of seconds beyond it is no clock.
+pub const LATEST_TIME: u64 = 7_258_118_400;
 /// Issued further ahead of a synchronised clock than this is refused, seconds.
 pub const ISSUED_AHEAD_S: u64 = 24 * 3600;
 /// Longest lease, seconds of the boot clock.

@@ -253,7 +253,14 @@ impl Shell {
         }
         if let Some(trusted) = &mut self.trusted {
             trusted.started(&accepted.plan, accepted.digest)?;
-            self.store.save(trusted)?;
+            if let Err(reason) = self.store.save(trusted) {
+                // A start that a restart would forget is none.
+                self.ask_later();
+                return self.step(Event::Refused {
+                    target: Some(target),
+                    reason,
+                });
+            }
         }
         if let Some(held) = &self.offer {
             let path = self.paths.manifests().join(format!("{}.plan", held.digest));

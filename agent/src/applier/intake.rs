@@ -57,6 +57,9 @@ pub(super) fn take(
             let (Some(trusted), Some(identity)) = (&mut shell.trusted, &shell.identity) else {
                 return Ok(Ok(()));
             };
+            if clock::synchronised() {
+                return Ok(Ok(()));
+            }
             Ok(trusted
                 .attest_time(&attestation, &identity.id, &shell.nonce)
                 .map(|time| shell.wall.attest(time)))
@@ -93,7 +96,7 @@ fn take_offer(shell: &mut Shell, offer: &Offer, file: OwnedFd) -> Result<Result<
         Ok(documents) => documents,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    let event = match judge_offer(shell, offer, &documents)? {
+    let event = match judge_offer(shell, offer, &documents) {
         Ok(event) => event,
         Err(refusal) => return Ok(Err(refusal)),
     };
@@ -108,21 +111,14 @@ fn take_offer(shell: &mut Shell, offer: &Offer, file: OwnedFd) -> Result<Result<
 }
 
 /// Brings the trust state up to date, stores it, and only then judges the rollout.
-fn judge_offer(
-    shell: &mut Shell,
-    offer: &Offer,
-    documents: &Documents,
-) -> Result<Result<Vec<Event>, Refusal>, ShellError> {
+fn judge_offer(shell: &mut Shell, offer: &Offer, documents: &Documents) -> Result<Vec<Event>, Refusal> {
     let (Some(trusted), Some(identity)) = (&mut shell.trusted, &shell.identity) else {
-        return Ok(Ok(Vec::new()));
+        return Ok(Vec::new());
     };
     let clock = shell.wall.clock();
     let refreshed = documents.refresh(trusted, clock, Source::Online);
     let stated = documents.take_statements(trusted, &identity.id, &identity.name);
-    let held = match documents.rollout(offer, trusted, &mut shell.leases, clock::boot()) {
-        Ok(held) => held,
-        Err(refusal) => return Ok(Err(refusal)),
-    };
+    let held = documents.rollout(offer, trusted, &mut shell.leases, clock::boot())?;
     let opened = held.as_ref().map(|held| {
         open_plan(
             held,
@@ -133,7 +129,11 @@ fn judge_offer(
             Source::Online,
         )
     });
-    shell.store.save(trusted)?;
+    if let Err(refusal) = shell.store.save(trusted) {
+        // Nothing is installed on a state that a restart would forget; going back needs none of it.
+        shell.offer = None;
+        return Err(refusal);
+    }
     if refreshed.is_ok() && shell.degraded && trusted.check_fresh(clock).is_ok() {
         shell.degraded = false;
     }
@@ -148,16 +148,16 @@ fn judge_offer(
     // Expired or missing metadata blocks an update; judged below in its order. Anything worse is said at once.
     if let Err(refusal) = refreshed {
         if opened.is_none() {
-            return Ok(Err(refusal));
+            return Err(refusal);
         }
         tracing::warn!(code = %refusal.code, error = %refusal.text, "the metadata was refused");
     }
     let Some(opened) = opened else {
-        return Ok(Ok(vec![Event::Withdrawn]));
+        return Ok(vec![Event::Withdrawn]);
     };
     let (plan, document) = match opened {
         Ok(opened) => opened,
-        Err(reason) => return Ok(Ok(vec![Event::Refused { target: None, reason }])),
+        Err(reason) => return Ok(vec![Event::Refused { target: None, reason }]),
     };
     let target = target(&plan, shell.offer.as_ref().map_or(0, |o| o.member.wave));
     let met = Event::Met { plan: target.plan };
@@ -174,7 +174,7 @@ fn judge_offer(
             reason,
         },
     };
-    Ok(Ok(vec![met, event]))
+    Ok(vec![met, event])
 }
 
 /// The acceptance function on the held offer.

@@ -99,7 +99,11 @@ impl Journal {
             // Almost all of it is in use: compacting each time would only write more.
             return Ok(());
         }
-        durable::write(&self.path, &frame, MODE).map_err(|e| self.io(e))?;
+        if let Err(error) = durable::write(&self.path, &frame, MODE) {
+            // The long one is whole, and there is room in it: the next append tries again.
+            tracing::warn!(%error, "the journal could not be made shorter");
+            return Ok(());
+        }
         self.file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -116,8 +120,9 @@ impl Journal {
             return Ok(());
         }
         match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, room) {
-            // Not every file system can; the journal works without.
-            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            // Not every file system can, and a full one cannot now; the journal works without, and a device that cannot start
+            // cannot go back.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Ok(()),
             Err(e) => Err(e.into()),
         }
     }

@@ -27,21 +27,10 @@ impl Wall {
         self.attested = Some((time, clock::boot()));
     }
 
-    /// Seconds since 1970. The controller's word corrects a clock that is wrong; one that agrees is finer than whole seconds that
-    /// travelled, and a plan that starts now starts now.
+    /// Seconds since 1970. A synchronised clock is believed alone. The controller's word only moves one forward that is not, and
+    /// by more than the slack: one that agrees is finer than whole seconds that travelled, and a plan that starts now starts now.
     pub(super) fn unix(&self) -> u64 {
-        let system = clock::unix();
-        match self.attested {
-            Some((time, at)) => {
-                let attested = time + clock::boot().saturating_sub(at).as_secs();
-                if system.abs_diff(attested) <= CLOCK_SLACK_S {
-                    system
-                } else {
-                    attested
-                }
-            }
-            None => system,
-        }
+        latest(clock::unix(), clock::synchronised(), self.attested, clock::boot())
     }
 
     pub(super) fn clock(&self) -> Clock {
@@ -57,5 +46,55 @@ impl Wall {
             boot: self.boot_id.clone(),
             boot_ms: u64::try_from(clock::boot().as_millis()).unwrap_or(u64::MAX),
         }
+    }
+}
+
+fn latest(system: u64, synchronised: bool, attested: Option<(u64, Duration)>, boot: Duration) -> u64 {
+    let Some((time, at)) = attested.filter(|_| !synchronised) else {
+        return system;
+    };
+    let attested = time.saturating_add(boot.saturating_sub(at).as_secs());
+    if attested > system.saturating_add(CLOCK_SLACK_S) {
+        attested
+    } else {
+        system
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_controllers_word_moves_no_good_clock_and_none_back() {
+        let system = 1_800_000_000;
+        let month = 30 * 24 * 3600;
+        assert_eq!(
+            latest(system, true, Some((system + month, SECOND)), SECOND),
+            system,
+            "synchronised"
+        );
+        assert_eq!(
+            latest(system, false, Some((system - month, SECOND)), SECOND),
+            system,
+            "back"
+        );
+        assert_eq!(
+            latest(system, false, Some((system + 1, SECOND)), SECOND),
+            system,
+            "within the slack"
+        );
+        assert_eq!(
+            latest(0, false, Some((system, SECOND)), 3 * SECOND),
+            system + 2,
+            "a clock of 1970"
+        );
+        assert_eq!(
+            latest(0, false, Some((u64::MAX, SECOND)), 3 * SECOND),
+            u64::MAX,
+            "no overflow"
+        );
     }
 }

@@ -278,7 +278,8 @@ impl Trusted {
     }
 
     /// Takes the controller's time, signed by the timestamp role for this device's nonce. The caller sets its own idea of the
-    /// time to the result and presents it as a trusted [`Clock`] from then on.
+    /// time to the result and presents it as a trusted [`Clock`] from then on. At most [`LATEST_TIME`](crate::limits::LATEST_TIME).
+    /// Not for a device whose own clock is synchronised: there the controller's word could only make it worse.
     pub fn attest_time(&mut self, bytes: &[u8], device: &DeviceId, nonce: &Nonce) -> Result<u64, Refusal> {
         let role = &self.root().roles.timestamp;
         let time: TimeAttestation = statement::open(bytes, &role.keys, role.threshold, self.fleet())?.body;
@@ -291,6 +292,14 @@ impl Trusted {
                 "time attestation for device {} and nonce {}",
                 time.device,
                 time.nonce
+            );
+        }
+        if time.time > crate::limits::LATEST_TIME {
+            return refuse!(
+                LifetimeRefused,
+                "the attested time is {} s, at most {} is possible",
+                time.time,
+                crate::limits::LATEST_TIME
             );
         }
         let root = self.machine.root.body.clone();

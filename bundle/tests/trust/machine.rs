@@ -574,6 +574,14 @@ fn online_time_goes_with_the_timestamp_key() {
         code(device.attest_time(&sign(&attestation, &[6]), &id, &nonce)),
         Code::RoleNotAuthorised
     );
+    let never = TimeAttestation {
+        time: u64::MAX,
+        ..attestation.clone()
+    };
+    assert_eq!(
+        code(device.attest_time(&sign(&never, &[7]), &id, &nonce)),
+        Code::LifetimeRefused
+    );
     assert_eq!(device.attest_time(&signed, &id, &nonce), Ok(far));
     assert!(!device.clock_is_usable(START));
     // Stolen online keys cannot make the root that evicts them look expired, and go with what they claimed.
