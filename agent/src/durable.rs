@@ -23,7 +23,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     rename(&temporary, path)
 }
 
-/// Like [`write`] without waiting for the disk: the file is whole or the old one, but may be lost with the power.
+/// Like [`write()`] without waiting for the disk: the file is whole or the old one, but may be lost with the power.
 pub fn write_lossy(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = beside(path);
     let _ = fs::remove_file(&temporary);

@@ -18,7 +18,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, PUBLIC)
 }
 
-/// Like [`write`], mode 0600 from the first byte on.
+/// Like [`write()`], mode 0600 from the first byte on.
 pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, SECRET)
 }

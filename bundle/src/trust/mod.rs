@@ -1,6 +1,6 @@
 //! The TUF roles and their state machine: what software exists, as release signers say it.
 //!
-//! [`format`] is what the machine asks of a codec, [`machine`] the workflow, [`ensign`] the codec and [`profile`] the extra rules of
+//! [`mod@format`] is what the machine asks of a codec, [`machine`] the workflow, [`ensign`] the codec and [`profile`] the extra rules of
 //! what ships; [`Trusted`] ties them to what a device remembers, [`TrustState`] is its stored form.
 
 mod asked;

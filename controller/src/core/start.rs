@@ -7,7 +7,7 @@ use ensign_bundle::digest::{DeviceId, PlanId};
 use ensign_bundle::ids::Labels;
 use ensign_bundle::plan::cohort::{CutWave, Listed};
 use ensign_bundle::plan::scope::Scopes;
-use ensign_bundle::plan::statements::{Cohort, Evidence, Plan};
+use ensign_bundle::plan::statements::{Cohort, Evidence, OnBreach, Plan};
 use ensign_bundle::reason::Refusal;
 use ensign_bundle::refuse;
 use ensign_bundle::statement::{self, Signed};
@@ -37,7 +37,7 @@ impl State {
         self.check_members(&plan, &waves)?;
         self.check_release(&plan.body)?;
         self.check_seq(&plan.body)?;
-        check_evidence(&plan.body)?;
+        check_supported(&plan.body)?;
         if plan.body.expires <= self.now {
             return refuse!(PlanExpired, "the plan expired at {}", plan.body.expires);
         }
@@ -190,7 +190,13 @@ fn check_lists(plan: &Plan, lists: &[Vec<Member>]) -> Result<Vec<CutWave>, Refus
     Ok(waves)
 }
 
-fn check_evidence(plan: &Plan) -> Result<(), Refusal> {
+fn check_supported(plan: &Plan) -> Result<(), Refusal> {
+    if plan.pace.stop.on_breach == OnBreach::Revert {
+        return refuse!(
+            Usage,
+            "the plan reverts by itself on a breach, which this version of the controller does not"
+        );
+    }
     let asked = plan.waves.iter().map(|wave| match wave.evidence {
         Evidence::Receipts(receipts) => receipts,
         Evidence::Dwell => 0,

@@ -18,7 +18,7 @@ pub use process::{Process, tree_of};
 pub use trees::{difference, nasty_tree, write_tree};
 
 /// Longest wait for a process to become ready, or for a condition that a test waits for.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One controller and its devices. Dropping it ends every process and removes the folder.
 #[derive(Debug)]

@@ -113,7 +113,7 @@ pub enum FleetVerb {
   ensign fleet init --name acme --controller 127.0.0.1:7443 --kit ./kit --no-passphrase
   ensign-controller serve --data /var/lib/ensign-controller --kit ./kit")]
     Init {
-        /// The fleet's name: [a-z0-9][a-z0-9._-]{0,63}.
+        /// The fleet's name: `[a-z0-9][a-z0-9._-]{0,63}`.
         #[arg(long)]
         name: String,
         /// Folder for what the controller needs; made here, 0700.

@@ -66,7 +66,7 @@ release.toml:
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct Build {
-    /// Product: [a-z0-9][a-z0-9._-]{0,63}.
+    /// Product: `[a-z0-9][a-z0-9._-]{0,63}`.
     #[arg(long, required_unless_present = "manifest")]
     pub product: Option<String>,
     /// Version; MAJOR.MINOR.PATCH gives the counter by itself.

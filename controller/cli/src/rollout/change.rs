@@ -1,6 +1,6 @@
 //! Verbs that stop, go on or end a rollout, and the question why.
 
-use ensign_api::{Change, Device, DeviceStatus, ReleaseSlots, Rollout};
+use ensign_api::{Change, Device, DeviceStatus, ReleaseSlots, Rollout, RolloutState};
 use ensign_bundle::plan::statements::Cancel;
 use ensign_bundle::reason::Code;
 use ensign_bundle::trust::roles::FORMAT;
@@ -22,7 +22,19 @@ pub async fn pause(app: &App, which: Option<&str>, pause: bool) -> Result<()> {
     };
     let path = format!("/v1/rollouts/{}/{verb}", found.id);
     let changed: Rollout = session.client.post(&path, &change).await?;
-    app.shell.print(&changed)
+    app.shell.print(&changed)?;
+    // What halted it was acknowledged, and the next rule stops it: that is no success.
+    if !pause && changed.state == RolloutState::Halted {
+        let why = changed
+            .reason
+            .as_ref()
+            .map_or_else(String::new, |r| format!(": {}", r.text));
+        return Err(
+            Failure::new(Code::Paused, format!("{} is halted again{why}", named(&changed)))
+                .hint("ensign rollout abort --keep, mend, release a higher version"),
+        );
+    }
+    Ok(())
 }
 
 /// A cancel is for ever and devices remember it: so it is signed.
