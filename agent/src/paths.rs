@@ -1,4 +1,4 @@
-//! Where everything lies on a device, relative to its root (`docs/contract.md`, "On the device").
+//! Where everything lies on a device, relative to its root.
 
 use std::path::{Path, PathBuf};
 

@@ -43,7 +43,7 @@ macro_rules! codes {
                 match self { $(Self::$variant => $name,)* }
             }
 
-            /// The exit code of `contract.md` that this reason ends a command with.
+            /// The exit code that this reason ends a command with; `docs/operating.md` lists them.
             pub const fn exit(self) -> u8 {
                 match self { $(Self::$variant => $exit,)* }
             }

@@ -1,4 +1,4 @@
-//! The contract's everyday flow, and what goes wrong in it, with real processes on loopback.
+//! The everyday flow, and what goes wrong in it, with real processes on loopback.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -12,7 +12,7 @@ use crate::link::identity::Device;
 use crate::link::status::{self as link, LinkStatus};
 use crate::paths::Paths;
 
-/// Keys of `docs/contract.md`.
+/// What `ensign-agent status -o json` prints. Keys may be added, never renamed: scripts read them.
 #[derive(Debug, Serialize)]
 pub(super) struct Document {
     running: bool,

@@ -1,4 +1,4 @@
-//! Cutting a set of devices into waves, as the contract says: cumulative counts or shares, in an order that a random seed fixes.
+//! Cutting a set of devices into waves: cumulative counts or shares, in an order that a random seed fixes.
 
 use std::collections::BTreeSet;
 

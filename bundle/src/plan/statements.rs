@@ -28,7 +28,7 @@ pub struct Plan {
     pub waves: Vec<Wave>,
     pub not_before: u64,
     pub expires: u64,
-    /// Maintenance windows, in the grammar of the contract. A device that cannot evaluate one refuses the plan.
+    /// Maintenance windows. A device that cannot evaluate one refuses the plan.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<String>,
     /// May only tighten the manifest's numbers.

@@ -45,7 +45,7 @@ pub enum DeviceState {
     Revoked,
 }
 
-/// What a device is doing; the words of the contract.
+/// What a device is doing, in the words that scripts see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceStatus {

@@ -1,6 +1,6 @@
 //! Types of the operators' API, shared by the controller and the command `ensign`.
 //!
-//! JSON keys are part of the contract: they may be added, never renamed. Keys ending in `_s` are seconds, sizes are bytes,
+//! Scripts depend on the JSON keys: they may be added, never renamed. Keys ending in `_s` are seconds, sizes are bytes,
 //! times are RFC 3339 UTC ([`Time`]), bytes are standard base64 ([`Base64`]), digests and keys are lower-case hexadecimal.
 //! Requests that carry a signed document alone send its envelope as `application/octet-stream`.
 //!

@@ -26,7 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::failure::{Failure, Result};
 
-/// Longest wait for a connection: the contract promises an answer within 10 s.
+/// Longest wait for a connection. That nobody answers is said within 10 s.
 const CONNECT: Duration = Duration::from_secs(8);
 /// Longest wait for an answer, on top of what a long poll asks for.
 const ANSWER: Duration = Duration::from_secs(120);

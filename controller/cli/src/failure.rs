@@ -36,7 +36,7 @@ impl Failure {
         Self::new(Code::Usage, text)
     }
 
-    /// A flag or value of the contract that this version does not have.
+    /// A flag or value that is reserved, and that this version does not have.
     pub fn not_in_this_version(what: &str) -> Self {
         Self::usage(format!("{what} is not in this version"))
     }

@@ -1,4 +1,5 @@
-//! Refusals as the contract's error document, with a fitting HTTP status.
+//! Refusals as the error document that every command prints (`{ "error": { "code", "exit", "message", "hint" } }`), with a fitting
+//! HTTP status.
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
@@ -41,7 +42,7 @@ impl From<QueryRejection> for ApiError {
     }
 }
 
-/// A JSON body; one that does not fit is refused in the contract's shape.
+/// A JSON body; one that does not fit is refused with an error document.
 #[derive(Debug)]
 pub struct Body<T>(pub T);
 

@@ -32,7 +32,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// The everyday flow of the contract: a fleet, its controller, and `devices` enrolled devices named `dev1`, `dev2`, ...
+    /// The everyday flow: a fleet, its controller, and `devices` enrolled devices named `dev1`, `dev2`, ...
     pub fn start(bin: &Path, devices: usize) -> Result<Self> {
         let mut fleet = Self::empty(bin)?;
         fleet.start_controller()?;

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Time between two tries to reach it.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Waits, prints the last status, and returns what the contract's exit codes say.
+/// Waits, prints the last status, and returns the exit code of where the rollout ended.
 pub async fn until(
     shell: &Shell,
     session: &Session,

@@ -1,4 +1,4 @@
-//! What to roll out: the flags of `rollout start` and the plan file of `-f`, with the contract's defaults.
+//! What to roll out: the flags of `rollout start` and the plan file of `-f`, with their defaults.
 
 use std::path::Path;
 
