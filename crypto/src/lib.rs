@@ -18,4 +18,4 @@ mod threshold;
 
 pub use envelope::{AddError, Envelope, EnvelopeError, MAX_SIGNATURES, Signature, aad};
 pub use key::{KEY_BYTES, KeyError, KeyId, PublicKey, SIGNATURE_BYTES, SecretKey, verify};
-pub use threshold::{ThresholdError, require_threshold, valid_signers};
+pub use threshold::{Shortfall, ThresholdError, meet_threshold, require_threshold, valid_signers};

@@ -35,6 +35,45 @@ pub enum ThresholdError {
     },
 }
 
+/// What keeps a threshold from being met, whatever the keys are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shortfall<K> {
+    /// A threshold of 0.
+    Zero,
+    /// More than there are distinct keys.
+    Unreachable {
+        /// Distinct keys.
+        keys: usize,
+    },
+    /// Not enough of the keys signed.
+    NotReached {
+        /// Those that did, sorted.
+        valid: Vec<K>,
+    },
+}
+
+/// The distinct keys for which `has_signed` holds, sorted, if there are at least `threshold` of them. Every threshold is
+/// counted here; what equals counts once, so `K` must be the key itself and not a name for it.
+pub fn meet_threshold<K: Ord>(
+    keys: impl IntoIterator<Item = K>,
+    threshold: u32,
+    has_signed: impl Fn(&K) -> bool,
+) -> Result<Vec<K>, Shortfall<K>> {
+    let keys: BTreeSet<K> = keys.into_iter().collect();
+    let needed = usize::try_from(threshold).unwrap_or(usize::MAX);
+    if needed == 0 {
+        return Err(Shortfall::Zero);
+    }
+    if needed > keys.len() {
+        return Err(Shortfall::Unreachable { keys: keys.len() });
+    }
+    let valid: Vec<K> = keys.into_iter().filter(has_signed).collect();
+    if valid.len() < needed {
+        return Err(Shortfall::NotReached { valid });
+    }
+    Ok(valid)
+}
+
 /// The distinct keys among `keys` (by their bytes) with a valid signature on this envelope, sorted. Duplicates in `keys`
 /// count once; invalid signatures and those of other keys are ignored.
 #[must_use]
@@ -52,21 +91,13 @@ pub fn require_threshold(
     threshold: u32,
     aad: &[u8],
 ) -> Result<Vec<PublicKey>, ThresholdError> {
+    let valid = match meet_threshold(keys.iter().copied(), threshold, |key| has_signed(envelope, key, aad)) {
+        Ok(valid) => return Ok(valid),
+        Err(Shortfall::Zero) => return Err(ThresholdError::Zero),
+        Err(Shortfall::Unreachable { keys }) => return Err(ThresholdError::Unreachable { threshold, keys }),
+        Err(Shortfall::NotReached { valid }) => valid,
+    };
     let distinct: BTreeSet<KeyId> = keys.iter().map(PublicKey::id).collect();
-    let needed = usize::try_from(threshold).unwrap_or(usize::MAX);
-    if needed == 0 {
-        return Err(ThresholdError::Zero);
-    }
-    if needed > distinct.len() {
-        return Err(ThresholdError::Unreachable {
-            threshold,
-            keys: distinct.len(),
-        });
-    }
-    let valid = valid_signers(envelope, keys, aad);
-    if valid.len() >= needed {
-        return Ok(valid);
-    }
     let good: BTreeSet<KeyId> = valid.iter().map(PublicKey::id).collect();
     let (ours, unknown): (Vec<KeyId>, Vec<KeyId>) = envelope
         .signatures()

@@ -175,13 +175,7 @@ impl Trusted {
         // A new root may mend the clock's floors, so the times are read again after it.
         let roots = self.refresh_root(docs, clock)?;
         let at = self.at(clock, source);
-        let rest = self.machine.refresh(
-            &mut |want| match want {
-                Want::Root(_) => None,
-                other => docs(other),
-            },
-            &at,
-        );
+        let rest = self.machine.refresh_roles(docs, &at);
         self.saw_roles();
         let rest = rest?;
         Ok(if roots == Step::Updated { roots } else { rest })

@@ -85,12 +85,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         machine.timestamp = reopen(stored.timestamp, |b| machine.format.open_timestamp(b, root));
         machine.snapshot = reopen(stored.snapshot, |b| machine.format.open_snapshot(b, root));
         machine.targets = reopen(stored.targets, |b| machine.format.open_targets(b, root));
-        for (name, bytes) in stored.delegated {
-            let opened = machine.open_delegated(&name, &bytes);
-            if let Ok(body) = opened {
-                machine.delegated.insert(name, Held { bytes, body });
-            }
-        }
+        machine.restore_delegated(stored.delegated);
         Ok(machine)
     }
 
@@ -128,9 +123,9 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         if self.pending.is_some() {
             return refuse!(MetadataMissing, "the targets of the newest snapshot are not there");
         }
-        F::check_pin(F::snapshot_pin(&timestamp.body), "snapshot", &snapshot.bytes)?;
+        check_pinned::<F, _>("snapshot", snapshot, F::snapshot_pin(&timestamp.body))?;
         let pin = listed::<F>(&snapshot.body, &F::targets_name())?;
-        F::check_pin(&pin, "targets", &targets.bytes)?;
+        check_pinned::<F, _>("targets", targets, &pin)?;
         if at.online {
             check_expiry("timestamp", &timestamp.body, at.now)?;
             check_expiry("snapshot", &snapshot.body, at.now)?;
@@ -161,6 +156,23 @@ fn present<'a, T>(role: Option<&'a Held<T>>, name: &str) -> Result<&'a Held<T>, 
         Some(held) => Ok(held),
         None => refuse!(MetadataMissing, "there is no trusted {name} yet"),
     }
+}
+
+/// Refuses unless `held` is what `pin` names: its version, and length and hashes where it gives them.
+fn check_pinned<F: Format, T: Meta>(what: &str, held: &Held<T>, pin: &F::Pin) -> Result<(), Refusal> {
+    check_version(what, &held.body, F::pin_version(pin))?;
+    F::check_pin(pin, what, &held.bytes)
+}
+
+fn check_version(what: &str, role: &impl Meta, named: u64) -> Result<(), Refusal> {
+    if role.version() != named {
+        return refuse!(
+            RollbackRefused,
+            "{what} has version {}, version {named} is named",
+            role.version()
+        );
+    }
+    Ok(())
 }
 
 fn check_expiry(what: &str, role: &impl Meta, now: u64) -> Result<(), Refusal> {

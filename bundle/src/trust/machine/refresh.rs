@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::super::format::{At, Delegator, Format, Meta, Profile};
-use super::{Machine, Step, listed, present};
+use super::super::format::{At, Delegation, Delegator, Format, Meta, Profile};
+use super::{Machine, Step, check_pinned, listed, present};
 use crate::limits;
 use crate::reason::Refusal;
 use crate::refuse;
@@ -28,7 +28,17 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
     /// Steps taken before a refusal stay taken: they were verified by themselves, and the next run starts from them. So the
     /// caller stores the machine whatever this returns.
     pub fn refresh(&mut self, docs: &mut dyn FnMut(Want<'_, F>) -> Option<Vec<u8>>, at: &At) -> Result<Step, Refusal> {
-        let mut step = self.refresh_root(docs, at)?;
+        let roots = self.refresh_root(docs, at)?;
+        Ok(roots.or(self.refresh_roles(docs, at)?))
+    }
+
+    /// What follows the chain of roots: timestamp, snapshot, targets.
+    pub fn refresh_roles(
+        &mut self,
+        docs: &mut dyn FnMut(Want<'_, F>) -> Option<Vec<u8>>,
+        at: &At,
+    ) -> Result<Step, Refusal> {
+        let mut step = Step::Unchanged;
         self.check_root_fresh(at)?;
         let bytes = need(docs(Want::Timestamp), "timestamp")?;
         step = step.or(self.update_timestamp(&bytes, at)?);
@@ -41,9 +51,8 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         let newest = present(self.pending.as_ref().or(self.snapshot.as_ref()), "snapshot")?;
         let name = F::targets_name();
         let pin = listed::<F>(&newest.body, &name)?;
-        let held = self.targets.as_ref().filter(|held| {
-            held.body.version() == F::pin_version(&pin) && F::check_pin(&pin, "targets", &held.bytes).is_ok()
-        });
+        let held = self.targets.as_ref();
+        let held = held.filter(|held| check_pinned::<F, _>("targets", held, &pin).is_ok());
         if self.pending.is_some() || held.is_none() {
             let bytes = match held {
                 Some(held) => held.bytes.clone(),
@@ -75,6 +84,9 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
 
     /// The role that speaks of `target`: pre-order over the delegations, each role once, at most 32 of them; a terminating
     /// delegation ends the search, so does a role that is refused (TUF 5.6.7). `None` = the top-level targets describe it.
+    ///
+    /// Every role on the way is judged by the keys of the delegation that led to it, also one that is held because another
+    /// delegator vouched for it.
     pub fn find(
         &mut self,
         target: &F::Target,
@@ -87,44 +99,46 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         if self.format.describes(top, target) {
             return Ok(None);
         }
-        let mut todo = self.format.delegations_for(top, target);
-        todo.reverse();
+        // Whom to ask next is last; each with the role that names it.
+        let mut todo = Vec::new();
+        push(&mut todo, None, self.format.delegations_for(top, target));
         let mut visited = BTreeSet::new();
-        while let Some(delegation) = todo.pop() {
+        while let Some((parent, Delegation { name, terminating })) = todo.pop() {
             if visited.len() == VISITED {
                 break;
             }
-            if !visited.insert(delegation.name.clone()) {
+            if !visited.insert(name.clone()) {
                 continue;
             }
-            self.obtain(&delegation.name, docs, at)?;
-            let role = Delegator::Delegated(&self.fresh_delegated(&delegation.name, at)?.body);
+            self.obtain(parent.as_ref(), &name, docs, at)?;
+            let role = Delegator::Delegated(&self.fresh_delegated(&name, at)?.body);
             if self.format.describes(role, target) {
-                return Ok(Some(delegation.name));
+                return Ok(Some(name));
             }
-            if delegation.terminating {
+            if terminating {
                 todo.clear();
             }
-            let mut children = self.format.delegations_for(role, target);
-            children.reverse();
-            todo.append(&mut children);
+            push(&mut todo, Some(&name), self.format.delegations_for(role, target));
         }
         refuse!(NotFound, "no role speaks of {target}")
     }
 
     fn obtain(
         &mut self,
+        parent: Option<&F::Name>,
         name: &F::Name,
         docs: &mut dyn FnMut(Want<'_, F>) -> Option<Vec<u8>>,
         at: &At,
     ) -> Result<(), Refusal> {
-        if self.fresh_delegated(name, at).is_ok() {
+        if let Ok(held) = self.fresh_delegated(name, at)
+            && self.open_delegated(parent, name, &held.bytes).is_ok()
+        {
             return Ok(());
         }
         let snapshot = present(self.snapshot.as_ref(), "snapshot")?;
         let pin = listed::<F>(&snapshot.body, name)?;
         let bytes = need(docs(Want::Targets(name, &pin)), &name.to_string())?;
-        self.update_delegated(name, &bytes, at)?;
+        self.update_delegated_by(parent, name, &bytes, at)?;
         Ok(())
     }
 }
@@ -133,6 +147,16 @@ impl Step {
     fn or(self, other: Self) -> Self {
         if self == Self::Updated { self } else { other }
     }
+}
+
+/// Puts `delegations` on top, the first of them uppermost.
+fn push<N: Clone>(todo: &mut Vec<(Option<N>, Delegation<N>)>, parent: Option<&N>, delegations: Vec<Delegation<N>>) {
+    todo.extend(
+        delegations
+            .into_iter()
+            .rev()
+            .map(|delegation| (parent.cloned(), delegation)),
+    );
 }
 
 fn need(bytes: Option<Vec<u8>>, what: &str) -> Result<Vec<u8>, Refusal> {

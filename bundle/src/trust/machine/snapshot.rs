@@ -1,7 +1,7 @@
 //! TUF 5.5: the snapshot.
 
-use super::super::format::{At, Candidate, Format, Meta, Profile};
-use super::{Held, Machine, Step, check_expiry, present};
+use super::super::format::{At, Candidate, Format, Profile};
+use super::{Held, Machine, Step, check_expiry, check_pinned, check_version, present};
 use crate::reason::Refusal;
 use crate::refuse;
 
@@ -20,14 +20,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         let pin = F::snapshot_pin(&timestamp.body);
         F::check_pin(pin, "snapshot", bytes)?;
         let new = self.format.open_snapshot(bytes, &self.root.body)?;
-        if new.version() != F::pin_version(pin) {
-            return refuse!(
-                RollbackRefused,
-                "snapshot version {} offered, the timestamp names {}",
-                new.version(),
-                F::pin_version(pin)
-            );
-        }
+        check_version("the snapshot", &new, F::pin_version(pin))?;
         let left = self.check_listed(&new)?;
         if at.online {
             check_expiry("snapshot", &new, at.now)?;
@@ -64,8 +57,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         let newest = self.pending.as_ref().or(self.snapshot.as_ref());
         match (&self.timestamp, newest) {
             (Some(timestamp), Some(snapshot)) => {
-                let pin = F::snapshot_pin(&timestamp.body);
-                F::pin_version(pin) == snapshot.body.version() && F::check_pin(pin, "snapshot", &snapshot.bytes).is_ok()
+                check_pinned::<F, _>("snapshot", snapshot, F::snapshot_pin(&timestamp.body)).is_ok()
             }
             _ => false,
         }
@@ -73,7 +65,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
 
     pub(super) fn commit_snapshot(&mut self, held: Held<F::Snapshot>) {
         self.delegated.retain(|name, role| {
-            F::pin(&held.body, name).is_some_and(|pin| F::check_pin(&pin, "role", &role.bytes).is_ok())
+            F::pin(&held.body, name).is_some_and(|pin| check_pinned::<F, _>("role", role, &pin).is_ok())
         });
         self.snapshot = Some(held);
         self.pending = None;

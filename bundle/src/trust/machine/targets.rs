@@ -1,8 +1,10 @@
 //! TUF 5.6: targets and the roles that it delegates to.
 
-use super::super::format::{At, Candidate, Delegator, Format, Meta, Profile};
-use super::{Held, Machine, Step, check_expiry, listed, present};
-use crate::reason::{Code, Refusal};
+use std::collections::BTreeMap;
+
+use super::super::format::{At, Candidate, Delegator, Format, Profile};
+use super::{Held, Machine, Step, check_expiry, check_pinned, check_version, listed, present};
+use crate::reason::Refusal;
 use crate::refuse;
 
 impl<F: Format, P: Profile<F>> Machine<F, P> {
@@ -44,23 +46,31 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
             return Ok(Step::Unchanged);
         }
         // Keys may have left: what is still covered is found out by counting again.
-        for (name, held) in std::mem::take(&mut self.delegated) {
-            if self.open_delegated(&name, &held.bytes).is_ok() {
-                self.delegated.insert(name, held);
-            }
-        }
+        let held = std::mem::take(&mut self.delegated);
+        self.restore_delegated(held.into_iter().map(|(name, held)| (name, held.bytes)).collect());
         Ok(Step::Updated)
     }
 
-    /// Takes a delegated role that the snapshot lists, checked exactly as targets are.
+    /// Takes a delegated role that the snapshot lists and the top-level targets delegate to, checked exactly as targets are.
     pub fn update_delegated(&mut self, name: &F::Name, bytes: &[u8], at: &At) -> Result<Step, Refusal> {
+        self.update_delegated_by(None, name, bytes, at)
+    }
+
+    /// The same for a role to which `parent` delegates; `None` = the top-level targets.
+    pub(super) fn update_delegated_by(
+        &mut self,
+        parent: Option<&F::Name>,
+        name: &F::Name,
+        bytes: &[u8],
+        at: &At,
+    ) -> Result<Step, Refusal> {
         self.check_fresh(at)?;
         let snapshot = present(self.snapshot.as_ref(), "snapshot")?;
         let targets = present(self.targets.as_ref(), "targets")?;
         let pin = listed::<F>(&snapshot.body, name)?;
         let what = name.to_string();
         F::check_pin(&pin, &what, bytes)?;
-        let new = self.open_delegated(name, bytes)?;
+        let new = self.open_delegated(parent, name, bytes)?;
         check_version(&what, &new, F::pin_version(&pin))?;
         check_expiry(&what, &new, at.now)?;
         let candidate = Candidate::Delegated {
@@ -81,37 +91,49 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         }
     }
 
-    /// A delegated role that is held, listed by the newest snapshot and unexpired.
+    /// A delegated role that is held (so a delegator that is held vouched for it), listed by the newest snapshot and unexpired.
     pub fn fresh_delegated(&self, name: &F::Name, at: &At) -> Result<&Held<F::Delegated>, Refusal> {
         self.check_fresh(at)?;
         let snapshot = present(self.snapshot.as_ref(), "snapshot")?;
         let pin = listed::<F>(&snapshot.body, name)?;
         let what = name.to_string();
         let held = present(self.delegated.get(name), &what)?;
-        F::check_pin(&pin, &what, &held.bytes)?;
+        check_pinned::<F, _>(&what, held, &pin)?;
         check_expiry(&what, &held.body, at.now)?;
         Ok(held)
     }
 
-    /// Opens a role with the keys that targets gives it, or another held role that delegates to it.
-    pub(super) fn open_delegated(&self, name: &F::Name, bytes: &[u8]) -> Result<F::Delegated, Refusal> {
-        let targets = present(self.targets.as_ref(), "targets")?;
-        let first = self
-            .format
-            .open_delegated(bytes, name, Delegator::Targets(&targets.body));
-        let Err(refusal) = first else { return first };
-        for (other, parent) in &self.delegated {
-            if other == name {
-                continue;
-            }
-            if let Ok(role) = self
-                .format
-                .open_delegated(bytes, name, Delegator::Delegated(&parent.body))
-            {
-                return Ok(role);
+    /// Opens a role with the keys that `parent` gives it; `None` = the top-level targets.
+    pub(super) fn open_delegated(
+        &self,
+        parent: Option<&F::Name>,
+        name: &F::Name,
+        bytes: &[u8],
+    ) -> Result<F::Delegated, Refusal> {
+        let parent = match parent {
+            Some(parent) => Delegator::Delegated(&present(self.delegated.get(parent), &parent.to_string())?.body),
+            None => Delegator::Targets(&present(self.targets.as_ref(), "targets")?.body),
+        };
+        self.format.open_delegated(bytes, name, parent)
+    }
+
+    /// Holds again what the targets or a role held again vouch for; the rest is fetched anew when it is asked for.
+    pub(super) fn restore_delegated(&mut self, mut stored: BTreeMap<F::Name, Vec<u8>>) {
+        let mut parents = vec![None];
+        while let Some(parent) = parents.pop() {
+            let opened: Vec<_> = stored
+                .iter()
+                .filter_map(|(name, bytes)| {
+                    Some((name.clone(), self.open_delegated(parent.as_ref(), name, bytes).ok()?))
+                })
+                .collect();
+            for (name, body) in opened {
+                if let Some(bytes) = stored.remove(&name) {
+                    self.delegated.insert(name.clone(), Held { bytes, body });
+                    parents.push(Some(name));
+                }
             }
         }
-        Err(refusal)
     }
 
     fn newest_snapshot(&self, at: &At) -> Result<&Held<F::Snapshot>, Refusal> {
@@ -127,14 +149,4 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         }
         Ok(snapshot)
     }
-}
-
-fn check_version(what: &str, role: &impl Meta, listed: u64) -> Result<(), Refusal> {
-    if role.version() != listed {
-        return Err(Refusal::new(
-            Code::RollbackRefused,
-            format!("{what} version {} offered, the snapshot lists {listed}", role.version()),
-        ));
-    }
-    Ok(())
 }
