@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ensign_bundle::digest::{DeviceId, PlanId};
 
+use crate::action::{Action, Planned};
 use crate::event::DeviceState;
 use crate::fleet::Fleet;
-use crate::planner::{Action, Planned, busy_elsewhere, site};
+use crate::planner::{busy_elsewhere, site};
 use crate::rollout::{Rollout, Stage};
 
 /// Contradictions, broken caps and broken orders in `planned`; empty for every plan that [`crate::plan`] makes. The controller logs
@@ -33,11 +34,7 @@ pub fn check(fleet: &Fleet, planned: &Planned) -> Vec<String> {
                 }
             }
             Action::MarkDark { .. } | Action::MarkUnreached { .. } => {}
-            Action::Halt { .. }
-            | Action::Revert { .. }
-            | Action::Supersede { .. }
-            | Action::Expire { .. }
-            | Action::Finish { .. } => {
+            Action::Halt { .. } | Action::Supersede { .. } | Action::Expire { .. } | Action::Finish { .. } => {
                 if !stops.insert(rollout.id) {
                     wrong.push(format!("rollout {}: ends in two ways at once", rollout.id));
                 }
@@ -89,10 +86,10 @@ fn check_offer(fleet: &Fleet, rollout: &Rollout, wave: u32, device: &DeviceId) -
     match fleet.device(device) {
         None => say("offered although it is not known"),
         Some(d) => {
-            if !d.connected || d.state != DeviceState::Approved || d.hold.is_some() {
+            if !d.connected || d.state != DeviceState::Approved || d.is_held() {
                 say("offered although it is offline, held or not approved");
             }
-            if fleet.frozen(Some(d)).is_some() {
+            if fleet.freeze().is_some() {
                 say("offered although it is frozen");
             }
         }

@@ -46,8 +46,8 @@ pub fn desired(fleet: &Fleet, device: &DeviceId, now: u64) -> Option<Desired> {
     let lease = member.in_flight()
         && rollout.serves()
         && now >= rollout.spec.not_before
-        && d.hold.is_none()
-        && fleet.frozen(Some(d)).is_none();
+        && !d.is_held()
+        && fleet.freeze().is_none();
     Some(Desired {
         rollout: rollout.id,
         plan: rollout.plan,

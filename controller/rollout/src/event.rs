@@ -1,10 +1,13 @@
 //! Everything that can happen to a fleet, as the ledger keeps it. Times are unix seconds of the controller's clock.
 
+use std::fmt::Write as _;
+
 use ensign_bundle::digest::{DeviceId, Digest, PlanId};
 use ensign_bundle::ids::{Ident, Labels, Version};
 use ensign_bundle::plan::evidence::Receipt;
 use ensign_bundle::plan::statements::{Evidence, GateKind, Pace};
 use ensign_bundle::reason::Refusal;
+use ensign_bundle::text::utc;
 use ensign_bundle::wire::Status;
 use serde::{Deserialize, Serialize};
 
@@ -27,21 +30,23 @@ pub enum Event {
     DeviceState {
         device: DeviceId,
         state: DeviceState,
-    },
-    Renamed {
-        device: DeviceId,
-        name: String,
+        order: Order,
     },
     /// The newest labels of a device.
     Labelled {
         device: DeviceId,
         labels: Labels,
     },
-    /// A signed hold (or its end) with its reason.
+    /// A signed hold, or its end.
     Held {
         device: DeviceId,
         held: bool,
-        reason: String,
+        order: Order,
+    },
+    /// A second device answered with this identity, or an operator ended that alarm.
+    Cloned {
+        device: DeviceId,
+        cloned: bool,
     },
     /// A connection was authenticated. The transport ends connections whose peer is silent, so a connected device is not dark.
     Connected {
@@ -50,11 +55,6 @@ pub enum Event {
     },
     /// The last connection of the device ended; `at` = when it was last heard.
     Disconnected {
-        device: DeviceId,
-        at: u64,
-    },
-    /// The device was heard without being connected (`poll`).
-    Seen {
         device: DeviceId,
         at: u64,
     },
@@ -75,14 +75,6 @@ pub enum Event {
         /// Digest of the plan's payload: what receipts name.
         plan: Digest,
         spec: Box<RolloutSpec>,
-        at: u64,
-    },
-    /// A late joiner of a selector cohort.
-    Joined {
-        rollout: PlanId,
-        device: DeviceId,
-        /// From 1.
-        wave: u32,
         at: u64,
     },
     /// The device has a slot. Committed before it is told.
@@ -130,8 +122,7 @@ pub enum Event {
     },
     Paused {
         rollout: PlanId,
-        reason: String,
-        at: u64,
+        order: Order,
     },
     /// Goes on, and acknowledges what halted it: counters start again.
     Resumed {
@@ -146,7 +137,6 @@ pub enum Event {
     },
     Aborted {
         rollout: PlanId,
-        how: Abort,
         reason: String,
         at: u64,
     },
@@ -163,17 +153,24 @@ pub enum Event {
         rollout: PlanId,
         at: u64,
     },
-    /// `group`: none = the whole fleet.
+    /// The brake on the whole fleet.
     Frozen {
-        group: Option<Group>,
-        reason: String,
-        at: u64,
+        order: Order,
     },
-    /// `group`: the name of the group to unfreeze.
     Unfrozen {
-        group: Option<Ident>,
         at: u64,
     },
+}
+
+/// What an operator ordered: since when, who, and what for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Unix seconds; 0 = not known.
+    pub at: u64,
+    /// Name of the login; empty = not known.
+    #[serde(default)]
+    pub by: String,
+    pub reason: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,20 +182,22 @@ pub enum DeviceState {
     Revoked,
 }
 
-/// What becomes of devices that already run an aborted release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Abort {
-    Keep,
-    /// A rollout whose [`RolloutSpec::reverts`] names this one brings them back.
-    Revert,
-}
-
-/// A named selector.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Group {
-    pub name: Ident,
-    pub select: String,
+impl Order {
+    /// ` since 2026-12-01T02:00:00Z by bob: till demo`, as far as it is known; follows what is ordered.
+    pub(crate) fn said(&self) -> String {
+        let mut said = String::new();
+        // Writing to a string cannot fail.
+        if self.at > 0 {
+            let _ = write!(said, " since {}", utc(self.at));
+        }
+        if !self.by.is_empty() {
+            let _ = write!(said, " by {}", self.by);
+        }
+        if !self.reason.is_empty() {
+            let _ = write!(said, ": {}", self.reason);
+        }
+        said
+    }
 }
 
 /// A signed plan with its cohorts resolved.
@@ -220,9 +219,11 @@ pub struct RolloutSpec {
     /// The rollout that this one takes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverts: Option<PlanId>,
-    /// The revert that was signed together with this plan.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prepared_revert: Option<PreparedRevert>,
+    /// Who was meant, as the plan says it; empty = not known.
+    #[serde(default)]
+    pub select: String,
+    #[serde(default)]
+    pub exclude: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,13 +234,6 @@ pub struct WaveSpec {
     pub min_soak_s: u64,
     pub gate: GateKind,
     pub evidence: Evidence,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PreparedRevert {
-    pub plan: Digest,
-    /// Failure receipts that devices want to see.
-    pub failures: u32,
 }
 
 /// What an event is about: the rows to write once it was observed.
@@ -263,17 +257,15 @@ impl Event {
             Self::Started { .. } | Self::Frozen { .. } | Self::Unfrozen { .. } => Subject::Fleet,
             Self::DeviceAdded { device, .. }
             | Self::DeviceState { device, .. }
-            | Self::Renamed { device, .. }
             | Self::Labelled { device, .. }
             | Self::Held { device, .. }
+            | Self::Cloned { device, .. }
             | Self::Connected { device, .. }
             | Self::Disconnected { device, .. }
-            | Self::Seen { device, .. }
             | Self::Reported { device, .. } => Subject::Device(*device),
             Self::Receipt { device, receipt, .. } => Subject::Member(PlanId::of(&receipt.plan), *device),
             Self::RolloutStarted { id, .. } => Subject::Cohort(*id),
-            Self::Joined { rollout, device, .. }
-            | Self::Offered { rollout, device, .. }
+            Self::Offered { rollout, device, .. }
             | Self::WentDark { rollout, device, .. }
             | Self::Unreached { rollout, device, .. }
             | Self::Released { rollout, device, .. } => Subject::Member(*rollout, *device),

@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use ensign_bundle::digest::{DeviceId, Digest, PlanId};
 use ensign_bundle::ids::{Ident, Label, Labels};
 use ensign_bundle::reason::{Code, Refusal};
-use ensign_bundle::selector::{Selector, Subject};
 use ensign_bundle::wire::{Installed, Phase};
 use serde::{Deserialize, Serialize};
 
-use crate::event::DeviceState;
+use crate::event::{DeviceState, Order};
 use crate::rollout::Rollout;
 
 /// Silence that makes a device dark where the plan says nothing: so many check-in intervals ...
@@ -42,27 +41,12 @@ pub struct Fleet {
     pub(crate) policies: Policies,
     /// When this controller started: nothing was heard while it was away.
     pub(crate) started: u64,
-    pub(crate) freeze: Option<Freeze>,
-    pub(crate) groups: BTreeMap<Ident, FrozenGroup>,
+    /// The brake on the whole fleet.
+    pub(crate) freeze: Option<Order>,
     pub(crate) devices: BTreeMap<DeviceId, Device>,
     pub(crate) rollouts: BTreeMap<PlanId, Rollout>,
     /// Rollouts that have not ended: highest priority first, then the older one.
     pub(crate) live: BTreeSet<(std::cmp::Reverse<u32>, u64, PlanId)>,
-}
-
-/// The brake on the whole fleet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Freeze {
-    pub reason: String,
-    pub at: u64,
-}
-
-/// The brake on the devices that a selector matches. One that cannot be read freezes everybody: a brake fails closed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FrozenGroup {
-    pub(crate) select: String,
-    pub(crate) selector: Option<Selector>,
-    pub(crate) freeze: Freeze,
 }
 
 /// A row of the ledger: `device/<id>`, as far as rollouts need it.
@@ -71,8 +55,20 @@ pub struct Device {
     pub name: String,
     pub state: DeviceState,
     pub labels: Labels,
+    /// Who made its state what it is.
+    #[serde(default)]
+    pub ordered: Order,
     /// Why an operator holds it.
     pub hold: Option<String>,
+    /// Who holds it, and since when.
+    #[serde(default)]
+    pub held: Order,
+    /// Another copy of it connected: it is held until an operator ends the alarm.
+    #[serde(default)]
+    pub cloned: bool,
+    /// When it joined; 0 = not known.
+    #[serde(default)]
+    pub added_at: u64,
     #[serde(skip)]
     pub connected: bool,
     /// 0 = never.
@@ -87,9 +83,6 @@ pub struct Device {
     /// Rollouts whose counters follow this device.
     #[serde(skip)]
     pub(crate) rollouts: BTreeSet<PlanId>,
-    /// The frozen group it is in.
-    #[serde(skip)]
-    pub(crate) frozen_by: Option<Ident>,
 }
 
 impl Fleet {
@@ -98,7 +91,6 @@ impl Fleet {
             policies,
             started: 0,
             freeze: None,
-            groups: BTreeMap::new(),
             devices: BTreeMap::new(),
             rollouts: BTreeMap::new(),
             live: BTreeSet::new(),
@@ -130,27 +122,17 @@ impl Fleet {
         &self.policies
     }
 
-    /// Why nothing may start on `device`, where a brake holds.
-    pub fn frozen(&self, device: Option<&Device>) -> Option<Refusal> {
-        let because = |reason: &str| {
-            if reason.is_empty() {
-                String::new()
-            } else {
-                format!(": {reason}")
-            }
-        };
-        if let Some(freeze) = &self.freeze {
-            return Some(Refusal::new(
-                Code::Frozen,
-                format!("the fleet is frozen{}", because(&freeze.reason)),
-            ));
-        }
-        let name = device?.frozen_by.as_ref()?;
-        let reason = self.groups.get(name).map_or("", |group| &group.freeze.reason);
-        Some(Refusal::new(
-            Code::Frozen,
-            format!("group {name} is frozen{}", because(reason)),
-        ))
+    /// The brake that holds the whole fleet.
+    pub fn freeze(&self) -> Option<&Order> {
+        self.freeze.as_ref()
+    }
+
+    /// Why nothing may start anywhere, where the brake holds.
+    pub fn frozen(&self) -> Option<Refusal> {
+        let text = |order: &Order| format!("the fleet is frozen{}", order.said());
+        self.freeze
+            .as_ref()
+            .map(|order| Refusal::new(Code::Frozen, text(order)))
     }
 
     /// Dark limit of a rollout, seconds.
@@ -172,21 +154,6 @@ impl Fleet {
     pub(crate) fn silent_since(&self, device: &Device) -> u64 {
         device.heard_at.max(self.started)
     }
-
-    pub(crate) fn group_of(&self, id: &DeviceId, device: &Device) -> Option<Ident> {
-        self.groups
-            .iter()
-            .find(|(_, group)| {
-                group.selector.as_ref().is_none_or(|selector| {
-                    selector.matches(Subject {
-                        id,
-                        name: &device.name,
-                        labels: &device.labels,
-                    })
-                })
-            })
-            .map(|(name, _)| name.clone())
-    }
 }
 
 impl Device {
@@ -195,7 +162,11 @@ impl Device {
             name,
             state,
             labels: Labels::new(),
+            ordered: Order::default(),
             hold: None,
+            held: Order::default(),
+            cloned: false,
+            added_at: 0,
             connected: false,
             heard_at: 0,
             phase: Phase::Idle,
@@ -204,7 +175,6 @@ impl Device {
             installed: Vec::new(),
             newest: BTreeMap::new(),
             rollouts: BTreeSet::new(),
-            frozen_by: None,
         }
     }
 
@@ -215,6 +185,11 @@ impl Device {
     /// What it runs of a product.
     pub fn runs(&self, product: &Ident) -> Option<&Installed> {
         self.installed.iter().find(|i| i.product == *product)
+    }
+
+    /// Takes part in no update: an operator holds it, or two devices answer with its identity.
+    pub fn is_held(&self) -> bool {
+        self.hold.is_some() || self.cloned
     }
 
     /// Is past the point of no return for this plan: it ends in a terminal report whatever it is told.

@@ -81,11 +81,7 @@ impl Fleet {
         Some(Entry {
             standing: Some(standing),
             slot,
-            ready: open
-                && standing == Standing::Pending
-                && wave.opened_at.is_some()
-                && device.connected
-                && device.frozen_by.is_none(),
+            ready: open && standing == Standing::Pending && wave.opened_at.is_some() && device.connected,
             deadline,
             fresh: member.epoch == rollout.epoch,
             proven,
@@ -139,7 +135,7 @@ fn standing(rollout: &Rollout, member: &Member, device: &Device, slot: bool) -> 
         None if slot => Standing::Active,
         None if open && taken(rollout, device) => Standing::Held,
         None if dark => Standing::Dark,
-        None if open && (device.hold.is_some() || runs_newer(rollout, device)) => Standing::Held,
+        None if open && (device.is_held() || runs_newer(rollout, device)) => Standing::Held,
         None if member.unreached_since.is_some() => Standing::Unreached,
         None => Standing::Pending,
     }

@@ -24,6 +24,7 @@
 //! ```
 #![warn(missing_debug_implementations)]
 
+mod action;
 mod check;
 mod desired;
 mod event;
@@ -36,16 +37,18 @@ mod rollout;
 pub mod rows;
 mod rules;
 mod status;
+mod waits;
 mod wakeup;
 mod why;
 
+pub use action::{Action, Planned, Report};
 pub use check::check;
 pub use desired::{Desired, desired};
-pub use event::{Abort, DeviceState, Event, Group, PreparedRevert, RolloutSpec, Subject, WaveSpec};
-pub use fleet::{Device, Fleet, Freeze, Policies};
+pub use event::{DeviceState, Event, Order, RolloutSpec, Subject, WaveSpec};
+pub use fleet::{Device, Fleet, Policies};
 pub use member::{Counts, Member, Outcome, Standing};
 pub use observe::observe;
-pub use planner::{ACTIONS_AT_ONCE, Action, Planned, Report, plan};
+pub use planner::{ACTIONS_AT_ONCE, plan};
 pub use rollout::{Control, Rollout, Stage, Wave};
 pub use status::{RolloutState, RolloutStatus, TransferBytes, WaveState, WaveStatus, is_dark, status};
 pub use wakeup::next_wakeup;

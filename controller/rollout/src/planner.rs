@@ -1,129 +1,20 @@
 //! What to do now. Decides, changes nothing: the same fleet and the same time give the same plan.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ensign_bundle::digest::{DeviceId, PlanId};
 use ensign_bundle::ids::Label;
-use ensign_bundle::plan::statements::OnBreach;
 use ensign_bundle::reason::{Code, Refusal};
 
-use crate::event::{Abort, Event};
+use crate::action::{Action, Planned};
 use crate::fleet::Fleet;
 use crate::member::Standing;
 use crate::rollout::{Control, Rollout, Stage, Wave};
 use crate::rules::{self, Soak};
+use crate::waits;
 
 /// Most actions of one plan: the controller commits them and asks again, so that no single step is long.
 pub const ACTIONS_AT_ONCE: usize = 1024;
-
-/// What the controller does next: it commits [`Action::event`], observes it, and the rest follows from [`crate::desired`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    OpenWave {
-        rollout: PlanId,
-        wave: u32,
-        evidence: Vec<DeviceId>,
-        control: Control,
-    },
-    CloseWave {
-        rollout: PlanId,
-        wave: u32,
-    },
-    Offer {
-        rollout: PlanId,
-        wave: u32,
-        device: DeviceId,
-    },
-    MarkDark {
-        rollout: PlanId,
-        device: DeviceId,
-    },
-    MarkUnreached {
-        rollout: PlanId,
-        device: DeviceId,
-    },
-    Halt {
-        rollout: PlanId,
-        reason: Refusal,
-    },
-    /// The plan's revert was signed with it, and its failure receipts exist: start that one.
-    Revert {
-        rollout: PlanId,
-        reason: Refusal,
-    },
-    Supersede {
-        rollout: PlanId,
-        by: PlanId,
-    },
-    Expire {
-        rollout: PlanId,
-    },
-    Finish {
-        rollout: PlanId,
-    },
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Planned {
-    pub actions: Vec<Action>,
-    pub report: Report,
-}
-
-/// Why nothing else happens.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// What each rollout that has not ended waits for.
-    pub waits: BTreeMap<PlanId, Refusal>,
-}
-
-impl Action {
-    /// What has happened once this is done.
-    pub fn event(&self, at: u64) -> Event {
-        match self.clone() {
-            Self::OpenWave {
-                rollout,
-                wave,
-                evidence,
-                control,
-            } => Event::WaveOpened {
-                rollout,
-                wave,
-                evidence,
-                control,
-                at,
-            },
-            Self::CloseWave { rollout, wave } => Event::WaveDone { rollout, wave, at },
-            Self::Offer { rollout, device, .. } => Event::Offered { rollout, device, at },
-            Self::MarkDark { rollout, device } => Event::WentDark { rollout, device, at },
-            Self::MarkUnreached { rollout, device } => Event::Unreached { rollout, device, at },
-            Self::Halt { rollout, reason } => Event::Halted { rollout, reason, at },
-            Self::Revert { rollout, reason } => Event::Aborted {
-                rollout,
-                how: Abort::Revert,
-                reason: reason.text,
-                at,
-            },
-            Self::Supersede { rollout, by } => Event::Superseded { rollout, by, at },
-            Self::Expire { rollout } => Event::Expired { rollout, at },
-            Self::Finish { rollout } => Event::Finished { rollout, at },
-        }
-    }
-
-    pub fn rollout(&self) -> PlanId {
-        match self {
-            Self::OpenWave { rollout, .. }
-            | Self::CloseWave { rollout, .. }
-            | Self::Offer { rollout, .. }
-            | Self::MarkDark { rollout, .. }
-            | Self::MarkUnreached { rollout, .. }
-            | Self::Halt { rollout, .. }
-            | Self::Revert { rollout, .. }
-            | Self::Supersede { rollout, .. }
-            | Self::Expire { rollout }
-            | Self::Finish { rollout } => *rollout,
-        }
-    }
-}
 
 /// What to do at `now` (unix seconds).
 pub fn plan(fleet: &Fleet, now: u64) -> Planned {
@@ -169,17 +60,7 @@ impl Planner<'_> {
             return Ok(());
         }
         match &rollout.stage {
-            Stage::Paused { reason, .. } => return Err(reason.clone()),
-            Stage::Halted { reason, .. } => {
-                if reverts_by_itself(rollout) {
-                    self.act(Action::Revert {
-                        rollout: id,
-                        reason: reason.clone(),
-                    });
-                    return Ok(());
-                }
-                return Err(reason.clone());
-            }
+            Stage::Paused { reason, .. } | Stage::Halted { reason, .. } => return Err(reason.clone()),
             _ => {}
         }
         // A finished rollout that nobody will be offered any more has nothing left to stop.
@@ -188,11 +69,11 @@ impl Planner<'_> {
             self.act(Action::Halt { rollout: id, reason });
             return Ok(());
         }
-        if let Some(frozen) = self.fleet.frozen(None) {
+        if let Some(frozen) = self.fleet.frozen() {
             return Err(frozen);
         }
         if self.now < rollout.spec.not_before {
-            return Err(not_yet(rollout, self.now));
+            return Err(waits::not_yet(rollout, self.now));
         }
         if matches!(rollout.stage, Stage::Running) {
             match self.waves(rollout) {
@@ -257,7 +138,7 @@ impl Planner<'_> {
                     proven,
                     needed,
                     seconds,
-                } => Err(soaking(number, proven, needed, seconds)),
+                } => Err(waits::soaking(number, proven, needed, seconds)),
             };
         }
         let Some((number, _)) = rollout.numbered().find(|(_, wave)| wave.opened_at.is_none()) else {
@@ -265,7 +146,7 @@ impl Planner<'_> {
             return Ok(true);
         };
         if rules::waits_for_promote(rollout, number) {
-            return Err(promote(number));
+            return Err(waits::promote(number));
         }
         let Some(evidence) = rules::gate(rollout, number) else {
             return Err(Refusal::new(
@@ -308,12 +189,12 @@ impl Planner<'_> {
                 return Ok(());
             }
             if room == 0 {
-                return Err(at_capacity(rollout));
+                return Err(waits::at_capacity(rollout));
             }
             if let Some(rate) = rollout.spec.pace.rate_per_h {
                 let opens = rules::rate_opens_at(rate_due_ms, rate);
                 if opens > self.now {
-                    return Err(at_rate(rate, opens, self.now));
+                    return Err(waits::at_rate(rate, opens, self.now));
                 }
             }
             if self.offered.contains(device) || busy_elsewhere(self.fleet, rollout, device).is_some() {
@@ -385,15 +266,6 @@ fn superseded_by(fleet: &Fleet, rollout: &Rollout) -> Option<PlanId> {
         .map(|newest| newest.id)
 }
 
-fn reverts_by_itself(rollout: &Rollout) -> bool {
-    let failures = rollout.counts().failed;
-    rollout.spec.pace.stop.on_breach == OnBreach::Revert
-        && rollout
-            .spec
-            .prepared_revert
-            .is_some_and(|revert| failures >= revert.failures.max(1))
-}
-
 /// Another rollout (of another product) in which the device holds a slot: a device does one thing at a time.
 pub(crate) fn busy_elsewhere(fleet: &Fleet, rollout: &Rollout, device: &DeviceId) -> Option<PlanId> {
     fleet
@@ -415,48 +287,4 @@ pub(crate) fn site(fleet: &Fleet, rollout: &Rollout, device: &DeviceId) -> Optio
     let key = rollout.spec.pace.one_per.as_ref()?;
     let value = fleet.device(device)?.label(key)?;
     Some((key.clone(), value.clone()))
-}
-
-pub(crate) fn not_yet(rollout: &Rollout, now: u64) -> Refusal {
-    Refusal::new(
-        Code::NotYet,
-        format!("starts in {} s", rollout.spec.not_before.saturating_sub(now)),
-    )
-}
-
-pub(crate) fn soaking(wave: u32, proven: u32, needed: u32, seconds: u64) -> Refusal {
-    let text = if needed == 0 {
-        format!("wave {wave} soaks for {seconds} s more")
-    } else {
-        format!("wave {wave} has {proven} of {needed} receipts with the whole soak, about {seconds} s to go")
-    };
-    Refusal::new(Code::Soaking, text)
-}
-
-pub(crate) fn promote(wave: u32) -> Refusal {
-    Refusal::new(
-        Code::GateNotOpen,
-        format!("the gate of wave {wave} is manual: ensign rollout promote"),
-    )
-}
-
-pub(crate) fn at_capacity(rollout: &Rollout) -> Refusal {
-    Refusal::new(
-        Code::AtCapacity,
-        format!(
-            "{} updating, the plan allows {} at once",
-            rules::devices(rollout.in_flight()),
-            rollout.cap()
-        ),
-    )
-}
-
-pub(crate) fn at_rate(rate: u32, opens: u64, now: u64) -> Refusal {
-    Refusal::new(
-        Code::AtCapacity,
-        format!(
-            "the plan allows {rate} offers an hour, the next in {} s",
-            opens.saturating_sub(now)
-        ),
-    )
 }

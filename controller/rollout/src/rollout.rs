@@ -71,6 +71,20 @@ pub enum Stage {
     },
 }
 
+impl Stage {
+    pub(crate) fn ended(&self) -> bool {
+        match self {
+            Self::Running | Self::Paused { .. } | Self::Halted { .. } | Self::Done { closed: false, .. } => false,
+            Self::Aborted { .. }
+            | Self::Reverting { .. }
+            | Self::Reverted { .. }
+            | Self::Superseded { .. }
+            | Self::Expired { .. }
+            | Self::Done { closed: true, .. } => true,
+        }
+    }
+}
+
 /// What happened to a wave, and its devices counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wave {
@@ -166,15 +180,12 @@ impl Rollout {
 
     /// Nothing will be offered any more, whatever happens.
     pub fn ended(&self) -> bool {
-        match self.stage {
-            Stage::Running | Stage::Paused { .. } | Stage::Halted { .. } | Stage::Done { closed: false, .. } => false,
-            Stage::Aborted { .. }
-            | Stage::Reverting { .. }
-            | Stage::Reverted { .. }
-            | Stage::Superseded { .. }
-            | Stage::Expired { .. }
-            | Stage::Done { closed: true, .. } => true,
-        }
+        self.stage.ended()
+    }
+
+    /// There is nothing left to pause, to resume or to end.
+    pub fn is_over(&self) -> bool {
+        self.ended() || (matches!(self.stage, Stage::Done { .. }) && self.remaining() == 0)
     }
 
     pub fn expired(&self, now: u64) -> bool {

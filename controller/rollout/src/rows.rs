@@ -1,12 +1,10 @@
 //! The fleet as rows of a ledger, and back. Every counter and queue is made anew from them, so a row can never disagree with one.
 
 use ensign_bundle::digest::{DeviceId, Digest, PlanId};
-use ensign_bundle::ids::Ident;
-use ensign_bundle::selector::Selector;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Group, RolloutSpec};
-use crate::fleet::{Device, Fleet, Freeze, FrozenGroup, Policies};
+use crate::event::{Order, RolloutSpec};
+use crate::fleet::{Device, Fleet, Policies};
 use crate::member::{Entry, Member};
 use crate::rollout::{Control, Index, Rollout, Stage, Wave};
 
@@ -14,8 +12,7 @@ use crate::rollout::{Control, Index, Rollout, Stage, Wave};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetRow {
     pub started: u64,
-    pub freeze: Option<Freeze>,
-    pub groups: Vec<(Group, Freeze)>,
+    pub freeze: Option<Order>,
 }
 
 /// Key `rollout/<id>`: everything but its members.
@@ -34,17 +31,9 @@ pub struct RolloutRow {
 
 impl Fleet {
     pub fn row(&self) -> FleetRow {
-        let group = |(name, group): (&Ident, &FrozenGroup)| {
-            let named = Group {
-                name: name.clone(),
-                select: group.select.clone(),
-            };
-            (named, group.freeze.clone())
-        };
         FleetRow {
             started: self.started,
             freeze: self.freeze.clone(),
-            groups: self.groups.iter().map(group).collect(),
         }
     }
 
@@ -59,17 +48,8 @@ impl Fleet {
         let mut new = Self::new(policies);
         new.started = fleet.started;
         new.freeze.clone_from(&fleet.freeze);
-        for (group, freeze) in &fleet.groups {
-            let frozen = FrozenGroup {
-                select: group.select.clone(),
-                selector: Selector::parse(&group.select).ok(),
-                freeze: freeze.clone(),
-            };
-            new.groups.insert(group.name.clone(), frozen);
-        }
         for (id, mut device) in devices {
             device.rollouts.clear();
-            device.frozen_by = new.group_of(&id, &device);
             new.devices.insert(id, device);
         }
         new.rollouts = rollouts.into_iter().map(|(id, row)| (id, row.rollout(id))).collect();

@@ -10,6 +10,7 @@ use crate::member::Standing;
 use crate::planner;
 use crate::rollout::{Rollout, Stage, Wave};
 use crate::rules::{self, Soak};
+use crate::waits;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutStatus {
@@ -137,17 +138,17 @@ fn state(fleet: &Fleet, rollout: &Rollout, now: u64) -> (RolloutState, Option<Re
 
 /// What a running rollout waits for as a whole: a brake, its start, or an operator.
 pub(crate) fn waits_for(fleet: &Fleet, rollout: &Rollout, now: u64) -> Option<Refusal> {
-    if let Some(frozen) = fleet.frozen(None) {
+    if let Some(frozen) = fleet.frozen() {
         return Some(frozen);
     }
     if now < rollout.spec.not_before {
-        return Some(planner::not_yet(rollout, now));
+        return Some(waits::not_yet(rollout, now));
     }
     if planner::current(rollout).is_some() {
         return None;
     }
     let (next, _) = rollout.numbered().find(|(_, wave)| wave.opened_at.is_none())?;
-    rules::waits_for_promote(rollout, next).then(|| planner::promote(next))
+    rules::waits_for_promote(rollout, next).then(|| waits::promote(next))
 }
 
 pub(crate) fn superseded(by: &PlanId) -> Refusal {

@@ -8,7 +8,7 @@ use crate::rules::{self, Soak};
 /// The next time after `now` at which [`crate::plan`] may say something new although nothing happened; `None` = only an event can
 /// change anything. Meant for a fleet whose plan is empty at `now`.
 pub fn next_wakeup(fleet: &Fleet, now: u64) -> Option<u64> {
-    let frozen = fleet.frozen(None).is_some();
+    let frozen = fleet.freeze().is_some();
     fleet
         .live()
         .flat_map(|rollout| times(rollout, now, frozen))

@@ -13,6 +13,7 @@ use crate::planner;
 use crate::rollout::{Rollout, Stage};
 use crate::rules::{self, Soak};
 use crate::status;
+use crate::waits;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
@@ -231,11 +232,11 @@ impl Asked<'_> {
         if let Some(reason) = self.stopped() {
             return (reason, None);
         }
-        if let Some(reason) = fleet.frozen(Some(d)) {
+        if let Some(reason) = fleet.frozen() {
             return (reason, None);
         }
         if now < r.spec.not_before {
-            return (planner::not_yet(r, now), Some(r.spec.not_before));
+            return (waits::not_yet(r, now), Some(r.spec.not_before));
         }
         if r.wave(self.m.wave).is_none_or(|wave| wave.opened_at.is_none()) {
             return self.wave_waits();
@@ -250,12 +251,12 @@ impl Asked<'_> {
             return (reason, None);
         }
         if r.in_flight() >= r.cap() {
-            return (planner::at_capacity(r), None);
+            return (waits::at_capacity(r), None);
         }
         if let Some(rate) = r.spec.pace.rate_per_h {
             let opens = rules::rate_opens_at(r.rate_due_ms, rate);
             if opens > now {
-                return (planner::at_rate(rate, opens, now), Some(opens));
+                return (waits::at_rate(rate, opens, now), Some(opens));
             }
         }
         only(Code::InProgress, "is offered the release next".to_owned())
@@ -273,7 +274,7 @@ impl Asked<'_> {
                 } = rules::soak(r, number, wave, self.now)
             {
                 let next = (number + 1 == mine).then(|| self.now.saturating_add(seconds));
-                return (planner::soaking(number, proven, needed, seconds), next);
+                return (waits::soaking(number, proven, needed, seconds), next);
             }
             return only(
                 Code::WaveWaiting,
@@ -285,7 +286,7 @@ impl Asked<'_> {
             );
         }
         match r.numbered().find(|(_, wave)| wave.opened_at.is_none()) {
-            Some((next, _)) if rules::waits_for_promote(r, next) => (planner::promote(next), None),
+            Some((next, _)) if rules::waits_for_promote(r, next) => (waits::promote(next), None),
             Some((next, _)) => only(Code::WaveWaiting, format!("is in wave {mine}; wave {next} opens next")),
             None => only(Code::WaveWaiting, format!("is in wave {mine}")),
         }

@@ -7,7 +7,7 @@ mod common;
 use common::*;
 use ensign_bundle::ids::{Ident, Label};
 use ensign_bundle::plan::evidence::ReceiptState;
-use ensign_bundle::plan::statements::{Bound, Evidence, GateKind, OnBreach};
+use ensign_bundle::plan::statements::{Bound, Evidence, GateKind};
 use ensign_bundle::reason::Code;
 use ensign_bundle::wire::Phase;
 use ensign_rollout::*;
@@ -25,15 +25,14 @@ enum Happens {
     Confirm(u8, u32, u64),
     RollBack(u8, u32),
     Hold(u32, bool),
+    Clone(u32, bool),
     State(u32, DeviceState),
     Freeze(bool),
-    FreezeGroup(bool),
     Pause(u8),
     Resume(u8),
     Abort(u8),
     Release(u8, u32),
     Promote(u8, u32),
-    Join(u8, u32, u32),
     Start(u8),
     Restart,
 }
@@ -52,17 +51,16 @@ fn happens() -> impl Strategy<Value = Happens> {
         12 => (dr.clone(), prop_oneof![Just(5u64), Just(60)]).prop_map(|((r, d), s)| Happens::Confirm(r, d, s)),
         2 => dr.clone().prop_map(|(r, d)| Happens::RollBack(r, d)),
         1 => (device.clone(), any::<bool>()).prop_map(|(d, held)| Happens::Hold(d, held)),
+        1 => (device.clone(), any::<bool>()).prop_map(|(d, cloned)| Happens::Clone(d, cloned)),
         1 => (device.clone(), prop_oneof![
             Just(DeviceState::Approved), Just(DeviceState::Suspended), Just(DeviceState::Revoked)
         ]).prop_map(|(d, state)| Happens::State(d, state)),
         1 => any::<bool>().prop_map(Happens::Freeze),
-        1 => any::<bool>().prop_map(Happens::FreezeGroup),
         1 => rollout.clone().prop_map(Happens::Pause),
         3 => rollout.clone().prop_map(Happens::Resume),
         1 => rollout.clone().prop_map(Happens::Abort),
         1 => dr.clone().prop_map(|(r, d)| Happens::Release(r, d)),
         1 => (rollout.clone(), 1u32..4).prop_map(|(r, wave)| Happens::Promote(r, wave)),
-        1 => (dr, 0u32..5).prop_map(|((r, d), wave)| Happens::Join(r, d, wave)),
         2 => rollout.prop_map(Happens::Start),
         1 => Just(Happens::Restart),
     ]
@@ -86,11 +84,6 @@ fn specs() -> impl Strategy<Value = RolloutSpec> {
             spec.pace.one_per = one_per.then(|| Label::parse("store").unwrap());
             spec.pace.rate_per_h = rate;
             (spec.pace.stop.failed, spec.pace.stop.dark) = (bound, bound);
-            spec.pace.stop.on_breach = if manual { OnBreach::Revert } else { OnBreach::Halt };
-            spec.prepared_revert = manual.then_some(PreparedRevert {
-                plan: plan_digest(99),
-                failures: 1,
-            });
             for wave in &mut spec.waves {
                 wave.min_soak_s = soak;
             }
@@ -139,31 +132,19 @@ fn apply(w: &mut World, what: &Happens, specs: &[RolloutSpec]) {
         Happens::Hold(d, held) => Event::Held {
             device: dev(d),
             held,
-            reason: "test".into(),
+            order: w.order("test"),
         },
-        Happens::State(d, state) => Event::DeviceState { device: dev(d), state },
-        Happens::Freeze(true) => Event::Frozen {
-            group: None,
-            reason: "test".into(),
-            at,
+        Happens::Clone(d, cloned) => Event::Cloned { device: dev(d), cloned },
+        Happens::State(d, state) => Event::DeviceState {
+            device: dev(d),
+            state,
+            order: w.order("test"),
         },
-        Happens::Freeze(false) => Event::Unfrozen { group: None, at },
-        Happens::FreezeGroup(true) => Event::Frozen {
-            group: Some(Group {
-                name: Ident::parse("g").unwrap(),
-                select: "store in (s0, s1)".into(),
-            }),
-            reason: String::new(),
-            at,
-        },
-        Happens::FreezeGroup(false) => Event::Unfrozen {
-            group: Some(Ident::parse("g").unwrap()),
-            at,
-        },
+        Happens::Freeze(true) => Event::Frozen { order: w.order("test") },
+        Happens::Freeze(false) => Event::Unfrozen { at },
         Happens::Pause(r) => Event::Paused {
             rollout: rollout_id(r),
-            reason: String::new(),
-            at,
+            order: w.order(""),
         },
         Happens::Resume(r) => Event::Resumed {
             rollout: rollout_id(r),
@@ -171,7 +152,6 @@ fn apply(w: &mut World, what: &Happens, specs: &[RolloutSpec]) {
         },
         Happens::Abort(r) => Event::Aborted {
             rollout: rollout_id(r),
-            how: Abort::Keep,
             reason: String::new(),
             at,
         },
@@ -182,12 +162,6 @@ fn apply(w: &mut World, what: &Happens, specs: &[RolloutSpec]) {
         },
         Happens::Promote(r, wave) => Event::Promoted {
             rollout: rollout_id(r),
-            wave,
-            at,
-        },
-        Happens::Join(r, d, wave) => Event::Joined {
-            rollout: rollout_id(r),
-            device: dev(d),
             wave,
             at,
         },
@@ -277,7 +251,7 @@ fn invariants(w: &World) -> Result<(), TestCaseError> {
             .filter(|d| d.rollout == *id && d.lease)
             .count();
         prop_assert!(leases <= holds);
-        if r.ended() || r.is_stopped() || w.fleet.frozen(None).is_some() {
+        if r.ended() || r.is_stopped() || w.fleet.freeze().is_some() {
             prop_assert_eq!(leases, 0, "a lease in a rollout that does not run");
         }
         let status = status(&w.fleet, id, w.now).unwrap();

@@ -252,11 +252,7 @@ fn quorum_leaves_out_who_was_held_or_not_reached() {
     for n in 0..4 {
         w.disconnect(n);
     }
-    w.event(Event::Held {
-        device: dev(4),
-        held: true,
-        reason: "shop closed".into(),
-    });
+    w.hold(4, true, "shop closed");
     assert_eq!(World::offers(&w.settle()), devs(5, 3));
     for n in 5..8 {
         w.confirm(1, n);
@@ -367,19 +363,4 @@ fn a_downgrade_offers_where_something_newer_runs() {
     spec.downgrade = true;
     w.start(1, &spec);
     assert_eq!(World::offers(&w.settle()), devs(0, 1));
-}
-
-#[test]
-fn a_late_joiner_enters_its_wave() {
-    let mut w = World::new(2);
-    w.start(1, &spec(&[1]));
-    w.settle();
-    w.event(Event::Joined {
-        rollout: rollout_id(1),
-        device: dev(1),
-        wave: 1,
-        at: w.now,
-    });
-    assert_eq!(World::offers(&w.settle()), devs(1, 1));
-    assert_eq!(w.wave(1, 1).target, 2);
 }

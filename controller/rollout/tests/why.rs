@@ -63,16 +63,9 @@ fn why_a_device_waits() {
     line(&mut out, "no free slot", &w, 1, 1);
     line(&mut out, "in a later wave", &w, 1, 2);
     line(&mut out, "waits for approval", &w, 1, 7);
-    w.event(Event::Held {
-        device: dev(3),
-        held: true,
-        reason: "demo till".into(),
-    });
+    w.hold(3, true, "demo till");
     line(&mut out, "held", &w, 1, 3);
-    w.event(Event::DeviceState {
-        device: dev(4),
-        state: DeviceState::Suspended,
-    });
+    w.state_of(4, DeviceState::Suspended, "stolen");
     line(&mut out, "suspended", &w, 1, 4);
     w.event(Event::Reported {
         device: dev(5),
@@ -80,17 +73,12 @@ fn why_a_device_waits() {
         status: runs(12, "1.2.0"),
     });
     line(&mut out, "runs something newer", &w, 1, 5);
-    w.event(Event::Frozen {
-        group: None,
-        reason: "storm".into(),
-        at: w.now,
-    });
+    w.freeze("storm");
     line(&mut out, "frozen fleet", &w, 1, 1);
-    w.event(Event::Unfrozen { group: None, at: w.now });
+    w.event(Event::Unfrozen { at: w.now });
     w.event(Event::Paused {
         rollout: rollout_id(1),
-        reason: "lunch".into(),
-        at: w.now,
+        order: w.order("lunch"),
     });
     line(&mut out, "paused", &w, 1, 1);
     line(&mut out, "paused, offered before", &w, 1, 0);
@@ -100,7 +88,6 @@ fn why_a_device_waits() {
     });
     w.event(Event::Aborted {
         rollout: rollout_id(1),
-        how: Abort::Keep,
         reason: "wrong tree".into(),
         at: w.now,
     });
@@ -201,16 +188,6 @@ fn why_another_device_goes_first() {
     line(&mut out, "busy with another product", &w, 2, 0);
     w.start(3, &spec(&[3]));
     line(&mut out, "a newer rollout", &w, 1, 1);
-    let lyon = Group {
-        name: Ident::parse("lyon").unwrap(),
-        select: "store = s12".into(),
-    };
-    w.event(Event::Frozen {
-        group: Some(lyon),
-        reason: "inventory".into(),
-        at: w.now,
-    });
-    line(&mut out, "frozen group", &w, 3, 1);
     insta::assert_snapshot!(out);
 }
 

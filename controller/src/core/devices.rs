@@ -58,8 +58,9 @@ impl State {
         self.happened(&Event::DeviceState {
             device: *id,
             state: model_state(new),
+            order: self.order(reason, by),
         });
-        self.hold_changed(id);
+        self.alarm_changed(id);
         let row = self.device(id)?;
         match new {
             Standing::Revoked => {
@@ -105,7 +106,7 @@ impl State {
     }
 
     /// Takes a signed hold, or its end.
-    pub fn hold(&mut self, id: &DeviceId, envelope: &[u8]) -> Result<(), Refusal> {
+    pub fn hold(&mut self, id: &DeviceId, envelope: &[u8], by: &str) -> Result<(), Refusal> {
         let hold = statement::open_unverified::<Hold>(envelope)?;
         if hold.body.device != *id {
             return refuse!(WrongDevice, "the hold is for {}, not for {id}", hold.body.device);
@@ -120,24 +121,22 @@ impl State {
         let row = self.device_mut(id)?;
         row.hold = Some(statement);
         row.held = hold.body.held;
-        row.hold_reason = hold.body.reason;
+        row.hold_reason.clone_from(&hold.body.reason);
         self.put_device(id)?;
-        self.hold_changed(id);
+        self.happened(&Event::Held {
+            device: *id,
+            held: hold.body.held,
+            order: self.order(&hold.body.reason, by),
+        });
         Ok(())
     }
 
-    /// Tells the planner whether anything may be installed: an operator's hold, or the alarm of a clone.
-    pub(super) fn hold_changed(&mut self, id: &DeviceId) {
+    /// Tells the planner of the alarm of a clone, or of its end.
+    pub(super) fn alarm_changed(&mut self, id: &DeviceId) {
         let Ok(row) = self.device(id) else { return };
-        let reason = if row.cloned {
-            "clone-detected: another copy of this device connected".to_owned()
-        } else {
-            row.hold_reason.clone()
-        };
-        self.happened(&Event::Held {
+        self.happened(&Event::Cloned {
             device: *id,
-            held: row.held || row.cloned,
-            reason,
+            cloned: row.cloned,
         });
     }
 

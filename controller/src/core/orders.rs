@@ -7,7 +7,7 @@ use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::statement::{self};
 use ensign_bundle::text::printable;
-use ensign_rollout::{Abort, Event};
+use ensign_rollout::{Event, Order};
 
 use super::devices::subject_of;
 use super::rows::{FreezeRow, key};
@@ -23,8 +23,7 @@ impl State {
         tracing::info!(rollout = %id, by, "paused");
         self.happened(&Event::Paused {
             rollout: *id,
-            reason: printable(reason, REASON),
-            at: self.now,
+            order: self.order(reason, by),
         });
         Ok(())
     }
@@ -97,7 +96,6 @@ impl State {
         tracing::info!(rollout = %id, "cancelled for ever");
         self.happened(&Event::Aborted {
             rollout: *id,
-            how: Abort::Keep,
             reason: printable(&cancel.body.reason, REASON),
             at: self.now,
         });
@@ -172,9 +170,7 @@ impl State {
         self.put(key::FREEZE.to_owned(), &row)?;
         tracing::info!(by, reason = %row.reason, "the fleet is frozen");
         self.happened(&Event::Frozen {
-            group: None,
-            reason: row.reason.clone(),
-            at: self.now,
+            order: self.order(reason, by),
         });
         self.freeze = Some(row);
         Ok(())
@@ -185,10 +181,15 @@ impl State {
         if self.freeze.take().is_some() {
             self.delete(key::FREEZE.to_owned());
             tracing::info!(by, reason = %printable(reason, REASON), "the fleet is no longer frozen");
-            self.happened(&Event::Unfrozen {
-                group: None,
-                at: self.now,
-            });
+            self.happened(&Event::Unfrozen { at: self.now });
+        }
+    }
+
+    pub(super) fn order(&self, reason: &str, by: &str) -> Order {
+        Order {
+            at: self.now,
+            by: by.to_owned(),
+            reason: reason.to_owned(),
         }
     }
 }

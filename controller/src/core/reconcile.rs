@@ -110,9 +110,6 @@ fn log(action: &Action) {
         Action::Halt { rollout, reason } => {
             tracing::warn!(%rollout, code = %reason.code, text = %reason.text, "halted");
         }
-        Action::Revert { rollout, reason } => {
-            tracing::warn!(%rollout, code = %reason.code, text = %reason.text, "is taken back");
-        }
         Action::Supersede { rollout, by } => tracing::info!(%rollout, %by, "superseded"),
         Action::Expire { rollout } => tracing::info!(%rollout, "expired"),
         Action::Finish { rollout } => tracing::info!(%rollout, "done"),

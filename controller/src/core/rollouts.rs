@@ -150,7 +150,7 @@ impl State {
         observe(&mut self.rollouts.model, event);
         let contact = matches!(
             event,
-            Event::Started { .. } | Event::Connected { .. } | Event::Disconnected { .. } | Event::Seen { .. }
+            Event::Started { .. } | Event::Connected { .. } | Event::Disconnected { .. }
         );
         let subject = event.subject();
         self.touch(subject);

@@ -112,7 +112,7 @@ impl State {
         let (name, labels) = (row.name.clone(), row.labels.clone());
         self.put_device(&id)?;
         if newly_cloned {
-            self.hold_changed(&id);
+            self.alarm_changed(&id);
         }
         self.device_connected(&id);
         self.device_reported(&id, status);

@@ -230,6 +230,7 @@ fn spec(plan: &Plan, waves: &[CutWave]) -> RolloutSpec {
         expires: plan.expires,
         downgrade: plan.downgrade.is_some(),
         reverts: plan.reverts.as_ref().map(|r| PlanId::of(&r.plan)),
-        prepared_revert: None,
+        select: plan.select.clone(),
+        exclude: plan.exclude.clone(),
     }
 }

@@ -87,7 +87,7 @@ pub(super) async fn act(
         match &action {
             Action::Standing(verb, reason) => state.set_standing(&id, *verb, reason, &caller.name)?,
             Action::Grant(envelope) => state.grant(&id, envelope)?,
-            Action::Hold(envelope) => state.hold(&id, envelope)?,
+            Action::Hold(envelope) => state.hold(&id, envelope, &caller.name)?,
         }
         Ok(state.view_device(state.device(&id)?))
     });

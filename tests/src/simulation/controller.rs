@@ -120,7 +120,8 @@ impl Controller {
             expires: now + 7 * 24 * 3600,
             downgrade: false,
             reverts: None,
-            prepared_revert: None,
+            select: String::new(),
+            exclude: Vec::new(),
         };
         self.commit(Event::RolloutStarted {
             id: PlanId::of(&plan_digest()),

@@ -83,7 +83,8 @@ pub fn spec(sizes: &[u32]) -> RolloutSpec {
         expires: T0 + 7 * DAY,
         downgrade: false,
         reverts: None,
-        prepared_revert: None,
+        select: "all".to_owned(),
+        exclude: Vec::new(),
     }
 }
 
@@ -114,6 +115,37 @@ impl World {
             world.connect(i);
         }
         world
+    }
+
+    /// An operator's order of now.
+    pub fn order(&self, reason: &str) -> Order {
+        Order {
+            at: self.now,
+            by: "ada".to_owned(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    pub fn state_of(&mut self, n: u32, state: DeviceState, reason: &str) {
+        self.event(Event::DeviceState {
+            device: dev(n),
+            state,
+            order: self.order(reason),
+        });
+    }
+
+    pub fn hold(&mut self, n: u32, held: bool, reason: &str) {
+        self.event(Event::Held {
+            device: dev(n),
+            held,
+            order: self.order(reason),
+        });
+    }
+
+    pub fn freeze(&mut self, reason: &str) {
+        self.event(Event::Frozen {
+            order: self.order(reason),
+        });
     }
 
     pub fn event(&mut self, event: Event) {

@@ -1,0 +1,50 @@
+//! What a rollout, or a device of it, waits for: each reason in words, with its numbers.
+
+use ensign_bundle::reason::{Code, Refusal};
+
+use crate::rollout::Rollout;
+use crate::rules;
+
+pub(crate) fn not_yet(rollout: &Rollout, now: u64) -> Refusal {
+    Refusal::new(
+        Code::NotYet,
+        format!("starts in {} s", rollout.spec.not_before.saturating_sub(now)),
+    )
+}
+
+pub(crate) fn soaking(wave: u32, proven: u32, needed: u32, seconds: u64) -> Refusal {
+    let text = if needed == 0 {
+        format!("wave {wave} soaks for {seconds} s more")
+    } else {
+        format!("wave {wave} has {proven} of {needed} receipts with the whole soak, about {seconds} s to go")
+    };
+    Refusal::new(Code::Soaking, text)
+}
+
+pub(crate) fn promote(wave: u32) -> Refusal {
+    Refusal::new(
+        Code::GateNotOpen,
+        format!("the gate of wave {wave} is manual: ensign rollout promote"),
+    )
+}
+
+pub(crate) fn at_capacity(rollout: &Rollout) -> Refusal {
+    Refusal::new(
+        Code::AtCapacity,
+        format!(
+            "{} updating, the plan allows {} at once",
+            rules::devices(rollout.in_flight()),
+            rollout.cap()
+        ),
+    )
+}
+
+pub(crate) fn at_rate(rate: u32, opens: u64, now: u64) -> Refusal {
+    Refusal::new(
+        Code::AtCapacity,
+        format!(
+            "the plan allows {rate} offers an hour, the next in {} s",
+            opens.saturating_sub(now)
+        ),
+    )
+}
