@@ -5,3 +5,4 @@ pub mod demo;
 pub mod harness;
 pub mod random;
 pub mod simulation;
+pub mod tuf;

@@ -168,6 +168,10 @@ fn one_tls_stack_and_known_licences() {
         .iter()
         .flat_map(|r| reachable(r))
         .collect();
+    assert!(
+        !shipped.contains_key("ensign-tests"),
+        "the tests, with their own client of TUF's JSON, are in what ships"
+    );
     for name in BANNED {
         assert!(!shipped.contains_key(*name), "{name} is in what ships");
     }
