@@ -1,8 +1,10 @@
-//! The journal's bytes: records one after the other, each in a frame that shows whether it is whole.
+//! The journal's bytes: steps one after the other, each in a frame that shows whether it is whole.
 //!
-//! Frame, integers big-endian: u32 length of the body · u64 sequence (from 1, without gaps) · u16 type · u64 attempt ·
-//! body (deterministic CBOR) · u32 CRC32C of everything before it. A length of 0 or the end of the file ends the journal: files are
-//! preallocated with zeros.
+//! Frame, integers big-endian: u32 length of the body · u64 sequence (from 1, without gaps) · u16 highest type of its records · u64
+//! attempt · body (deterministic CBOR: the array of all records of one step) · u32 CRC32C of everything before it. A length of 0 or
+//! the end of the file ends the journal: files are preallocated with zeros.
+//!
+//! A step is one frame and one write: whatever a power cut leaves of it, no whole frame stands behind a torn one.
 
 use ensign_bundle::codec::{self, CodecError};
 
@@ -15,50 +17,52 @@ const HEADER: usize = 4 + 8 + 2 + 8;
 const TRAILER: usize = 4;
 /// Largest body, bytes: a snapshot of a device with 256 components in three generations has about 300 KiB.
 pub const BODY_BYTES: usize = 4 << 20;
-/// CBOR items of a record.
+/// CBOR items of a step.
 const ITEMS: usize = 1_000_000;
 
 /// What was read.
 #[derive(Debug, Default)]
 pub struct Replay {
     pub device: Device,
-    /// Sequence of the last record, 0 = none.
+    /// Sequence of the last frame, 0 = none.
     pub sequence: u64,
-    /// Where the next record goes, bytes from the start.
+    /// Where the next frame goes, bytes from the start.
     pub end: usize,
-    /// Bytes behind `end` that are neither a record nor zeros: a torn write. They must be cut off.
+    /// Bytes behind `end` that are neither a frame nor zeros: a torn write. They must be cut off.
     pub torn: bool,
-    /// Records read.
-    pub records: usize,
+    /// Frames read.
+    pub frames: usize,
 }
 
 /// Why a journal cannot be used. Nothing is repaired by guessing: the device stops and says so.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
     #[error(
-        "record {sequence} at byte {offset} has type {kind}, this program knows 1 to {}",
+        "frame {sequence} at byte {offset} has a record of type {kind}, this program knows 1 to {}",
         Record::LAST
     )]
     Unknown { sequence: u64, offset: usize, kind: u16 },
-    #[error("the journal is damaged at byte {offset}: whole records follow")]
+    #[error("the journal is damaged at byte {offset}: whole frames follow")]
     Damaged { offset: usize },
-    #[error("record {found} at byte {offset} follows record {last}")]
+    #[error("frame {found} at byte {offset} follows frame {last}")]
     Sequence { last: u64, found: u64, offset: usize },
-    #[error("record {sequence} at byte {offset} has another shape")]
+    #[error("frame {sequence} at byte {offset} has another shape")]
     Shape {
         sequence: u64,
         offset: usize,
         source: CodecError,
     },
-    #[error("a record of {bytes} bytes, at most {BODY_BYTES} are allowed")]
+    #[error("a step of {bytes} bytes, at most {BODY_BYTES} are allowed")]
     TooLong { bytes: usize },
-    #[error("a record cannot be encoded")]
+    #[error("a step cannot be encoded")]
     Encode(#[from] CodecError),
 }
 
-/// The frame of `record`.
-pub fn frame(sequence: u64, attempt: u64, record: &Record) -> Result<Vec<u8>, JournalError> {
-    let body = codec::encode(record)?;
+/// The frame of one step.
+pub fn frame(sequence: u64, attempt: u64, records: &[Record]) -> Result<Vec<u8>, JournalError> {
+    let body = codec::encode(&records)?;
+    // A program that does not know one of them must not read the others either.
+    let kind = records.iter().map(Record::number).max().unwrap_or(0);
     let length = match u32::try_from(body.len()) {
         Ok(length) if body.len() <= BODY_BYTES => length,
         _ => return Err(JournalError::TooLong { bytes: body.len() }),
@@ -66,20 +70,20 @@ pub fn frame(sequence: u64, attempt: u64, record: &Record) -> Result<Vec<u8>, Jo
     let mut frame = Vec::with_capacity(HEADER + body.len() + TRAILER);
     frame.extend_from_slice(&length.to_be_bytes());
     frame.extend_from_slice(&sequence.to_be_bytes());
-    frame.extend_from_slice(&record.number().to_be_bytes());
+    frame.extend_from_slice(&kind.to_be_bytes());
     frame.extend_from_slice(&attempt.to_be_bytes());
     frame.extend_from_slice(&body);
     frame.extend_from_slice(&crc32c::crc32c(&frame).to_be_bytes());
     Ok(frame)
 }
 
-/// Reads a journal and folds its records.
+/// Reads a journal and folds the records of its frames.
 pub fn replay(bytes: &[u8]) -> Result<Replay, JournalError> {
     let mut replay = Replay::default();
     while let Some(found) = whole_frame(bytes, replay.end) {
         let offset = replay.end;
         // A compacted journal starts where the one before it ended.
-        if replay.records > 0 && found.sequence != replay.sequence + 1 {
+        if replay.frames > 0 && found.sequence != replay.sequence + 1 {
             return Err(JournalError::Sequence {
                 last: replay.sequence,
                 found: found.sequence,
@@ -93,28 +97,40 @@ pub fn replay(bytes: &[u8]) -> Result<Replay, JournalError> {
                 kind: found.kind,
             });
         }
-        let record: Record = codec::decode(found.body, ITEMS).map_err(|source| JournalError::Shape {
+        let records: Vec<Record> = codec::decode(found.body, ITEMS).map_err(|source| JournalError::Shape {
             sequence: found.sequence,
             offset,
             source,
         })?;
-        replay.device.apply(&record);
+        for record in &records {
+            replay.device.apply(record);
+        }
         replay.sequence = found.sequence;
         replay.end += found.length;
-        replay.records += 1;
+        replay.frames += 1;
     }
     let rest = bytes.get(replay.end..).unwrap_or_default();
     replay.torn = rest.iter().any(|b| *b != 0);
     if replay.torn {
-        // One write can be torn. Whole records behind the tear mean that something else happened to the file.
-        let later = (replay.end + 1..bytes.len())
-            .filter(|at| bytes.get(*at..at + 4).is_some_and(|length| length != [0; 4]))
-            .find(|at| whole_frame(bytes, *at).is_some_and(|f| f.sequence > replay.sequence));
+        // One write can be torn, and it is one frame. A whole frame behind the tear means that something else happened to the file.
+        let later = (replay.end + 1..bytes.len()).find(|at| follows(bytes, *at, replay.sequence));
         if later.is_some() {
             return Err(JournalError::Damaged { offset: replay.end });
         }
     }
     Ok(replay)
+}
+
+/// Whether a whole frame from after `sequence` stands at `offset`. Cheap where its header is none: this is asked of every byte.
+fn follows(bytes: &[u8], offset: usize, sequence: u64) -> bool {
+    let header = bytes.get(offset..).and_then(|rest| rest.first_chunk::<12>());
+    let Some([0, _, _, _, number @ ..]) = header else {
+        // Bodies are below 16 MiB: the first byte of their length is 0.
+        return false;
+    };
+    let behind = u64::from_be_bytes(*number).checked_sub(sequence);
+    // Each frame between has at least one byte.
+    behind.is_some_and(|n| n > 0 && n <= bytes.len() as u64) && whole_frame(bytes, offset).is_some()
 }
 
 struct Found<'a> {

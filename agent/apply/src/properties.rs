@@ -13,6 +13,9 @@ use crate::resume::Reality;
 use crate::stage::Stage;
 use crate::testkit::{Bed, durable, events, now, refusal, staged, target};
 
+/// Finer than any disk or page cache tears, bytes.
+const TORN: usize = 16;
+
 /// Any event, at most 30 s after the one before, biased towards the way forward so that deep states are reached.
 fn history() -> impl Strategy<Value = Vec<(Event, u64)>> {
     let forward = prop_oneof![
@@ -123,17 +126,72 @@ proptest! {
         prop_assert_eq!(settled.receipt_seq > before.receipt_seq, under_way);
     }
 
+    /// Of the last append a power cut leaves any of its blocks, in any order: the step happened as a whole or not at all.
+    #[test]
+    fn a_torn_append_is_cut_as_a_whole(history in history(), written in prop::collection::vec(any::<bool>(), 1..64)) {
+        let bed = live(history);
+        prop_assume!(!bed.appends.is_empty());
+        let last = bed.appends[bed.appends.len() - 1];
+        let whole = journal::replay(&bed.journal[..last]).unwrap();
+        let mut bytes = bed.journal.clone();
+        for (block, kept) in bytes[last..].chunks_mut(TORN).zip(written.iter().cycle()) {
+            if !kept {
+                block.fill(0);
+            }
+        }
+        // The file is preallocated with zeros.
+        bytes.resize(bytes.len() + 4096, 0);
+        let intact = bytes.starts_with(&bed.journal);
+        let replay = journal::replay(&bytes).unwrap();
+        if intact {
+            prop_assert_eq!(replay.device, durable(bed.device));
+        } else {
+            prop_assert_eq!(replay.device, whole.device);
+            prop_assert_eq!((replay.end, replay.sequence), (last, whole.sequence));
+        }
+    }
+
     #[test]
     fn a_damaged_byte_is_never_taken_for_a_record(history in history(), at in any::<prop::sample::Index>()) {
         let bed = live(history);
         prop_assume!(!bed.journal.is_empty());
         let mut bytes = bed.journal.clone();
-        bytes[at.index(bed.journal.len())] ^= 0x10;
+        let at = at.index(bed.journal.len());
+        bytes[at] ^= 0x10;
+        let last = bed.appends[bed.appends.len() - 1];
         match journal::replay(&bytes) {
             // Nothing whole behind the damage: as a torn tail.
-            Ok(replay) => prop_assert!(replay.torn && replay.records < bed.records.len()),
-            Err(e) => prop_assert!(matches!(e, JournalError::Damaged { .. }), "{}", e),
+            Ok(replay) => prop_assert!(at >= last && replay.torn && replay.end == last),
+            Err(e) => prop_assert!(at < last && matches!(e, JournalError::Damaged { .. }), "{}", e),
         }
+    }
+}
+
+/// Cut anywhere, a journal is what its whole appends amount to.
+#[test]
+fn every_length_of_a_journal_recovers() {
+    let mut bed = Bed::default();
+    bed.install(1, 0);
+    bed.step(Event::Offered(target(2)), 60);
+    bed.step(staged(2, false), 61);
+    bed.step(Event::Cleared, 62);
+    bed.step(
+        Event::SwitchFailed {
+            reason: refusal(Code::UnitFailed),
+        },
+        63,
+    );
+    bed.step(Event::SwitchedBack, 64);
+    for length in 0..=bed.journal.len() {
+        let replay = journal::replay(&bed.journal[..length]).unwrap();
+        let end = bed
+            .appends
+            .iter()
+            .copied()
+            .chain([bed.journal.len()])
+            .rfind(|end| *end <= length);
+        assert_eq!(Some(replay.end), end, "{length}");
+        assert_eq!(replay.torn, bed.journal[replay.end..length].iter().any(|b| *b != 0));
     }
 }
 
@@ -304,9 +362,24 @@ fn acknowledged_receipts_leave_and_the_answer_is_no_news() {
     assert!(!step.actions.contains(&Action::Report));
 }
 
+/// Length 17, sequence 1, highest type 21, attempt 2, the array of two records, checksum.
+#[test]
+fn the_bytes_of_a_frame() {
+    let frame = journal::frame(1, 2, &[Record::Soaked, Record::Unlocked]).unwrap();
+    let golden = [
+        &b"\0\0\0\x11"[..],
+        b"\0\0\0\0\0\0\0\x01",
+        b"\0\x15",
+        b"\0\0\0\0\0\0\0\x02",
+        b"\x82\x66soaked\x68unlocked",
+        b"\x2d\xe9\x64\x3c",
+    ];
+    assert_eq!(frame, golden.concat());
+}
+
 #[test]
 fn an_unknown_record_stops_the_device() {
-    let mut frame = journal::frame(1, 0, &Record::Unlocked).unwrap();
+    let mut frame = journal::frame(1, 0, &[Record::Unlocked]).unwrap();
     frame[13] = u8::try_from(Record::LAST + 1).unwrap();
     let end = frame.len() - 4;
     let crc = crc32c::crc32c(&frame[..end]);
@@ -318,9 +391,9 @@ fn an_unknown_record_stops_the_device() {
 fn a_compacted_journal_goes_on_where_the_old_one_ended() {
     let mut bed = Bed::default();
     bed.install(1, 0);
-    let sequence = bed.records.len() as u64 + 1;
-    let mut journal = journal::frame(sequence, 1, &Record::Snapshot(Box::new(bed.device.clone()))).unwrap();
-    journal.extend(journal::frame(sequence + 1, 1, &Record::Unlocked).unwrap());
+    let sequence = bed.appends.len() as u64 + 1;
+    let mut journal = journal::frame(sequence, 1, &[Record::Snapshot(Box::new(bed.device.clone()))]).unwrap();
+    journal.extend(journal::frame(sequence + 1, 1, &[Record::Unlocked]).unwrap());
     journal.extend([0; 4096]);
     let replay = journal::replay(&journal).unwrap();
     assert_eq!(

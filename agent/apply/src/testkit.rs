@@ -140,13 +140,17 @@ pub(crate) struct Bed {
     pub device: Device,
     pub records: Vec<Record>,
     pub journal: Vec<u8>,
+    /// Where each append began.
+    pub appends: Vec<usize>,
 }
 
 impl Bed {
     pub(crate) fn take(&mut self, step: Step) -> Step {
-        for record in &step.records {
-            self.records.push(record.clone());
-            let frame = journal::frame(self.records.len() as u64, step.device.attempt, record).unwrap();
+        if !step.records.is_empty() {
+            self.appends.push(self.journal.len());
+            self.records.extend_from_slice(&step.records);
+            let sequence = self.appends.len() as u64;
+            let frame = journal::frame(sequence, step.device.attempt, &step.records).unwrap();
             self.journal.extend_from_slice(&frame);
         }
         self.device = step.device.clone();

@@ -59,7 +59,7 @@ impl Journal {
             end,
         };
         if replay.torn {
-            tracing::warn!(at = end, "the journal ended in a torn record; it is cut");
+            tracing::warn!(at = end, "the journal ended in a torn step; it is cut");
             this.file.set_len(end).map_err(fail)?;
         }
         this.preallocate().map_err(fail)?;
@@ -68,18 +68,13 @@ impl Journal {
         Ok((this, replay.device))
     }
 
-    /// Appends records and returns when they survive a power cut. `device` is what they lead to.
+    /// Appends the records of one step as one frame and returns when they survive a power cut. `device` is what they lead to.
     pub(super) fn append(&mut self, records: &[Record], device: &Device) -> Result<(), Trouble> {
-        let mut bytes = Vec::new();
-        let mut sequence = self.sequence;
-        for record in records {
-            sequence += 1;
-            let frame = journal::frame(sequence, device.attempt, record).map_err(|e| self.journal(e))?;
-            bytes.extend_from_slice(&frame);
-        }
-        if bytes.is_empty() {
+        if records.is_empty() {
             return Ok(());
         }
+        let sequence = self.sequence + 1;
+        let bytes = journal::frame(sequence, device.attempt, records).map_err(|e| self.journal(e))?;
         self.file.write_all_at(&bytes, self.end).map_err(|e| self.io(e))?;
         self.file.sync_data().map_err(|e| self.io(e))?;
         self.sequence = sequence;
@@ -93,8 +88,8 @@ impl Journal {
     /// A new file with one snapshot takes the place of the old one.
     fn compact(&mut self, device: &Device) -> Result<(), Trouble> {
         let sequence = self.sequence + 1;
-        let record = Record::Snapshot(Box::new(device.clone()));
-        let frame = journal::frame(sequence, device.attempt, &record).map_err(|e| self.journal(e))?;
+        let snapshot = [Record::Snapshot(Box::new(device.clone()))];
+        let frame = journal::frame(sequence, device.attempt, &snapshot).map_err(|e| self.journal(e))?;
         if frame.len() as u64 * 2 > self.end {
             // Almost all of it is in use: compacting each time would only write more.
             return Ok(());
@@ -191,7 +186,7 @@ mod tests {
         let before = device.clone();
         lock(&mut journal, device, 1000);
         drop(journal);
-        // The last record, torn.
+        // The last step, torn.
         let file = OpenOptions::new().write(true).open(&path).unwrap();
         file.write_all_at(&[0; 8], whole + 30).unwrap();
         let (mut journal, device) = Journal::open(&path).unwrap();
