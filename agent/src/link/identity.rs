@@ -7,6 +7,7 @@ use ensign_bundle::digest::{DeviceId, FleetId};
 use ensign_crypto::{KeyId, SecretKey};
 use serde::{Deserialize, Serialize};
 
+use super::counter::{self, CounterError};
 use crate::durable;
 use crate::paths::Paths;
 
@@ -107,6 +108,11 @@ pub fn create_key(paths: &Paths) -> Result<SecretKey, IdentityError> {
         path: paths.link(),
         source,
     })?;
+    // Room for the counter is taken now: later the disk may be full.
+    let session = paths.link_session();
+    counter::create(&session, 0o600)
+        .and_then(|()| give_to_owner(&session))
+        .map_err(|source| IdentityError::Io { path: session, source })?;
     write(paths.link_key(), key.to_pem().as_bytes(), 0o600)?;
     Ok(key)
 }
@@ -114,19 +120,13 @@ pub fn create_key(paths: &Paths) -> Result<SecretKey, IdentityError> {
 /// The next session number, on disk before it is used: it never repeats, whatever happens.
 pub fn next_session(paths: &Paths) -> Result<u64, IdentityError> {
     let path = paths.link_session();
-    let last = match read(path.clone())? {
-        None => 0,
-        Some(bytes) => String::from_utf8_lossy(&bytes)
-            .trim()
-            .parse::<u64>()
-            .map_err(|e| IdentityError::Malformed {
-                path: path.clone(),
-                text: e.to_string(),
-            })?,
-    };
-    let next = last.saturating_add(1);
-    write(path, next.to_string().as_bytes(), 0o600)?;
-    Ok(next)
+    counter::next(&path, 0o600).map_err(|error| match error {
+        CounterError::Io(source) => IdentityError::Io { path, source },
+        CounterError::Damaged => IdentityError::Malformed {
+            path,
+            text: error.to_string(),
+        },
+    })
 }
 
 /// Forgets key, counter and enrolment. What runs stays.

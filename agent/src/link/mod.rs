@@ -12,6 +12,7 @@ pub mod applier;
 pub mod backoff;
 pub mod cache;
 pub mod controller;
+mod counter;
 pub mod engine;
 pub mod enroll;
 #[cfg(test)]
