@@ -17,7 +17,7 @@ use ensign_bundle::trust::roles::FileRef;
 
 use super::offer::{Documents, open_plan};
 use super::shell::{Shell, ShellError};
-use super::{labels, unpack};
+use super::{labels, sockets, unpack};
 use crate::clock;
 use crate::durable;
 use crate::ipc::{Need, Offer, ToApplier};
@@ -61,7 +61,7 @@ pub(super) fn take(
                 return Ok(Ok(()));
             }
             Ok(trusted
-                .attest_time(&attestation, &identity.id, &shell.nonce)
+                .attest_time(&attestation, &identity.id, &shell.leases.nonce())
                 .map(|time| shell.wall.attest(time)))
         }
     }
@@ -96,7 +96,13 @@ fn take_offer(shell: &mut Shell, offer: &Offer, file: OwnedFd) -> Result<Result<
         Ok(documents) => documents,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    let event = match judge_offer(shell, offer, &documents) {
+    let nonce = shell.leases.nonce();
+    let judged = judge_offer(shell, offer, &documents);
+    if shell.leases.nonce() != nonce {
+        // The link half opens a session that answers the new one.
+        sockets::tell_link(shell);
+    }
+    let event = match judged {
         Ok(event) => event,
         Err(refusal) => return Ok(Err(refusal)),
     };
@@ -118,7 +124,7 @@ fn judge_offer(shell: &mut Shell, offer: &Offer, documents: &Documents) -> Resul
     let clock = shell.wall.clock();
     let refreshed = documents.refresh(trusted, clock, Source::Online);
     let stated = documents.take_statements(trusted, &identity.id, &identity.name);
-    let held = documents.rollout(offer, trusted, &mut shell.leases, clock::boot())?;
+    let held = documents.rollout(offer, trusted, &mut shell.leases, &identity.id, clock::boot())?;
     let opened = held.as_ref().map(|held| {
         open_plan(
             held,
@@ -228,7 +234,7 @@ fn facts(shell: &Shell, held: &super::offer::HeldOffer) -> Result<DeviceFacts, R
         id: identity.id,
         name: identity.name.clone(),
         receipt_key: identity.receipt_key.public(),
-        nonce: shell.nonce,
+        nonce: shell.leases.nonce(),
         arch: std::env::consts::ARCH.to_owned(),
         hardware: shell.config.hardware.clone(),
         agent,

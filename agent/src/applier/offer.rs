@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use ensign_bundle::digest::{DeviceId, Digest};
+use ensign_bundle::digest::{DeviceId, Digest, Nonce};
 use ensign_bundle::limits;
 use ensign_bundle::plan::evidence::{Lease, Membership};
 use ensign_bundle::plan::scope;
@@ -143,6 +143,7 @@ impl Documents {
         offer: &Offer,
         trusted: &Trusted,
         leases: &mut Leases,
+        device: &DeviceId,
         now: Duration,
     ) -> Result<Option<HeldOffer>, Refusal> {
         let Some(rollout) = &offer.rollout else {
@@ -154,7 +155,7 @@ impl Documents {
         };
         let digest = statement::open_unverified::<Plan>(plan)?.digest();
         let lease = rollout.lease.as_ref().and_then(|bytes| {
-            let seen = leases.seen(bytes, trusted, now)?;
+            let seen = leases.seen(bytes, trusted, device, now)?;
             Some((bytes.to_vec(), seen))
         });
         Ok(Some(HeldOffer {
@@ -168,23 +169,54 @@ impl Documents {
     }
 }
 
-/// When the newest lease was first seen: showing it again gains nothing, and an older one is none.
-#[derive(Debug, Default)]
+/// The applier's nonce, and which lease that answers it counts.
+///
+/// A lease counts from its first sight, on the boot clock, for at most its `ttl_s`. Leases of one nonce are taken in the order of
+/// `issued`, so that showing one again, or an older one, gains nothing. `issued` is compared with other leases only, never with a
+/// clock. One that lies behind the newest is a replay, or the controller's clock was set back; which of them cannot be told, and
+/// need not be: the nonce is drawn anew. Replays are worth nothing then, and a controller that is asked again answers the new one.
+#[derive(Debug)]
 pub(super) struct Leases {
+    nonce: Nonce,
     /// `issued` and the boot-clock time of the first sight.
     newest: Option<(u64, Duration)>,
 }
 
 impl Leases {
-    fn seen(&mut self, bytes: &[u8], trusted: &Trusted, now: Duration) -> Option<Duration> {
+    pub(super) fn new() -> Result<Self, getrandom::Error> {
+        let mut nonce = Nonce([0; Nonce::BYTES]);
+        getrandom::fill(&mut nonce.0)?;
+        Ok(Self { nonce, newest: None })
+    }
+
+    pub(super) fn nonce(&self) -> Nonce {
+        self.nonce
+    }
+
+    /// When this lease was first seen; `None` where it does not count.
+    fn seen(&mut self, bytes: &[u8], trusted: &Trusted, device: &DeviceId, now: Duration) -> Option<Duration> {
         let role = &trusted.root().roles.timestamp;
         let lease = statement::open::<Lease>(bytes, &role.keys, role.threshold, trusted.fleet()).ok()?;
-        let issued = lease.body.issued;
+        self.count(&lease.body, device, now)
+    }
+
+    fn count(&mut self, lease: &Lease, device: &DeviceId, now: Duration) -> Option<Duration> {
+        // Of another nonce: it never counts, and says nothing about the order of those that do.
+        if lease.nonce != self.nonce || lease.device != *device {
+            return None;
+        }
         match self.newest {
-            Some((newest, _)) if issued < newest => None,
-            Some((newest, seen)) if issued == newest => Some(seen),
+            Some((newest, _)) if lease.issued < newest => {
+                match Self::new() {
+                    Ok(anew) => *self = anew,
+                    Err(error) => tracing::warn!(%error, "no new nonce"),
+                }
+                tracing::warn!("a lease is older than one before it; the controller is asked for a new one");
+                None
+            }
+            Some((newest, seen)) if lease.issued == newest => Some(seen),
             _ => {
-                self.newest = Some((issued, now));
+                self.newest = Some((lease.issued, now));
                 Some(now)
             }
         }
@@ -212,4 +244,71 @@ pub(super) fn open_plan(
     let found = trusted.find_release(&release, &mut |want| documents.find(&want), clock, source);
     let wrong = found.err();
     Ok((plan, wrong))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: DeviceId = DeviceId([1; 32]);
+
+    fn lease(leases: &Leases, issued: u64) -> Lease {
+        Lease {
+            format: 1,
+            issued,
+            plan: Digest([2; 32]),
+            device: DEVICE,
+            nonce: leases.nonce(),
+            ttl_s: 900,
+        }
+    }
+
+    fn at(second: u64) -> Duration {
+        Duration::from_secs(second)
+    }
+
+    #[test]
+    fn a_lease_counts_once_from_its_first_sight() {
+        let mut leases = Leases::new().unwrap();
+        let first = lease(&leases, 100);
+        assert_eq!(leases.count(&first, &DEVICE, at(1)), Some(at(1)));
+        assert_eq!(leases.count(&first, &DEVICE, at(800)), Some(at(1)));
+        let second = lease(&leases, 101);
+        assert_eq!(leases.count(&second, &DEVICE, at(801)), Some(at(801)));
+        // The first again is worth nothing, now and ever after.
+        assert_eq!(leases.count(&first, &DEVICE, at(802)), None);
+        assert_eq!(leases.count(&first, &DEVICE, at(803)), None);
+        assert_eq!(leases.count(&second, &DEVICE, at(804)), None);
+    }
+
+    #[test]
+    fn a_lease_from_the_far_future_stops_no_honest_one() {
+        let mut leases = Leases::new().unwrap();
+        let future = lease(&leases, u64::MAX);
+        assert!(leases.count(&future, &DEVICE, at(1)).is_some());
+        let nonce = leases.nonce();
+        let honest = lease(&leases, 100);
+        assert_eq!(leases.count(&honest, &DEVICE, at(2)), None);
+        assert_ne!(leases.nonce(), nonce, "the controller is not asked anew");
+        let answered = lease(&leases, 101);
+        assert_eq!(leases.count(&answered, &DEVICE, at(3)), Some(at(3)));
+        assert_eq!(leases.count(&future, &DEVICE, at(4)), None);
+    }
+
+    #[test]
+    fn what_answers_another_nonce_or_device_changes_nothing() {
+        let mut leases = Leases::new().unwrap();
+        let nonce = leases.nonce();
+        let foreign = Lease {
+            nonce: Nonce([9; Nonce::BYTES]),
+            ..lease(&leases, u64::MAX)
+        };
+        assert_eq!(leases.count(&foreign, &DEVICE, at(1)), None);
+        let other = lease(&leases, u64::MAX);
+        assert_eq!(leases.count(&other, &DeviceId([3; 32]), at(1)), None);
+        let own = lease(&leases, 5);
+        assert_eq!(leases.count(&own, &DEVICE, at(2)), Some(at(2)));
+        assert_eq!(leases.count(&foreign, &DEVICE, at(3)), None);
+        assert_eq!(leases.nonce(), nonce);
+    }
 }

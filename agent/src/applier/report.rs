@@ -22,7 +22,7 @@ pub(super) fn state(shell: &Shell) -> State {
         &shell.device,
         shell.identity.as_ref(),
         shell.trusted.as_ref(),
-        shell.nonce,
+        shell.leases.nonce(),
     );
     let at_work = shell.staging.as_ref().map_or(0, |staging| staging.received);
     state.report.status.transfer = Transfer {

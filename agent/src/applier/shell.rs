@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use ensign_apply::{Action, Device, Event, Reality, Stage, Step, Target};
-use ensign_bundle::digest::{Digest, Nonce};
+use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::trust::Trusted;
 use ensign_bundle::wire::{Phase, Transfer};
@@ -63,7 +63,6 @@ pub struct Shell {
     pub(super) lost: Option<Refusal>,
     /// The fleet that is being joined.
     pub(super) joining: Option<ensign_bundle::digest::FleetId>,
-    pub(super) nonce: Nonce,
     pub(super) leases: Leases,
     /// What the link half offered last; gone with a restart, offered again then.
     pub(super) offer: Option<HeldOffer>,
@@ -105,8 +104,7 @@ impl Shell {
         let identity = identity::load(&paths)?;
         let degraded = found.as_ref().is_some_and(|f| f.degraded);
         let trusted = found.and_then(|f| f.trusted).filter(|_| identity.is_some());
-        let mut nonce = Nonce([0; Nonce::BYTES]);
-        getrandom::fill(&mut nonce.0).map_err(|e| Refusal::new(Code::Failed, format!("no randomness: {e}")))?;
+        let leases = Leases::new().map_err(|e| Refusal::new(Code::Failed, format!("no randomness: {e}")))?;
         let mut shell = Self {
             runner: RunnerClient::new(&paths),
             wall: Wall::new(),
@@ -120,8 +118,7 @@ impl Shell {
             identity,
             lost,
             joining: None,
-            nonce,
-            leases: Leases::default(),
+            leases,
             offer: None,
             staging: None,
             transfer: (Digest([0; Digest::BYTES]), Transfer::default()),

@@ -47,6 +47,8 @@ pub(crate) struct Rollout {
     pub release: Release,
     pub wave: CutWave,
     pub lease_s: Option<u64>,
+    /// How far the clock goes ahead that the lease is issued by, seconds.
+    pub lease_ahead_s: u64,
 }
 
 impl Device {
@@ -195,6 +197,7 @@ impl Device {
             release: release.clone(),
             wave,
             lease_s: Some(900),
+            lease_ahead_s: 0,
         }
     }
 
@@ -262,7 +265,8 @@ impl Link {
             member: rollout.wave.proof(&device.id).unwrap(),
             lease: rollout
                 .lease_s
-                .map(|ttl| ByteBuf::from(Fleet::lease(&rollout.plan, device.id, self.state.nonce, ttl))),
+                .map(|ttl| Fleet::lease(&rollout.plan, device.id, self.state.nonce, ttl, rollout.lease_ahead_s))
+                .map(ByteBuf::from),
         });
         self.offer_documents(&documents, offered)
     }

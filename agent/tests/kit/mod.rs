@@ -310,10 +310,10 @@ impl Fleet {
         CutWave::new(1, vec![Member { device, receipt_key }])
     }
 
-    pub(crate) fn lease(plan: &[u8], device: DeviceId, nonce: Nonce, ttl_s: u64) -> Vec<u8> {
+    pub(crate) fn lease(plan: &[u8], device: DeviceId, nonce: Nonce, ttl_s: u64, ahead_s: u64) -> Vec<u8> {
         let lease = Lease {
             format: FORMAT,
-            issued: unix(),
+            issued: unix() + ahead_s,
             plan: statement::open_unverified::<Plan>(plan).unwrap().digest(),
             device,
             nonce,
