@@ -212,12 +212,6 @@ impl Envelope {
         &self.payload
     }
 
-    /// The document, exactly as received.
-    #[must_use]
-    pub fn into_payload(self) -> Vec<u8> {
-        self.payload
-    }
-
     /// SHA-256 of the payload: the name of the document, whoever signed it.
     pub fn payload_digest(&self) -> [u8; 32] {
         Sha256::digest(&self.payload).into()

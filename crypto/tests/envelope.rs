@@ -63,7 +63,6 @@ fn writes_and_reads_the_golden_bytes() {
     );
     let signers = require_threshold(&envelope, &publics(), 2, &aad(&FLEET)).unwrap();
     assert_eq!(signers.len(), 2);
-    assert_eq!(envelope.into_payload(), PAYLOAD);
 }
 
 #[test]

@@ -173,7 +173,6 @@ pub enum ToRunner {
 pub enum UnitVerb {
     Start,
     Stop,
-    Restart,
     IsActive,
 }
 

@@ -19,7 +19,7 @@ const SYSTEMCTL: &str = "/usr/bin/systemctl";
 /// Longest name of a unit (systemd.unit(5)).
 const NAME_BYTES: usize = 255;
 
-/// Starts, stops, restarts or asks for a unit.
+/// Starts, stops or asks for a unit.
 pub(super) fn perform(paths: &Paths, allowed: &[String], verb: UnitVerb, name: &str) -> FromRunner {
     if !well_formed(name) {
         return not_allowed(format!(
@@ -83,7 +83,6 @@ fn verb_name(verb: UnitVerb) -> &'static str {
     match verb {
         UnitVerb::Start => "start",
         UnitVerb::Stop => "stop",
-        UnitVerb::Restart => "restart",
         UnitVerb::IsActive => "is-active",
     }
 }
@@ -127,14 +126,10 @@ mod tests {
         ));
         let ask = |verb| perform(&paths, &[], verb, "web.service");
         assert_eq!(ask(UnitVerb::Start), FromRunner::Ok);
-        assert_eq!(ask(UnitVerb::Restart), FromRunner::Ok);
         assert_eq!(ask(UnitVerb::IsActive), FromRunner::Ok);
         assert_eq!(ask(UnitVerb::Stop), failed("exit status: 4: no"));
         let calls = std::fs::read_to_string(paths.root().join("calls")).unwrap();
-        assert_eq!(
-            calls,
-            "start web.service\nrestart web.service\nis-active web.service\nstop web.service\n"
-        );
+        assert_eq!(calls, "start web.service\nis-active web.service\nstop web.service\n");
     }
 
     #[test]

@@ -281,11 +281,6 @@ impl Component {
         hasher.finish()
     }
 
-    /// Bytes of the encoded entries.
-    pub fn entries_len(&self) -> usize {
-        self.entries.len()
-    }
-
     fn raw_entries(&self) -> impl Iterator<Item = Result<Entry, Refusal>> + '_ {
         codec::sequence::<entry::Raw>(&self.entries).map(|raw| {
             raw.map_err(|e| Refusal::new(Code::Malformed, format!("an entry: {e}")))

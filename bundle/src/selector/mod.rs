@@ -71,11 +71,6 @@ impl Selector {
         self.0.matches(subject)
     }
 
-    /// True when it selects every device whatever its labels.
-    pub fn is_all(&self) -> bool {
-        self.0 == Expr::All(Vec::new())
-    }
-
     /// The keys it asks about.
     pub fn keys(&self) -> BTreeSet<&Label> {
         let mut keys = BTreeSet::new();

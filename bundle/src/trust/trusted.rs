@@ -66,21 +66,13 @@ impl Trusted {
         self.machine.targets.as_ref().map(|held| &held.body)
     }
 
-    /// Root's bytes as received; those of the other roles likewise.
-    pub fn root_bytes(&self) -> &[u8] {
-        &self.machine.root.bytes
-    }
-
+    /// The timestamp's bytes as received; those of other documents likewise.
     pub fn timestamp_bytes(&self) -> Option<&[u8]> {
         self.machine.timestamp.as_ref().map(|held| held.bytes.as_slice())
     }
 
     pub fn snapshot_bytes(&self) -> Option<&[u8]> {
         self.machine.snapshot.as_ref().map(|held| held.bytes.as_slice())
-    }
-
-    pub fn targets_bytes(&self) -> Option<&[u8]> {
-        self.machine.targets.as_ref().map(|held| held.bytes.as_slice())
     }
 
     /// Bytes of a held release document.
@@ -254,11 +246,6 @@ impl Trusted {
     /// Refuses unless every top-level role is there, fits the others and is unexpired.
     pub fn check_fresh(&self, clock: impl Into<Clock>) -> Result<(), Refusal> {
         self.machine.check_fresh(&self.at(clock, Source::Online))
-    }
-
-    /// The same for metadata of a bundle: timestamp and snapshot may have expired.
-    pub fn check_consistent(&self, clock: impl Into<Clock>) -> Result<(), Refusal> {
-        self.machine.check_fresh(&self.at(clock, Source::Bundle))
     }
 
     /// True when the clock can be used to refuse what is late; otherwise installing needs a time attestation (`clock-suspect`).
