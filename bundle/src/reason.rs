@@ -198,6 +198,8 @@ codes! {
 
     /// No answer from the controller.
     ControllerUnreachable = "controller-unreachable", 30, "check address, firewall and the controller's log";
+    /// The body of a request came more slowly than 1 KiB/s.
+    TooSlow = "too-slow", 30, "look at the network, then run it again: what has arrived is kept";
     /// The controller's key is not the pinned one.
     WrongControllerKey = "wrong-controller-key", 30, "use a fresh token, or check who answers there";
     /// Not allowed.

@@ -31,7 +31,7 @@ pub struct Config {
     pub snapshot_life_s: u64,
     /// Life of a timestamp, seconds; at most 3 days unless root's policy says more. Renewed at a third of it.
     pub timestamp_life_s: u64,
-    /// Operators' connections at once.
+    /// Connections with a valid API token at once; one more takes the place of the one that was used least lately.
     pub operator_connections: usize,
 }
 

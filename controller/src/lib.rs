@@ -12,6 +12,7 @@ pub mod kit;
 pub mod logs;
 pub mod metrics;
 pub mod paths;
+pub mod places;
 pub mod serve;
 pub mod server;
 pub mod store;

@@ -82,13 +82,13 @@ pub async fn start(options: Options) -> Result<Running, Refusal> {
         core: core.clone(),
         parts: parts.clone(),
     };
-    let most = parts.config.operator_connections;
+    let limits = listen::Limits::new(parts.config.operator_connections);
     let router = http::router(app.clone());
     tokio::spawn(listen::serve(
         into_tokio(tcp)?,
         Some(acceptor),
         router,
-        most,
+        limits,
         stopped.clone(),
     ));
     if let Some(address) = parts.config.metrics_listen {
@@ -97,7 +97,7 @@ pub async fn start(options: Options) -> Result<Running, Refusal> {
             into_tokio(listener)?,
             None,
             monitor::router(app),
-            most,
+            limits,
             stopped,
         ));
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::error::ApiError;
+use super::guests::Guest;
 
 /// Longest token that is looked at, bytes.
 const TOKEN_BYTES: usize = 512;
@@ -94,10 +95,15 @@ impl FromRequestParts<App> for Caller {
         let now = crate::clock::unix_now();
         let row = app.core.read(move |state| state.api_tokens.get(&hash).cloned()).await?;
         match row {
-            Some(row) if row.expires.is_none_or(|at| at > now) => Ok(Self {
-                name: row.name,
-                role: row.role,
-            }),
+            Some(row) if row.expires.is_none_or(|at| at > now) => {
+                if let Some(guest) = parts.extensions.get::<Guest>() {
+                    guest.proven();
+                }
+                Ok(Self {
+                    name: row.name,
+                    role: row.role,
+                })
+            }
             Some(row) => Err(Refusal::new(
                 Code::NotAuthorised,
                 format!("the API token of {} has expired", row.name),

@@ -1,7 +1,6 @@
 //! Blobs: asked for by digest, uploaded in batches, hashed before they count.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use ensign_api::{BatchHeader, Digests, ErrorDocument, Missing, Stored};
 use ensign_bundle::digest::Digest;
@@ -9,7 +8,7 @@ use ensign_bundle::reason::Refusal;
 use ensign_bundle::refuse;
 
 use super::auth::{Caller, Permission};
-use super::error::{Answer, Body};
+use super::error::{Answer, Body, Raw};
 use super::{App, blocking};
 
 /// Which of these are not stored.
@@ -35,7 +34,7 @@ pub(super) async fn missing(State(app): State<App>, caller: Caller, Body(asked):
 #[utoipa::path(post, path = "/v1/blobs", tag = "releases",
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses((status = 200, body = Stored), (status = 422, body = ErrorDocument)))]
-pub(super) async fn upload(State(app): State<App>, caller: Caller, body: Bytes) -> Answer<Stored> {
+pub(super) async fn upload(State(app): State<App>, caller: Caller, Raw(body): Raw) -> Answer<Stored> {
     caller.require(Permission::Deploy)?;
     let store = app.parts.blobs.clone();
     let stored = blocking(move || {

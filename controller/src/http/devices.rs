@@ -1,14 +1,13 @@
 //! Devices: what they say of themselves, what they rest on, and what operators do to them.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use ensign_api::{Base64, Change, Device, DeviceDetail, DeviceEvidence, ErrorDocument};
 use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 
 use super::auth::{Caller, Permission};
-use super::error::{Answer, ApiError};
+use super::error::{Answer, ApiError, Raw};
 use super::{App, blocking};
 use crate::core::{Verb, api_state, read_document};
 
@@ -78,7 +77,7 @@ pub(super) async fn act(
     State(app): State<App>,
     caller: Caller,
     Path((device, verb)): Path<(String, String)>,
-    body: Bytes,
+    Raw(body): Raw,
 ) -> Answer<Device> {
     let action = Action::parse(&verb, &body)?;
     caller.require(action.permission())?;

@@ -2,7 +2,8 @@
 //! HTTP status.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, JsonRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -11,6 +12,8 @@ use ensign_api::ErrorDocument;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
 use serde::de::DeserializeOwned;
+
+use super::pace::TooSlow;
 
 /// What every failing request answers.
 #[derive(Debug)]
@@ -27,13 +30,28 @@ impl From<Refusal> for ApiError {
 
 impl From<JsonRejection> for ApiError {
     fn from(rejection: JsonRejection) -> Self {
-        let code = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Code::LimitExceeded
-        } else {
-            Code::Usage
-        };
-        Self(Refusal::new(code, printable(&rejection.body_text(), 500)))
+        Self(unreadable(rejection.status(), &rejection.body_text(), &rejection))
     }
+}
+
+impl From<BytesRejection> for ApiError {
+    fn from(rejection: BytesRejection) -> Self {
+        Self(unreadable(rejection.status(), &rejection.body_text(), &rejection))
+    }
+}
+
+/// Why a body could not be read.
+fn unreadable(status: StatusCode, text: &str, error: &(dyn std::error::Error + 'static)) -> Refusal {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    if let Some(slow) = causes.find_map(|cause| cause.downcast_ref::<TooSlow>()) {
+        return Refusal::new(Code::TooSlow, slow.to_string());
+    }
+    let code = if status == StatusCode::PAYLOAD_TOO_LARGE {
+        Code::LimitExceeded
+    } else {
+        Code::Usage
+    };
+    Refusal::new(code, printable(text, 500))
 }
 
 impl From<QueryRejection> for ApiError {
@@ -52,6 +70,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let Json(body) = Json::from_request(request, state).await?;
         Ok(Self(body))
+    }
+}
+
+/// A body as it came, refused likewise.
+#[derive(Debug)]
+pub struct Raw(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Raw {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        Ok(Self(Bytes::from_request(request, state).await?))
     }
 }
 
@@ -83,6 +113,7 @@ fn status(code: Code) -> StatusCode {
     match code {
         Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Code::LimitExceeded => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::TooSlow => StatusCode::REQUEST_TIMEOUT,
         Code::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
         Code::NotAuthorised => StatusCode::FORBIDDEN,
         _ => match code.exit() {

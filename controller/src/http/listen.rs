@@ -6,6 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
@@ -13,10 +17,15 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-/// A client must have finished its handshake, and each of its request heads, within this time.
+use super::guests::{self, Guest, Guests};
+use super::pace::{Pace, Paced};
+use crate::places::{Room, Source};
+
+/// A client must have finished its handshake, and each of its request heads, within this time: four round trips of a bad mobile
+/// network. A connection that lies idle for it is closed too.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After an error of the whole listener (no descriptors left): what `accept` would do again at once.
 const BREATH: Duration = Duration::from_millis(100);
@@ -43,38 +52,64 @@ pub fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError>
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
+/// What one listener allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections without a valid token.
+    pub strangers: Room,
+    /// Connections with one.
+    pub operators: usize,
+    /// For a handshake, for each request head, and for an idle connection.
+    pub patience: Duration,
+    /// Of bodies.
+    pub pace: Pace,
+}
+
+impl Limits {
+    /// The defaults, with so many operators.
+    pub fn new(operators: usize) -> Self {
+        Self {
+            strangers: guests::strangers(),
+            operators,
+            patience: PATIENCE,
+            pace: Pace::default(),
+        }
+    }
+}
+
 /// Serves `router` until `stop` turns true; requests under way are finished.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     router: Router,
-    most: usize,
+    limits: Limits,
     mut stop: watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(most));
+    let guests = Guests::new(limits.strangers, limits.operators);
     let stopped = stop.clone();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stopping(&mut stop) => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "an operator's connection was not accepted");
                 tokio::time::sleep(BREATH).await;
                 continue;
             }
         };
+        let guest = guests.enter(Source::from(peer.ip()));
         let (tls, router, stopped) = (tls.clone(), router.clone(), stopped.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection(stream, tls, router, stopped).await {
-                tracing::debug!(%error, "an operator's connection ended");
+            let ended = tokio::select! {
+                ended = connection(stream, tls, router, limits, &guest, stopped) => ended,
+                () = guest.lost() => Err(io::Error::other("its place was needed for another connection")),
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, %peer, "an operator's connection ended");
             }
-            drop(place);
         });
     }
 }
@@ -83,25 +118,39 @@ async fn connection(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
     router: Router,
+    limits: Limits,
+    guest: &Guest,
     stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let Some(tls) = tls else {
-        return http(TokioIo::new(stream), router, stop).await;
+        return http(TokioIo::new(stream), router, limits, guest, stop).await;
     };
-    let stream = tokio::time::timeout(PATIENCE, tls.accept(stream))
+    let stream = tokio::time::timeout(limits.patience, tls.accept(stream))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    http(TokioIo::new(stream), router, stop).await
+    http(TokioIo::new(stream), router, limits, guest, stop).await
 }
 
-async fn http<I>(io: I, router: Router, mut stop: watch::Receiver<bool>) -> io::Result<()>
+async fn http<I>(
+    io: I,
+    router: Router,
+    limits: Limits,
+    guest: &Guest,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request: Request<Incoming>| {
+        let mut request = request.map(|body| Body::new(Paced::new(body, limits.pace)));
+        request.extensions_mut().insert(guest.clone());
+        router.call(request)
+    });
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    let connection = builder.serve_connection(io, TowerToHyperService::new(router));
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.patience);
+    let connection = builder.serve_connection(io, service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

@@ -1,7 +1,6 @@
 //! The signed documents of the fleet.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -10,7 +9,7 @@ use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 
 use super::auth::{Caller, Permission};
-use super::error::{Answer, ApiError, Params};
+use super::error::{Answer, ApiError, Params, Raw};
 use super::{App, blocking};
 use crate::core::read_document;
 
@@ -50,7 +49,7 @@ pub(super) async fn publish(
     State(app): State<App>,
     caller: Caller,
     Path(role): Path<String>,
-    body: Bytes,
+    Raw(body): Raw,
 ) -> Answer<Vec<Metadata>> {
     caller.require(Permission::Administer)?;
     let envelope = body.to_vec();

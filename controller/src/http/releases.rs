@@ -1,14 +1,13 @@
 //! Releases.
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use ensign_api::{ErrorDocument, Release};
 use ensign_bundle::ids::{BadName, Ident, Version};
 use ensign_bundle::reason::{Code, Refusal};
 
 use super::auth::{Caller, Permission};
-use super::error::Answer;
+use super::error::{Answer, Raw};
 use super::{App, blocking};
 use crate::core::Complete;
 
@@ -16,7 +15,7 @@ use crate::core::Complete;
 #[utoipa::path(post, path = "/v1/releases", tag = "releases",
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses((status = 200, body = Release), (status = 409, body = ErrorDocument), (status = 422, body = ErrorDocument)))]
-pub(super) async fn publish(State(app): State<App>, caller: Caller, body: Bytes) -> Answer<Release> {
+pub(super) async fn publish(State(app): State<App>, caller: Caller, Raw(body): Raw) -> Answer<Release> {
     caller.require(Permission::Deploy)?;
     let store = app.parts.blobs.clone();
     let complete = blocking(move || Complete::check(body.to_vec(), store.as_ref())).await?;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, State};
 use ensign_api::{ErrorDocument, ReleaseSlots, Rollout, RolloutQuery, StartRollout, Why, WhyQuery};
 use ensign_bundle::digest::PlanId;
@@ -12,7 +11,7 @@ use ensign_bundle::reason::{Code, Refusal};
 use super::App;
 use super::auth::{Caller, Permission};
 use super::devices::reason;
-use super::error::{Answer, ApiError, Body, Params};
+use super::error::{Answer, ApiError, Body, Params, Raw};
 use crate::core::State as Fleet;
 
 /// Longest wait of a long poll, seconds: below what proxies cut.
@@ -93,7 +92,7 @@ pub(super) async fn act(
     State(app): State<App>,
     caller: Caller,
     Path((rollout, verb)): Path<(String, String)>,
-    body: Bytes,
+    Raw(body): Raw,
 ) -> Answer<Rollout> {
     let action = Action::parse(&verb, &body)?;
     caller.require(action.permission())?;
