@@ -24,7 +24,7 @@ const RECEIVE_WINDOW: u32 = 256 << 10;
 /// Bytes on the way to one device that it has not acknowledged: 1 MiB fills 20 MB/s at 50 ms, and bounds memory.
 const SEND_WINDOW: u64 = 1 << 20;
 /// Handshakes that wait to be looked at; above it new ones are dropped (QUIC sends them again).
-const PENDING: usize = 4096;
+pub(super) const PENDING: usize = 4096;
 /// Wanted size of the socket's receive buffer, bytes: room for the first packets of a fleet that reconnects at once. The kernel
 /// grants at most `net.core.rmem_max` (systemd/sysctl.d/ensign.conf raises it).
 const RECEIVE_BUFFER: usize = 4 << 20;

@@ -14,7 +14,9 @@ use super::{DONE, PROTOCOL_ERROR, Server};
 use crate::core::read_document;
 
 /// A joining device must be done within this time: it signs between two frames, people are not asked.
-const JOINING: Duration = Duration::from_secs(60);
+const JOINING: Duration = Duration::from_secs(30);
+/// The first frame must come within this time.
+const FIRST: Duration = Duration::from_secs(5);
 /// Frames on one connection: two steps, and one of each again.
 const STEPS: usize = 4;
 
@@ -33,13 +35,17 @@ pub(super) async fn serve(server: &Server, connection: &Connection, peer: &KeyId
 
 async fn steps(server: &Server, connection: &Connection, peer: &KeyId) -> Result<(), FrameError> {
     // A device that closes the connection instead is no error either.
-    while let Ok((mut send, mut recv)) = connection.accept_bi().await {
+    let mut first = Some(FIRST);
+    loop {
+        let opened = tokio::time::timeout(first.take().unwrap_or(JOINING), connection.accept_bi()).await;
+        let Ok((mut send, mut recv)) = opened.map_err(|_| FrameError::Slow)? else {
+            return Ok(());
+        };
         stream(server, peer, &mut send, &mut recv).await?;
         // FIN only counts once the device has it: closing before would take the answer back.
         let _ = send.finish();
         let _ = send.stopped().await;
     }
-    Ok(())
 }
 
 async fn stream(server: &Server, peer: &KeyId, send: &mut SendStream, recv: &mut RecvStream) -> Result<(), FrameError> {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use ensign_bundle::digest::DeviceId;
 use ensign_bundle::wire;
 use ensign_crypto::{KeyId, PublicKey};
 use quinn::crypto::rustls::HandshakeData;
@@ -20,24 +21,44 @@ use quinn::{Connection, Endpoint, Incoming, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 
-use crate::core::{Core, Parts};
+use crate::core::rows::Standing;
+use crate::core::{Core, Parts, State};
+use crate::places::{Peer, Place, Places, Room, Source};
 
 pub use content::Contents;
 
-/// Handshakes at once; more wait in QUIC's own queue. One costs a third of a millisecond of a core.
+/// Handshakes under way at once. One costs a third of a millisecond of a core and some 60 KiB.
 const HANDSHAKES: usize = 256;
-/// From this many handshakes on, an address must prove that it is one (QUIC's Retry) before it costs any memory.
+/// Connection attempts that wait for a handshake, those under way included; more are refused. As in `endpoint`.
+const PENDING: usize = endpoint::PENDING;
+/// ... from one address: a site of devices behind one NAT whose power comes back. More are passed over in silence, and QUIC sends
+/// them again: those that are under way finish.
+const PENDING_EACH: usize = 64;
+/// From this many pending handshakes on, an address must prove that it is one (QUIC's Retry, RFC 9000 §8.1.2) before it costs any
+/// memory. Below it a connection is one round trip faster.
 const RETRY_ABOVE: usize = 64;
 /// Longest handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Connections that are not welcomed yet, joining ones included.
-const UNPROVEN: usize = 1024;
+/// ... while others wait for its place: three round trips of a bad link.
+const HANDSHAKE_CROWDED: Duration = Duration::from_secs(3);
+/// Connections that are joining: a token is for one device or for a few hundred, and each joins within a second.
+const JOINING: usize = 256;
+/// ... from one address: a bench where devices are set up.
+const JOINING_EACH: usize = 64;
+/// Connections of keys that the registry does not serve: they get a refusal and go.
+const STRANGERS: usize = 256;
+/// ... from one address.
+const STRANGERS_EACH: usize = 32;
+/// Connections of one approved device that have not said hello: one, and the one before it that the device has given up.
+const MEMBER_EACH: usize = 2;
 
 /// QUIC application error codes of this protocol.
 pub(crate) const DONE: VarInt = VarInt::from_u32(0);
 pub(crate) const REFUSED: VarInt = VarInt::from_u32(1);
 pub(crate) const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
 pub(crate) const STOPPING: VarInt = VarInt::from_u32(3);
+/// Told with [`REFUSED`] to a connection whose place was needed.
+const BUSY: &[u8] = b"busy";
 
 /// What connections share.
 #[derive(Clone, Debug)]
@@ -47,9 +68,50 @@ pub struct Server {
     pub contents: Arc<Contents>,
     /// Buffers with blocks on their way to devices.
     buffers: Arc<Semaphore>,
-    unproven: Arc<Semaphore>,
+    rooms: Rooms,
     /// Numbers the connections of devices.
     connections: Arc<AtomicU64>,
+}
+
+/// Connections that have proven nothing yet. Each kind has a room of its own, so that none can take the place of another; an approved
+/// device shares its room with nobody.
+#[derive(Clone, Debug)]
+struct Rooms {
+    pending: Places<Source>,
+    joining: Places<Source>,
+    strangers: Places<Source>,
+    members: Places<KeyId>,
+}
+
+/// The place of a connection before `welcome`.
+#[derive(Debug)]
+enum Waiting {
+    Member(Place<KeyId>),
+    Stranger(Place<Source>),
+}
+
+impl Peer for KeyId {}
+
+impl Rooms {
+    fn new() -> Self {
+        let room = |most, each| Room { most, each };
+        Self {
+            pending: Places::new(room(PENDING, PENDING_EACH)),
+            joining: Places::new(room(JOINING, JOINING_EACH)),
+            strangers: Places::new(room(STRANGERS, STRANGERS_EACH)),
+            members: Places::new(room(usize::MAX, MEMBER_EACH)),
+        }
+    }
+}
+
+impl Waiting {
+    /// Resolves when another needs the place.
+    async fn lost(&self) {
+        match self {
+            Self::Member(place) => place.lost().await,
+            Self::Stranger(place) => place.lost().await,
+        }
+    }
 }
 
 impl Server {
@@ -60,7 +122,7 @@ impl Server {
             parts,
             contents,
             buffers: Arc::new(Semaphore::new(streams::BUFFERS)),
-            unproven: Arc::new(Semaphore::new(UNPROVEN)),
+            rooms: Rooms::new(),
             connections: Arc::new(AtomicU64::new(1)),
         }
     }
@@ -69,19 +131,24 @@ impl Server {
     pub async fn run(self, endpoint: Endpoint) {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         while let Some(incoming) = endpoint.accept().await {
-            let busy = HANDSHAKES - handshakes.available_permits();
-            if busy >= RETRY_ABOVE && !incoming.remote_address_validated() && incoming.may_retry() {
+            let unvalidated = !incoming.remote_address_validated() && incoming.may_retry();
+            if unvalidated && self.rooms.pending.count() >= RETRY_ABOVE {
                 if let Err(error) = incoming.retry() {
                     tracing::debug!(%error, "a retry packet was not sent");
                 }
                 continue;
             }
-            let Ok(place) = Arc::clone(&handshakes).acquire_owned().await else {
-                return;
+            let Some(place) = self
+                .rooms
+                .pending
+                .try_enter(Source::from(incoming.remote_address().ip()))
+            else {
+                incoming.ignore();
+                continue;
             };
-            let server = self.clone();
+            let (server, handshakes) = (self.clone(), Arc::clone(&handshakes));
             tokio::spawn(async move {
-                let connection = handshake(incoming).await;
+                let connection = handshake(incoming, &handshakes).await;
                 drop(place);
                 if let Some(connection) = connection {
                     server.serve(connection).await;
@@ -95,19 +162,31 @@ impl Server {
             connection.close(PROTOCOL_ERROR, b"no key");
             return;
         };
-        let Ok(place) = Arc::clone(&self.unproven).try_acquire_owned() else {
-            connection.close(REFUSED, b"busy");
-            return;
-        };
+        let source = Source::from(connection.remote_address().ip());
         if alpn == wire::ALPN_ENROLL {
-            enroll::serve(&self, &connection, &peer).await;
-        } else {
-            session::serve(&self, &connection, &peer, place).await;
+            let place = self.rooms.joining.enter(source);
+            tokio::select! {
+                () = enroll::serve(&self, &connection, &peer) => {}
+                () = place.lost() => connection.close(REFUSED, BUSY),
+            }
+            return;
         }
+        let id = DeviceId::from(peer);
+        let is_member = move |state: &State| state.devices.get(&id).is_some_and(|d| d.state == Standing::Approved);
+        let place = match self.core.read(is_member).await {
+            Ok(true) => Waiting::Member(self.rooms.members.enter(peer)),
+            Ok(false) => Waiting::Stranger(self.rooms.strangers.enter(source)),
+            Err(_) => {
+                connection.close(STOPPING, b"stopping");
+                return;
+            }
+        };
+        session::serve(&self, &connection, &peer, place).await;
     }
 }
 
-async fn handshake(incoming: Incoming) -> Option<Connection> {
+async fn handshake(incoming: Incoming, handshakes: &Semaphore) -> Option<Connection> {
+    let _place = handshakes.acquire().await.ok()?;
     let connecting = match incoming.accept() {
         Ok(connecting) => connecting,
         Err(error) => {
@@ -115,7 +194,12 @@ async fn handshake(incoming: Incoming) -> Option<Connection> {
             return None;
         }
     };
-    match tokio::time::timeout(HANDSHAKE, connecting).await {
+    let patience = if handshakes.available_permits() == 0 {
+        HANDSHAKE_CROWDED
+    } else {
+        HANDSHAKE
+    };
+    match tokio::time::timeout(patience, connecting).await {
         Ok(Ok(connection)) => Some(connection),
         Ok(Err(error)) => {
             tracing::debug!(%error, "a handshake failed");

@@ -15,12 +15,12 @@ use ensign_bundle::wire::{Desired, FromDevice, Report, ToDevice};
 use ensign_crypto::KeyId;
 use quinn::{Connection, RecvStream, SendStream};
 use serde_bytes::ByteBuf;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::content::ReleaseBlobs;
 use super::frames::{self, FrameError};
-use super::{DONE, PROTOCOL_ERROR, REFUSED, Server, streams};
+use super::{BUSY, DONE, PROTOCOL_ERROR, REFUSED, Server, Waiting, streams};
 use crate::clock;
 use crate::core::{Fetch, Leave, Session, Want};
 
@@ -28,8 +28,12 @@ use crate::core::{Fetch, Leave, Session, Want};
 const HELLO: Duration = Duration::from_secs(10);
 /// Reports that wait for the ledger; a device sends the next one after an acknowledgement anyway.
 const REPORTS: usize = 4;
-/// A refused device reads why before the connection is closed under it.
-const LAST_WORD: Duration = Duration::from_secs(2);
+/// ... from a key that the registry does not serve: it only gets a refusal.
+const STRANGER_HELLO: Duration = Duration::from_secs(5);
+/// A device that is refused at `hello` reads why before the connection is closed under it.
+const FIRST_WORD: Duration = Duration::from_secs(2);
+/// ... one whose session is ended: the promise is that revocation drops a live connection within a second, whatever the device does.
+const LAST_WORD: Duration = Duration::from_millis(400);
 
 /// What a session and its streams share.
 #[derive(Debug)]
@@ -70,8 +74,18 @@ impl Shared {
 }
 
 /// Serves a device until its connection ends.
-pub(super) async fn serve(server: &Server, connection: &Connection, peer: &KeyId, place: OwnedSemaphorePermit) {
-    let opened = tokio::time::timeout(HELLO, open(server, connection, peer)).await;
+pub(super) async fn serve(server: &Server, connection: &Connection, peer: &KeyId, place: Waiting) {
+    let patience = match place {
+        Waiting::Member(_) => HELLO,
+        Waiting::Stranger(_) => STRANGER_HELLO,
+    };
+    let opened = tokio::select! {
+        opened = tokio::time::timeout(patience, open(server, connection, peer)) => opened,
+        () = place.lost() => {
+            connection.close(REFUSED, BUSY);
+            return;
+        }
+    };
     drop(place);
     match opened {
         Ok(Ok(Some((session, send, recv)))) => run(server, connection, session, send, recv).await,
@@ -119,7 +133,7 @@ async fn open(
         }
         Err(refusal) => {
             tracing::info!(%peer, code = %refusal.code, text = %refusal.text, "a device was refused");
-            refuse(connection, &mut send, refusal).await;
+            refuse(connection, &mut send, refusal, FIRST_WORD).await;
             Ok(None)
         }
     }
@@ -145,6 +159,10 @@ async fn run(server: &Server, connection: &Connection, opened: Opened, mut send:
         ended = tell(server, &shared, nonce, acknowledged, &mut send) => ended,
         ended = listen(server, session.device, recv, acks) => ended,
         () = content(server, &shared, connection) => Ok(None),
+        refusal = overdue(&shared) => {
+            connection.close(REFUSED, refusal.code.name().as_bytes());
+            Ok(None)
+        }
         error = connection.closed() => {
             tracing::debug!(device = %session.device, %error, "a connection ended");
             Ok(None)
@@ -154,11 +172,26 @@ async fn run(server: &Server, connection: &Connection, opened: Opened, mut send:
     drop(leave);
     match ended {
         Ok(None) => connection.close(DONE, b""),
-        Ok(Some(refusal)) => refuse(connection, &mut send, refusal).await,
+        Ok(Some(refusal)) => refuse(connection, &mut send, refusal, LAST_WORD).await,
         Err(error) => {
             tracing::debug!(device = %session.device, %error, "a session was broken off");
             connection.close(PROTOCOL_ERROR, b"");
         }
+    }
+}
+
+/// The refusal that a device did not take: one that reads nothing would hold its connection for as long as a frame may take.
+async fn overdue(shared: &Shared) -> Refusal {
+    let mut wants = shared.wants.clone();
+    let refused = wants.wait_for(|want| want.refused.is_some()).await;
+    let refusal = refused.ok().and_then(|want| want.refused.clone());
+    match refusal {
+        Some(refusal) => {
+            tokio::time::sleep(LAST_WORD).await;
+            refusal
+        }
+        // Nobody is left to end the session: the others see that it is over.
+        None => std::future::pending().await,
     }
 }
 
@@ -262,7 +295,7 @@ async fn content(server: &Server, shared: &Arc<Shared>, connection: &Connection)
     }
 }
 
-async fn refuse(connection: &Connection, send: &mut SendStream, refusal: Refusal) {
+async fn refuse(connection: &Connection, send: &mut SendStream, refusal: Refusal, patience: Duration) {
     let reason = refusal.code.name().as_bytes().to_vec();
     let told = async {
         frames::write(send, &ToDevice::Refused(refusal)).await?;
@@ -271,7 +304,7 @@ async fn refuse(connection: &Connection, send: &mut SendStream, refusal: Refusal
         let _ = send.stopped().await;
         Ok::<_, FrameError>(())
     };
-    if !matches!(tokio::time::timeout(LAST_WORD, told).await, Ok(Ok(()))) {
+    if !matches!(tokio::time::timeout(patience, told).await, Ok(Ok(()))) {
         tracing::debug!("a refused device did not wait for the reason");
     }
     connection.close(REFUSED, &reason);

@@ -12,6 +12,8 @@
 
 mod enrolment;
 mod fleet;
+mod floods;
+mod hostile;
 mod kit;
 mod publishing;
 mod rollout;

@@ -20,7 +20,9 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use serde::Serialize;
@@ -76,8 +78,13 @@ impl Device {
 
     /// Opens a connection with this protocol and its first stream.
     pub(crate) async fn dial(&self, address: SocketAddr, controller: &KeyId, alpn: &[u8]) -> Link {
+        self.dial_as(address, client_config(&self.tls, *controller, alpn)).await
+    }
+
+    /// The same, as a client of one's own making.
+    pub(crate) async fn dial_as(&self, address: SocketAddr, config: ClientConfig) -> Link {
         let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        endpoint.set_default_client_config(client_config(&self.tls, *controller, alpn));
+        endpoint.set_default_client_config(config);
         let connecting = endpoint.connect(address, "controller").unwrap();
         let connection = within(connecting).await.unwrap();
         let (send, recv) = within(connection.open_bi()).await.unwrap();
@@ -142,9 +149,23 @@ impl Device {
         address: SocketAddr,
         controller: &KeyId,
     ) -> Result<(Link, Welcome), Refusal> {
+        let link = self.dial(address, controller, wire::ALPN).await;
+        self.greet(link).await
+    }
+
+    /// Says hello on an open connection.
+    pub(crate) async fn greet(&mut self, mut link: Link) -> Result<(Link, Welcome), Refusal> {
         self.session += 1;
-        let mut link = self.dial(address, controller, wire::ALPN).await;
-        link.write(&FromDevice::Hello(Hello {
+        link.write(&self.hello()).await;
+        match link.read::<ToDevice>().await {
+            ToDevice::Welcome(welcome) => Ok((link, welcome)),
+            ToDevice::Refused(refusal) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn hello(&self) -> FromDevice {
+        FromDevice::Hello(Hello {
             protocol: wire::PROTOCOL,
             agent: "0.1.0".to_owned(),
             facts: BTreeMap::from([("arch".to_owned(), "x86_64".to_owned())]),
@@ -153,23 +174,22 @@ impl Device {
             boot_id: "boot".to_owned(),
             nonce: self.nonce,
             status: self.status.clone(),
-        }))
-        .await;
-        match link.read::<ToDevice>().await {
-            ToDevice::Welcome(welcome) => Ok((link, welcome)),
-            ToDevice::Refused(refusal) => Err(refusal),
-            other => panic!("{other:?}"),
-        }
+        })
     }
 
     /// A receipt for what the plan brought.
     pub(crate) fn receipt(&self, plan: Digest, release: Digest, seq: u64) -> Vec<u8> {
+        self.receipt_for(self, plan, release, seq)
+    }
+
+    /// One that names another device.
+    pub(crate) fn receipt_for(&self, named: &Self, plan: Digest, release: Digest, seq: u64) -> Vec<u8> {
         let receipt = Receipt {
             format: FORMAT,
             issued: clock::unix_now(),
             plan,
             release,
-            device: self.id(),
+            device: named.id(),
             state: ReceiptState::Confirmed,
             healthy_for_s: 5,
             seq,
@@ -195,6 +215,17 @@ impl Device {
 }
 
 impl Link {
+    /// The close code and reason of the controller.
+    pub(crate) async fn closed(&self) -> (u64, String) {
+        match within(self.connection.closed()).await {
+            quinn::ConnectionError::ApplicationClosed(close) => (
+                close.error_code.into_inner(),
+                String::from_utf8_lossy(&close.reason).into_owned(),
+            ),
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(crate) async fn write<T: Serialize>(&mut self, message: &T) {
         let bytes = frame::encode(message).unwrap();
         within(self.send.write_all(&bytes)).await.unwrap();
@@ -274,21 +305,54 @@ fn enroll(step: EnrollStep) -> Enroll {
     }
 }
 
-fn client_config(key: &SecretKey, controller: KeyId, alpn: &[u8]) -> ClientConfig {
-    let provider = Arc::new(ensign_controller::server::tls::provider());
-    let private = PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()).into();
+pub(crate) fn client_config(key: &SecretKey, controller: KeyId, alpn: &[u8]) -> ClientConfig {
+    let private = PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec());
+    showing(
+        private.into(),
+        CertificateDer::from(key.public().to_spki()),
+        controller,
+        alpn,
+    )
+}
+
+/// A client with a key of another kind: ECDSA P-256.
+pub(crate) fn ecdsa_config(controller: KeyId) -> ClientConfig {
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let private = PrivatePkcs8KeyDer::from(pair.serialize_der());
+    let spki = CertificateDer::from(rcgen::PublicKeyData::subject_public_key_info(&pair));
+    showing(private.into(), spki, controller, wire::ALPN)
+}
+
+/// A client that shows no key at all.
+pub(crate) fn keyless_config(controller: KeyId) -> ClientConfig {
+    quic(pinning(controller).with_no_client_auth(), wire::ALPN)
+}
+
+fn showing(
+    private: PrivateKeyDer<'static>,
+    shown: CertificateDer<'static>,
+    controller: KeyId,
+    alpn: &[u8],
+) -> ClientConfig {
+    let provider = ensign_controller::server::tls::provider();
     let signing = provider.key_provider.load_private_key(private).unwrap();
-    let shown = CertificateDer::from(key.public().to_spki());
     let certified = Arc::new(CertifiedKey::new(vec![shown], signing));
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let resolver = rustls::client::AlwaysResolvesClientRawPublicKeys::new(certified);
+    quic(pinning(controller).with_client_cert_resolver(Arc::new(resolver)), alpn)
+}
+
+fn pinning(controller: KeyId) -> rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert> {
+    let provider = Arc::new(ensign_controller::server::tls::provider());
+    rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Pinned { controller, provider }))
-        .with_client_cert_resolver(Arc::new(rustls::client::AlwaysResolvesClientRawPublicKeys::new(
-            certified,
-        )));
+}
+
+fn quic(mut config: rustls::ClientConfig, alpn: &[u8]) -> ClientConfig {
     config.alpn_protocols = vec![alpn.to_vec()];
+    config.enable_early_data = true;
     ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()))
 }
 

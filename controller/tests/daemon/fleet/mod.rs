@@ -24,7 +24,7 @@ use ensign_controller::serve::{self, Options, Running};
 use ensign_controller::{clock, durable};
 use ensign_crypto::SecretKey;
 
-pub(crate) use device::{Device, within};
+pub(crate) use device::{Device, Link, client_config, ecdsa_config, keyless_config, within};
 pub(crate) use https::{Answer, Client};
 
 pub(crate) const FLEET: FleetId = FleetId([7; 32]);
