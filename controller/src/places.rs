@@ -25,7 +25,8 @@ pub enum Source {
     /// This very machine: limited by the room alone.
     Local,
     V4([u8; 4]),
-    V6([u8; 8]),
+    /// Its first half.
+    V6(u128),
 }
 
 impl From<IpAddr> for Source {
@@ -33,10 +34,7 @@ impl From<IpAddr> for Source {
         match address.to_canonical() {
             local if local.is_loopback() => Self::Local,
             IpAddr::V4(v4) => Self::V4(v4.octets()),
-            IpAddr::V6(v6) => {
-                let [a, b, c, d, e, f, g, h, ..] = v6.octets();
-                Self::V6([a, b, c, d, e, f, g, h])
-            }
+            IpAddr::V6(v6) => Self::V6(v6.to_bits() >> 64),
         }
     }
 }
