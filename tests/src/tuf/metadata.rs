@@ -217,6 +217,10 @@ impl Root {
 }
 
 impl Pin {
+    fn check_shape(&self) -> Result<(), String> {
+        self.hashes.as_ref().map_or(Ok(()), Hashes::check_shape)
+    }
+
     pub(super) fn check(&self, what: &str, bytes: &[u8]) -> Result<(), Refusal> {
         if let Some(length) = self.length {
             check_length(what, bytes, length)?;
@@ -226,6 +230,10 @@ impl Pin {
 }
 
 impl Target {
+    fn check_shape(&self) -> Result<(), String> {
+        self.hashes.check_shape()
+    }
+
     pub(super) fn check(&self, what: &str, bytes: &[u8]) -> Result<(), Refusal> {
         check_length(what, bytes, self.length)?;
         self.hashes.check(what, bytes)
@@ -233,6 +241,13 @@ impl Target {
 }
 
 impl Hashes {
+    fn check_shape(&self) -> Result<(), String> {
+        if self.0.is_empty() {
+            return Err("an empty list of hashes".to_owned());
+        }
+        Ok(())
+    }
+
     /// One digest of an algorithm that is known, for the names of files.
     pub(super) fn known(&self) -> Option<&str> {
         let known = ["sha256", "sha512"].iter().find_map(|name| self.0.get(*name));
@@ -313,10 +328,14 @@ roles! {
         }
         root.roles.iter().try_for_each(|(name, role)| role.check(name))
     };
-    Timestamp = "timestamp", |_: &Timestamp| Ok(());
+    Timestamp = "timestamp", |timestamp: &Timestamp| timestamp.meta.snapshot.check_shape();
     Snapshot = "snapshot", |snapshot: &Snapshot| {
         let wrong = snapshot.meta.keys().find(|name| name.strip_suffix(".json").is_none());
-        wrong.map_or(Ok(()), |name| Err(format!("the snapshot lists {name}")))
+        wrong.map_or(Ok(()), |name| Err(format!("the snapshot lists {name}")))?;
+        snapshot.meta.values().try_for_each(Pin::check_shape)
     };
-    Targets = "targets", |targets: &Targets| targets.delegations.as_ref().map_or(Ok(()), Delegations::check);
+    Targets = "targets", |targets: &Targets| {
+        targets.files.values().try_for_each(Target::check_shape)?;
+        targets.delegations.as_ref().map_or(Ok(()), Delegations::check)
+    };
 }
