@@ -145,7 +145,7 @@ fn prepare(
     )?;
     let timestamp = signer.timestamp(version, listed(&snapshot, version))?;
     // What devices would refuse must not become a fleet.
-    let at = At::plain(now);
+    let at = At::client(now);
     machine.update_timestamp(&timestamp, &at)?;
     machine.update_snapshot(&snapshot, &at)?;
     machine.update_targets(&targets, &at)?;

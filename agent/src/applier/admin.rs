@@ -189,6 +189,7 @@ fn finish_enroll(
     shell.store.save(&trusted)?;
     durable::write(&shell.paths.binding(), bytes, 0o600).map_err(|e| io(&shell.paths.binding(), &e))?;
     shell.identity = identity::load(&shell.paths)?;
+    shell.wall.follow(Some(&trusted));
     shell.trusted = Some(trusted);
     (shell.lost, shell.degraded, shell.joining) = (None, false, None);
     shell.offer = None;
@@ -219,6 +220,7 @@ fn leave(shell: &mut Shell) -> Result<FromAdmin, Refusal> {
     }
     shell.store.forget()?;
     (shell.identity, shell.trusted, shell.offer, shell.lost) = (None, None, None, None);
+    shell.wall.follow(None);
     tracing::info!("left the fleet");
     sockets::tell_link(shell);
     Ok(done("left the fleet".to_owned()))

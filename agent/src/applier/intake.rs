@@ -57,12 +57,21 @@ pub(super) fn take(
             let (Some(trusted), Some(identity)) = (&mut shell.trusted, &shell.identity) else {
                 return Ok(Ok(()));
             };
-            if clock::synchronised() {
-                return Ok(Ok(()));
+            let clock = shell.wall.clock();
+            let taken = trusted.attest_time(&attestation, &identity.id, &shell.leases.nonce(), clock);
+            let taken = taken.and_then(|time| {
+                // The floor that it raised is stored like any other.
+                shell.store.save(trusted)?;
+                Ok(time)
+            });
+            if let Ok(Some(time)) = taken {
+                shell.wall.attest(time, trusted);
+                tracing::info!(
+                    time,
+                    "the controller vouches for the time: this machine's clock is suspect"
+                );
             }
-            Ok(trusted
-                .attest_time(&attestation, &identity.id, &shell.leases.nonce())
-                .map(|time| shell.wall.attest(time)))
+            Ok(taken.map(drop))
         }
     }
 }
@@ -123,6 +132,9 @@ fn judge_offer(shell: &mut Shell, offer: &Offer, documents: &Documents) -> Resul
     };
     let clock = shell.wall.clock();
     let refreshed = documents.refresh(trusted, clock, Source::Online);
+    // A new root may have taken back the word of whoever vouched for the time.
+    shell.wall.follow(Some(trusted));
+    let clock = shell.wall.clock();
     let stated = documents.take_statements(trusted, &identity.id, &identity.name);
     let held = documents.rollout(offer, trusted, &mut shell.leases, &identity.id, clock::boot())?;
     let opened = held.as_ref().map(|held| {

@@ -3,16 +3,26 @@
 use std::time::Duration;
 
 use ensign_apply::Now;
-use ensign_bundle::trust::{CLOCK_SLACK_S, Clock};
+use ensign_bundle::trust::{Clock, Trusted};
+use ensign_crypto::PublicKey;
 
 use crate::clock;
 
-/// The wall clock, or the controller's where that vouches for one.
+/// The wall clock, and the controller's where that vouches for one.
 #[derive(Debug, Default)]
 pub(super) struct Wall {
-    /// Time that the controller attested, and the boot clock then.
-    attested: Option<(u64, Duration)>,
+    attested: Option<Attested>,
     boot_id: String,
+}
+
+/// A time that the controller attested.
+#[derive(Debug)]
+struct Attested {
+    time: u64,
+    /// The boot clock then.
+    at: Duration,
+    /// The timestamp keys of that moment.
+    keys: Vec<PublicKey>,
 }
 
 impl Wall {
@@ -23,20 +33,35 @@ impl Wall {
         }
     }
 
-    pub(super) fn attest(&mut self, time: u64) {
-        self.attested = Some((time, clock::boot()));
+    /// Takes an attestation that `trusted` accepted. It never sets the time back: an old one shown again gains nothing.
+    pub(super) fn attest(&mut self, time: u64, trusted: &Trusted) {
+        let at = clock::boot();
+        if self.attested.as_ref().is_none_or(|known| known.carried_to(at) < time) {
+            self.attested = Some(Attested {
+                time,
+                at,
+                keys: trusted.root().roles.timestamp.keys.clone(),
+            });
+        }
     }
 
-    /// Seconds since 1970. A synchronised clock is believed alone. The controller's word only moves one forward that is not, and
-    /// by more than the slack: one that agrees is finer than whole seconds that travelled, and a plan that starts now starts now.
+    /// Forgets what was attested by keys that are timestamp keys no more; with no trust left, whatever it was.
+    pub(super) fn follow(&mut self, trusted: Option<&Trusted>) {
+        let vouched = |known: &Attested| trusted.is_some_and(|trusted| trusted.vouches(&known.keys));
+        self.attested = self.attested.take().filter(vouched);
+    }
+
+    /// Seconds since 1970.
     pub(super) fn unix(&self) -> u64 {
-        latest(clock::unix(), clock::synchronised(), self.attested, clock::boot())
+        self.clock().wall()
     }
 
     pub(super) fn clock(&self) -> Clock {
+        let boot = clock::boot();
         Clock {
-            now: self.unix(),
-            trusted: self.attested.is_some() || clock::synchronised(),
+            now: clock::unix(),
+            synchronised: clock::synchronised(),
+            attested: self.attested.as_ref().map(|known| known.carried_to(boot)),
         }
     }
 
@@ -49,52 +74,8 @@ impl Wall {
     }
 }
 
-fn latest(system: u64, synchronised: bool, attested: Option<(u64, Duration)>, boot: Duration) -> u64 {
-    let Some((time, at)) = attested.filter(|_| !synchronised) else {
-        return system;
-    };
-    let attested = time.saturating_add(boot.saturating_sub(at).as_secs());
-    if attested > system.saturating_add(CLOCK_SLACK_S) {
-        attested
-    } else {
-        system
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn the_controllers_word_moves_no_good_clock_and_none_back() {
-        let system = 1_800_000_000;
-        let month = 30 * 24 * 3600;
-        assert_eq!(
-            latest(system, true, Some((system + month, SECOND)), SECOND),
-            system,
-            "synchronised"
-        );
-        assert_eq!(
-            latest(system, false, Some((system - month, SECOND)), SECOND),
-            system,
-            "back"
-        );
-        assert_eq!(
-            latest(system, false, Some((system + 1, SECOND)), SECOND),
-            system,
-            "within the slack"
-        );
-        assert_eq!(
-            latest(0, false, Some((system, SECOND)), 3 * SECOND),
-            system + 2,
-            "a clock of 1970"
-        );
-        assert_eq!(
-            latest(0, false, Some((u64::MAX, SECOND)), 3 * SECOND),
-            u64::MAX,
-            "no overflow"
-        );
+impl Attested {
+    fn carried_to(&self, boot: Duration) -> u64 {
+        self.time.saturating_add(boot.saturating_sub(self.at).as_secs())
     }
 }

@@ -72,10 +72,10 @@ impl Judge<'_> {
         let (plan, product) = (self.plan, &self.plan.product);
         let there = self.already_there();
         let floor = self.trusted.root().floor(product).plan_seq;
-        if plan.seq < floor {
+        if floor > 0 && plan.seq <= floor {
             return refuse!(
                 PlanReplayed,
-                "plan number {} of {product}, root's floor is {floor}",
+                "plan number {} of {product}, root retired numbers up to {floor}",
                 plan.seq
             );
         }
@@ -93,6 +93,13 @@ impl Judge<'_> {
         let (counter, floor) = (self.release.counter, self.trusted.security_floor(product));
         if counter < floor {
             return refuse!(BelowFloor, "counter {counter} of {product} is below the floor {floor}");
+        }
+        let lowest = self.trusted.lowest(product);
+        if counter < lowest {
+            return refuse!(
+                BelowFloor,
+                "counter {counter} of {product} is below {lowest}, the lowest that its signers keep"
+            );
         }
         if there {
             return Ok(Direction::Upgrade);
@@ -281,7 +288,7 @@ impl Judge<'_> {
     }
 
     pub(super) fn has_begun(&self) -> Result<(), Refusal> {
-        let (start, now) = (self.plan.not_before, self.clock.now);
+        let (start, now) = (self.plan.not_before, self.clock.wall());
         if now < start {
             return refuse!(NotYet, "the plan starts at {start}, it is {now}");
         }

@@ -177,8 +177,13 @@ impl Format for Ensign {
 impl Targets {
     /// The one delegation that covers a product: its own entry, else `*`, never both.
     pub fn product(&self, name: &Ident) -> Option<&Product> {
+        self.entry(name.as_str())
+    }
+
+    /// The same for `*` as well, whose entry covers what has none of its own.
+    pub(super) fn entry(&self, name: &str) -> Option<&Product> {
         let entry = |name: &str| self.products.iter().find(|p| p.name == name);
-        entry(name.as_str()).or_else(|| entry("*"))
+        entry(name).or_else(|| entry("*"))
     }
 }
 

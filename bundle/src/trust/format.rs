@@ -99,6 +99,8 @@ pub enum Candidate<'a, F: Format> {
     },
     Targets {
         root: &'a F::Root,
+        /// What is held, unless a new root covers it no more.
+        old: Option<&'a F::Targets>,
         new: &'a F::Targets,
     },
     Delegated {
@@ -113,6 +115,11 @@ pub enum Candidate<'a, F: Format> {
 /// Rules beyond TUF's own, in one function, run on roles that TUF itself finds valid.
 pub trait Profile<F: Format> {
     fn check(&self, candidate: Candidate<'_, F>, at: &At) -> Result<(), Refusal>;
+
+    /// True when `new` says that what `old` allowed is to be forgotten: then targets are fetched anew, compared with nothing.
+    fn resets(&self, _old: &F::Root, _new: &F::Root) -> bool {
+        false
+    }
 
     /// True when a role may vanish from the snapshot, judged by the new targets. TUF itself never allows it (5.5.5).
     fn may_leave(&self, name: &F::Name, pin: &F::Pin, old: &F::Snapshot, targets: &F::Targets) -> bool;
@@ -146,13 +153,21 @@ pub struct At {
 }
 
 impl At {
-    /// A trusted clock, nothing remembered.
+    /// A clock that is right, nothing remembered, and no word on documents from its future.
     pub fn plain(now: u64) -> Self {
         Self {
             root: now,
             now,
             latest_issue: None,
             online: true,
+        }
+    }
+
+    /// The same with a bound on documents from the future: what a client with this clock judges by.
+    pub fn client(now: u64) -> Self {
+        Self {
+            latest_issue: Some(now.saturating_add(crate::limits::ISSUED_AHEAD_S)),
+            ..Self::plain(now)
         }
     }
 }

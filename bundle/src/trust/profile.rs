@@ -10,7 +10,7 @@ use crate::limits;
 use crate::reason::Refusal;
 use crate::refuse;
 
-/// Lifetimes, one key one role across documents, floors, and what may leave the snapshot. (Thresholds within the number of keys
+/// Lifetimes, one key one role across documents, floors, bounds that only rise, and what may leave the snapshot. (Thresholds within the number of keys
 /// and mandatory hashes stand in the types and their `check`: such a document is neither made nor read.)
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Strict;
@@ -30,15 +30,20 @@ impl Profile<Ensign> for Strict {
                 check_life("snapshot", new, limits::SNAPSHOT_LIFE_S, at)?;
                 check_targets_floor(root, new.targets.version)
             }
-            Candidate::Targets { root, new } => {
+            Candidate::Targets { root, old, new } => {
                 check_life("targets", new, limits::OFFLINE_ROLE_LIFE_S, at)?;
                 check_targets_floor(root, new.version)?;
-                check_disjoint(root, new)
+                check_disjoint(root, new)?;
+                old.map_or(Ok(()), |old| check_bounds_rise(old, new))
             }
             Candidate::Delegated { name, new, .. } => {
                 check_life(&name.to_string(), new, limits::OFFLINE_ROLE_LIFE_S, at)
             }
         }
+    }
+
+    fn resets(&self, old: &Root, new: &Root) -> bool {
+        new.floors.reset_epoch > old.floors.reset_epoch
     }
 
     fn may_leave(&self, name: &DocName, _: &Listed, old: &Snapshot, targets: &Targets) -> bool {
@@ -110,12 +115,37 @@ fn check_floors(old: &Floors, new: &Floors) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// A product's security floor and lowest counter only rise, whichever entry covers it: a document that left the snapshot never
+/// comes back in an older version. Only root's reset starts anew.
+fn check_bounds_rise(old: &Targets, new: &Targets) -> Result<(), Refusal> {
+    for name in old.products.iter().chain(&new.products).map(|p| p.name.as_str()) {
+        let (was, is) = (bounds(old, name), bounds(new, name));
+        if is.0 < was.0 || is.1 < was.1 {
+            return refuse!(
+                RollbackRefused,
+                "targets lower the security floor of {name} from {} to {} or its lowest counter from {} to {}, without a reset by root",
+                was.0,
+                is.0,
+                was.1,
+                is.1
+            );
+        }
+    }
+    Ok(())
+}
+
+fn bounds(targets: &Targets, name: &str) -> (u64, u64) {
+    targets
+        .entry(name)
+        .map_or((0, 0), |product| (product.security_floor, product.lowest))
+}
+
 fn at_least(new: ProductFloor, old: ProductFloor) -> bool {
     new.plan_seq >= old.plan_seq && new.counter >= old.counter && new.security >= old.security
 }
 
 /// Refuses a targets role that gives a product a key which stands in a role of root, or is the controller's.
-pub(super) fn check_disjoint(root: &Root, targets: &Targets) -> Result<(), Refusal> {
+fn check_disjoint(root: &Root, targets: &Targets) -> Result<(), Refusal> {
     for product in &targets.products {
         for key in &product.role.keys {
             if let Some(other) = root.role_of(key) {

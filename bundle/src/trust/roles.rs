@@ -13,6 +13,7 @@ use crate::ids::{Ident, Label, Version};
 use crate::limits;
 use crate::reason::Refusal;
 use crate::refuse;
+use crate::selector::Selector;
 use crate::statement::Document;
 
 /// The format number in every signed document of this version.
@@ -136,8 +137,11 @@ pub struct Floors {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProductFloor {
+    /// Plans with this number and all below are retired; 0 = none.
     pub plan_seq: u64,
+    /// No release below it is installed.
     pub counter: u64,
+    /// The same, raised for a reason of security.
     pub security: u64,
 }
 
@@ -289,6 +293,10 @@ impl Document for Root {
         if !strictly_increasing(self.scopes.iter().map(|s| &s.name)) {
             return refuse!(Malformed, "scopes are not sorted by unique names");
         }
+        for scope in &self.scopes {
+            // A selector that nobody can read would leave every device without a scope.
+            Selector::parse(&scope.select)?;
+        }
         match self.policy.timestamp_life_s {
             Some(life) if life > limits::AIR_GAPPED_TIMESTAMP_LIFE_S => refuse!(
                 LifetimeRefused,
@@ -334,6 +342,14 @@ impl Document for Release {
             return refuse!(
                 LimitExceeded,
                 "the manifest has {length} bytes, at most {most} are allowed"
+            );
+        }
+        if self.security_floor > self.counter {
+            return refuse!(
+                Malformed,
+                "the security floor {} is above the release's own counter {}",
+                self.security_floor,
+                self.counter
             );
         }
         Ok(())

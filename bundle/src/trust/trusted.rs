@@ -1,5 +1,7 @@
 //! The live trust state: Ensign's machine with its memory.
 
+use ensign_crypto::PublicKey;
+
 use super::ensign::{DocName, Ensign, ReleaseName};
 use super::format::At;
 use super::machine::{Machine, Step};
@@ -179,13 +181,18 @@ impl Trusted {
         docs: &mut dyn FnMut(Want<'_>) -> Option<Vec<u8>>,
         clock: impl Into<Clock>,
     ) -> Result<Step, Refusal> {
-        let at = self.at(clock, Source::Online);
-        let before = self.root().version;
-        let result = self.machine.refresh_root(docs, &at);
-        if self.root().version != before {
-            self.saw_root();
+        let clock = clock.into();
+        let mut step = Step::Unchanged;
+        // One at a time, as if each had come alone: a reset or a change of keys on the way counts, whatever follows it.
+        for _ in 0..crate::limits::ROOT_STEPS {
+            let Some(next) = self.root().version.checked_add(1) else {
+                break;
+            };
+            let Some(bytes) = docs(Want::Root(next)) else { break };
+            self.update_root(&bytes, clock)?;
+            step = Step::Updated;
         }
-        result
+        Ok(step)
     }
 
     /// The release document of a version, fetched through `docs` unless the current one is held.
@@ -258,10 +265,27 @@ impl Trusted {
         self.at(clock, Source::Online).now
     }
 
-    /// Takes the controller's time, signed by the timestamp role for this device's nonce. The caller sets its own idea of the
-    /// time to the result and presents it as a trusted [`Clock`] from then on. At most [`LATEST_TIME`](crate::limits::LATEST_TIME).
-    /// Not for a device whose own clock is synchronised: there the controller's word could only make it worse.
-    pub fn attest_time(&mut self, bytes: &[u8], device: &DeviceId, nonce: &Nonce) -> Result<u64, Refusal> {
+    /// True when the system's clock cannot be right: nothing keeps it so, or signed documents are ahead of it by more than the
+    /// slack. Installing then needs [`Trusted::attest_time`] (online), or root's leave (offline).
+    pub fn clock_is_suspect(&self, clock: impl Into<Clock>) -> bool {
+        self.memory.time.suspects(clock.into())
+    }
+
+    /// Takes the controller's time, signed by the timestamp role for this device's nonce; `None` where the device's own clock is
+    /// good: there the controller's word could only make it worse. The caller carries the result on by the boot clock and presents
+    /// it as [`Clock::attested`], for as long as [`Trusted::vouches`] says so. At most
+    /// [`LATEST_TIME`](crate::limits::LATEST_TIME), and no more ahead of a synchronised clock than any other document.
+    pub fn attest_time(
+        &mut self,
+        bytes: &[u8],
+        device: &DeviceId,
+        nonce: &Nonce,
+        clock: impl Into<Clock>,
+    ) -> Result<Option<u64>, Refusal> {
+        let clock = clock.into();
+        if !self.clock_is_suspect(clock) {
+            return Ok(None);
+        }
         let role = &self.root().roles.timestamp;
         let time: TimeAttestation = statement::open(bytes, &role.keys, role.threshold, self.fleet())?.body;
         if time.fleet != *self.fleet() {
@@ -275,17 +299,23 @@ impl Trusted {
                 time.nonce
             );
         }
-        if time.time > crate::limits::LATEST_TIME {
+        let latest = crate::limits::LATEST_TIME;
+        let latest = self.memory.time.latest_issue(clock).map_or(latest, |l| l.min(latest));
+        if time.time > latest {
             return refuse!(
                 LifetimeRefused,
-                "the attested time is {} s, at most {} is possible",
-                time.time,
-                crate::limits::LATEST_TIME
+                "the attested time is {} s, at most {latest} is possible",
+                time.time
             );
         }
-        let root = self.machine.root.body.clone();
-        self.memory.time.saw_online(time.time, &root);
-        Ok(self.memory.time.proven())
+        let root = &self.machine.root.body;
+        self.memory.time.saw_online(time.time, root);
+        Ok(Some(self.memory.time.proven()))
+    }
+
+    /// True while the timestamp keys of an attestation are those of root: a thief's word goes with the stolen key.
+    pub fn vouches(&self, keys: &[PublicKey]) -> bool {
+        keys.iter().all(|key| self.root().roles.timestamp.keys.contains(key))
     }
 
     /// Remembers that a plan was started: stored before the switch. A plan with this or a lower sequence number is not taken
@@ -333,6 +363,13 @@ impl Trusted {
             .max(root.security)
             .max(targets.map_or(0, |product| product.security_floor))
             .max(seen)
+    }
+
+    /// The lowest counter of the product that its signers keep. What is below may have left the snapshot, so that an older version
+    /// of its document (from before it was withdrawn) could be listed again.
+    pub fn lowest(&self, product: &Ident) -> u64 {
+        let targets = self.targets().and_then(|targets| targets.product(product));
+        targets.map_or(0, |product| product.lowest)
     }
 
     /// True when the plan was cancelled.

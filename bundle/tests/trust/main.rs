@@ -3,9 +3,15 @@
 #[cfg(test)]
 mod acceptance;
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod bounds;
 #[cfg(test)]
+mod clock;
+#[cfg(test)]
 mod fleet;
+#[cfg(test)]
+mod floors;
 #[cfg(test)]
 mod gates;
 #[cfg(test)]
@@ -14,3 +20,5 @@ mod golden;
 mod machine;
 #[cfg(test)]
 mod people;
+#[cfg(test)]
+mod scopes;

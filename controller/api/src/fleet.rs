@@ -67,6 +67,16 @@ pub enum MetadataKind {
     Timestamp,
 }
 
+/// Targets, and the next versions of release documents that would not be valid under them: in one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NewTargets {
+    /// The envelope.
+    pub targets: Base64,
+    /// Envelopes.
+    #[serde(default)]
+    pub releases: Vec<Base64>,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct MetadataQuery {

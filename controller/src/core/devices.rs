@@ -113,7 +113,12 @@ impl State {
         }
         let row = self.device(id)?;
         let scopes = Scopes::of_device(self.roles.root(), subject_of(row))?;
-        scopes.require(&hold.envelope, &self.fleet.fleet)?;
+        // As devices have it: any one scope stops, all of them let go.
+        if hold.body.held {
+            scopes.require_any(&hold.envelope, &self.fleet.fleet)?;
+        } else {
+            scopes.require(&hold.envelope, &self.fleet.fleet)?;
+        }
         if is_repeated(row.hold.as_ref(), envelope, hold.body.seq, "hold")? {
             return Ok(());
         }

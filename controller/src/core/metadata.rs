@@ -4,19 +4,21 @@
 
 use std::collections::BTreeMap;
 
+use ensign_bundle::accept::check_manifest;
+use ensign_bundle::manifest::Manifest;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::statement;
 use ensign_bundle::trust::ensign::{DocName, Ensign, ReleaseName};
 use ensign_bundle::trust::format::At;
-use ensign_bundle::trust::machine::Machine;
+use ensign_bundle::trust::machine::{Held, Machine};
 use ensign_bundle::trust::profile::Strict;
-use ensign_bundle::trust::roles::{Listed, Root, Targets};
+use ensign_bundle::trust::roles::{Listed, Release, Root, Targets};
 use ensign_crypto::PublicKey;
 
-use super::online::{Online, due, listed, timestamp_life};
+use super::online::{Online, due, listed, release_document, timestamp_life};
 use super::rows::{ReleaseRow, RoleRow, key};
-use super::state::State;
+use super::state::{State, read_document};
 
 /// The client's machine over what this controller serves, and where the bytes are.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub struct Roles {
 pub(super) struct Draft {
     pub root: Option<Vec<u8>>,
     pub targets: Option<Vec<u8>>,
-    pub release: Option<(ReleaseRow, Vec<u8>)>,
+    pub releases: Vec<(ReleaseRow, Vec<u8>)>,
 }
 
 impl Roles {
@@ -77,14 +79,40 @@ impl State {
         })
     }
 
-    /// Takes the next targets.
-    pub fn publish_targets(&mut self, envelope: Vec<u8>) -> Result<(), Refusal> {
+    /// Takes the next targets, together with the next versions of release documents that would not be valid under them.
+    pub fn publish_targets(&mut self, envelope: Vec<u8>, renewed: Vec<Vec<u8>>) -> Result<(), Refusal> {
         if self.roles.machine.targets().is_some_and(|held| held.bytes == envelope) {
             return Ok(());
         }
+        let releases = renewed
+            .into_iter()
+            .map(|envelope| Ok((self.renewed_row(&envelope)?, envelope)))
+            .collect::<Result<_, Refusal>>()?;
         self.publish(&Draft {
             targets: Some(envelope),
+            releases,
             ..Draft::default()
+        })
+    }
+
+    /// The row of the next version of a published document. Its signatures are counted with the others, under the new targets.
+    fn renewed_row(&self, envelope: &[u8]) -> Result<ReleaseRow, Refusal> {
+        let release = statement::open_unverified::<Release>(envelope)?.body;
+        let known = self.release(&release.product, &release.release)?;
+        if known.manifest != release.manifest.digest || known.counter != release.counter {
+            return refuse!(
+                AlreadyPublished,
+                "{}@{} is published with manifest {}, not {}",
+                release.product,
+                release.release,
+                known.manifest,
+                release.manifest.digest
+            );
+        }
+        Ok(ReleaseRow {
+            document: release_document(&release, envelope),
+            yanked: release.yanked,
+            ..known.clone()
         })
     }
 
@@ -101,7 +129,7 @@ impl State {
     /// Tries the new documents on a copy of the clients' machine, then stores them and writes their rows.
     pub(super) fn publish(&mut self, draft: &Draft) -> Result<(), Refusal> {
         let parts = self.parts.clone();
-        let at = At::plain(self.now);
+        let at = At::client(self.now);
         let mut machine = self.roles.machine.clone();
         if let Some(root) = &draft.root {
             machine.update_root(root, &at)?;
@@ -129,7 +157,7 @@ impl State {
             signed.body
         };
         let mut rows = self.releases.clone();
-        if let Some((row, _)) = &draft.release {
+        for (row, _) in &draft.releases {
             rows.insert((row.product.clone(), row.version.clone()), row.clone());
         }
         // Releases leave only when the product's `lowest` says so (`may_leave` of the profile).
@@ -151,7 +179,10 @@ impl State {
         machine.update_timestamp(&timestamp, &at)?;
         machine.update_snapshot(&snapshot, &at)?;
         machine.update_targets(targets, &at)?;
-        self.check_releases(&mut machine, &rows, draft.release.as_ref(), &at)?;
+        self.check_releases(&mut machine, &rows, &draft.releases, &at)?;
+        if draft.targets.is_some() {
+            self.check_bounds(&machine, &rows)?;
+        }
 
         if let Some(root) = &draft.root {
             let body = &machine.root().body;
@@ -172,7 +203,7 @@ impl State {
             tracing::info!(version = row.version, "new targets are published");
             self.roles.targets = row;
         }
-        if let Some((row, envelope)) = &draft.release {
+        for (row, envelope) in &draft.releases {
             self.keep_document(envelope)?;
             self.put(key::release(&row.product, &row.version), row)?;
         }
@@ -207,7 +238,7 @@ impl State {
             digest: self.roles.snapshot.digest,
         };
         let bytes = online.timestamp(version, snapshot)?;
-        self.roles.machine.update_timestamp(&bytes, &At::plain(self.now))?;
+        self.roles.machine.update_timestamp(&bytes, &At::client(self.now))?;
         self.keep_timestamp(&bytes, version)
     }
 
@@ -258,7 +289,7 @@ impl State {
         &self,
         machine: &mut Machine<Ensign, Strict>,
         rows: &BTreeMap<(ensign_bundle::ids::Ident, ensign_bundle::ids::Version), ReleaseRow>,
-        new: Option<&(ReleaseRow, Vec<u8>)>,
+        new: &[(ReleaseRow, Vec<u8>)],
         at: &At,
     ) -> Result<(), Refusal> {
         for row in rows.values() {
@@ -266,7 +297,7 @@ impl State {
                 product: row.product.clone(),
                 version: row.version.clone(),
             });
-            if let Some((_, envelope)) = new.filter(|(r, _)| r.document.digest == row.document.digest) {
+            if let Some((_, envelope)) = new.iter().find(|(r, _)| r.document.digest == row.document.digest) {
                 machine.update_delegated(&name, envelope, at)?;
             } else if !machine.delegated().contains_key(&name) && row.document.expires > at.now {
                 let bytes = self.document(&row.document.digest)?;
@@ -277,6 +308,41 @@ impl State {
                     )
                 })?;
             }
+        }
+        Ok(())
+    }
+
+    /// No published release has a component, kind, handler or unit that the new targets do not let its product have.
+    fn check_bounds(
+        &self,
+        machine: &Machine<Ensign, Strict>,
+        rows: &BTreeMap<(ensign_bundle::ids::Ident, ensign_bundle::ids::Version), ReleaseRow>,
+    ) -> Result<(), Refusal> {
+        let (old, new) = (self.roles.machine.targets(), machine.targets());
+        for row in rows.values() {
+            let name = DocName::Release(ReleaseName {
+                product: row.product.clone(),
+                version: row.version.clone(),
+            });
+            let entry =
+                |targets: Option<&'_ Held<Targets>>| targets.and_then(|t| t.body.product(&row.product).cloned());
+            let (Some(bounds), Some(release)) = (entry(new), machine.delegated().get(&name)) else {
+                continue;
+            };
+            let same = entry(old).is_some_and(|old| {
+                (&old.components, &old.kinds, &old.handlers, &old.units)
+                    == (&bounds.components, &bounds.kinds, &bounds.handlers, &bounds.units)
+            });
+            if same {
+                continue;
+            }
+            let manifest = Manifest::parse(&read_document(self.parts.blobs.as_ref(), &row.manifest)?)?;
+            check_manifest(&release.body, &bounds, &manifest).map_err(|refusal| {
+                Refusal::new(
+                    Code::Conflict,
+                    format!("{name} would no longer be valid ({}): {}", refusal.code, refusal.text),
+                )
+            })?;
         }
         Ok(())
     }

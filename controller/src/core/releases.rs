@@ -122,7 +122,7 @@ impl State {
             published: self.now,
         };
         self.publish(&Draft {
-            release: Some((row.clone(), envelope)),
+            releases: vec![(row.clone(), envelope)],
             ..Draft::default()
         })?;
         tracing::info!(product = %row.product, version = %row.version, "a release is published");

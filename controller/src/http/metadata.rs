@@ -2,9 +2,10 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use ensign_api::{Base64, ErrorDocument, Metadata, MetadataKind, MetadataQuery};
+use ensign_api::{Base64, ErrorDocument, Metadata, MetadataKind, MetadataQuery, NewTargets};
 use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 
@@ -41,21 +42,36 @@ pub(super) async fn document(
     Ok(([(CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
-/// The next root or targets, signed by those who may.
+/// The next root or targets, signed by those who may. Targets come with the next versions of the release documents that would not be
+/// valid under them as a JSON document; without any, the envelope alone will do.
 #[utoipa::path(post, path = "/v1/metadata/{role}", tag = "fleet", params(("role" = String, Path, description = "root or targets")),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    request_body(content((Vec<u8> = "application/octet-stream"), (NewTargets = "application/json"))),
     responses((status = 200, body = Vec<Metadata>), (status = 422, body = ErrorDocument)))]
 pub(super) async fn publish(
     State(app): State<App>,
     caller: Caller,
     Path(role): Path<String>,
+    headers: HeaderMap,
     Raw(body): Raw,
 ) -> Answer<Vec<Metadata>> {
     caller.require(Permission::Administer)?;
-    let envelope = body.to_vec();
+    let json = headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let (envelope, renewed) = if json {
+        let new: NewTargets =
+            serde_json::from_slice(&body).map_err(|e| Refusal::new(Code::Usage, format!("new targets: {e}")))?;
+        (new.targets.0, new.releases.into_iter().map(|bytes| bytes.0).collect())
+    } else {
+        (body.to_vec(), Vec::new())
+    };
     let published = match role.as_str() {
         "root" => app.core.change(move |state| state.publish_root(envelope)).await,
-        "targets" => app.core.change(move |state| state.publish_targets(envelope)).await,
+        "targets" => {
+            app.core
+                .change(move |state| state.publish_targets(envelope, renewed))
+                .await
+        }
         _ => Err(Refusal::new(Code::NotFound, "only root and targets are published here")),
     };
     published?;

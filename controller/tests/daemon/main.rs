@@ -10,6 +10,7 @@
     reason = "a test names the one message that it waits for"
 )]
 
+mod delegation;
 mod enrolment;
 mod fleet;
 mod floods;

@@ -13,7 +13,7 @@ mod timestamp;
 
 use std::collections::BTreeMap;
 
-use super::format::{At, Format, Meta, Profile};
+use super::format::{At, Candidate, Format, Meta, Profile};
 use crate::reason::Refusal;
 use crate::refuse;
 
@@ -114,7 +114,8 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         self.delegated.retain(|name, _| keep(name));
     }
 
-    /// Refuses unless every top-level role is there, belongs to the others, and is unexpired.
+    /// Refuses unless every top-level role is there, belongs to the others, is unexpired, and is what the profile wants under the
+    /// newest root.
     pub fn check_fresh(&self, at: &At) -> Result<(), Refusal> {
         self.check_root_fresh(at)?;
         let timestamp = present(self.timestamp.as_ref(), "timestamp")?;
@@ -130,7 +131,27 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
             check_expiry("timestamp", &timestamp.body, at.now)?;
             check_expiry("snapshot", &snapshot.body, at.now)?;
         }
-        check_expiry("targets", &targets.body, at.now)
+        check_expiry("targets", &targets.body, at.now)?;
+        let root = &self.root.body;
+        let candidates = [
+            Candidate::Root { old: None, new: root },
+            Candidate::Timestamp {
+                root,
+                new: &timestamp.body,
+            },
+            Candidate::Snapshot {
+                root,
+                new: &snapshot.body,
+            },
+            Candidate::Targets {
+                root,
+                old: None,
+                new: &targets.body,
+            },
+        ];
+        candidates
+            .into_iter()
+            .try_for_each(|candidate| self.profile.check(candidate, at))
     }
 
     fn check_root_fresh(&self, at: &At) -> Result<(), Refusal> {

@@ -10,7 +10,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
     /// matter here: a root that has expired is still needed to reach the next (TUF 5.3.4 to 5.3.8).
     ///
     /// Roles that the new root does not cover are dropped: timestamp and snapshot when one of their keys went (TUF 5.3.11, so
-    /// that a thief's fast-forward can be undone), every role that its keys no longer signed.
+    /// that a thief's fast-forward can be undone), targets when it resets what they said, every role that its keys no longer signed.
     pub fn update_root(&mut self, bytes: &[u8], at: &At) -> Result<(), Refusal> {
         let old = &self.root.body;
         let new = self.format.open_root(bytes, Some(old))?;
@@ -29,11 +29,15 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         };
         self.profile.check(candidate, at)?;
         let rotated = self.format.online_keys_rotated(old, &new);
+        let reset = self.profile.resets(old, &new);
         self.root = Held {
             bytes: bytes.to_vec(),
             body: new,
         };
         self.pending = None;
+        if reset {
+            self.targets = None;
+        }
         self.recheck(rotated);
         Ok(())
     }

@@ -28,6 +28,7 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         check_expiry("targets", &new, at.now)?;
         let candidate = Candidate::Targets {
             root: &self.root.body,
+            old: self.targets.as_ref().map(|held| &held.body),
             new: &new,
         };
         self.profile.check(candidate, at)?;
@@ -100,6 +101,14 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         let held = present(self.delegated.get(name), &what)?;
         check_pinned::<F, _>(&what, held, &pin)?;
         check_expiry(&what, &held.body, at.now)?;
+        let candidate = Candidate::Delegated {
+            root: &self.root.body,
+            targets: &present(self.targets.as_ref(), "targets")?.body,
+            pin: &pin,
+            name,
+            new: &held.body,
+        };
+        self.profile.check(candidate, at)?;
         Ok(held)
     }
 

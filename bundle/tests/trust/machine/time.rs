@@ -97,12 +97,13 @@ fn online_time_goes_with_the_timestamp_key() {
         time: far,
     };
     let signed = sign(&attestation, &[7]);
+    let bad = Clock::untrusted(START);
     assert_eq!(
-        code(device.attest_time(&signed, &id, &Nonce([6; 32]))),
+        code(device.attest_time(&signed, &id, &Nonce([6; 32]), bad)),
         Code::WrongDevice
     );
     assert_eq!(
-        code(device.attest_time(&sign(&attestation, &[6]), &id, &nonce)),
+        code(device.attest_time(&sign(&attestation, &[6]), &id, &nonce, bad)),
         Code::RoleNotAuthorised
     );
     let never = TimeAttestation {
@@ -110,10 +111,10 @@ fn online_time_goes_with_the_timestamp_key() {
         ..attestation.clone()
     };
     assert_eq!(
-        code(device.attest_time(&sign(&never, &[7]), &id, &nonce)),
+        code(device.attest_time(&sign(&never, &[7]), &id, &nonce, bad)),
         Code::LifetimeRefused
     );
-    assert_eq!(device.attest_time(&signed, &id, &nonce), Ok(far));
+    assert_eq!(device.attest_time(&signed, &id, &nonce, bad), Ok(Some(far)));
     assert!(!device.clock_is_usable(START));
     // Stolen online keys cannot make the root that evicts them look expired, and go with what they claimed.
     fleet.next_root(|root| root.roles.timestamp = role(&[40], 1), &[]);
