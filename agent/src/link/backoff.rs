@@ -6,8 +6,15 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(500);
 /// Upper end of every wait.
 const CAP: Duration = Duration::from_secs(60);
+/// Upper end of every wait for a controller on this machine: one device is no herd, and there is no network to spare.
+const LOCAL_CAP: Duration = Duration::from_secs(2);
 /// Doublings after which the cap is reached for certain.
 const DOUBLINGS: u32 = 7;
+/// A welcome that came to nothing counts as this many failures: whoever welcomes is there, and a window of 2 s is enough for one that
+/// is restarted again and again.
+const WELCOMED: u32 = 3;
+/// A session that lived this long after its welcome was a success: the next wait starts small again.
+const SETTLED: Duration = Duration::from_secs(5);
 
 /// Failed tries in a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,22 +23,25 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The wait before the next try: uniform between zero and min(60 s, 500 ms · 2^failures). `random` is any random number.
-    pub fn next(&mut self, random: u64) -> Duration {
-        let window = self.window();
-        self.failures = self.failures.saturating_add(1);
-        let nanos = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX);
+    /// Notes how a session ended that lived `lived` after its welcome; `None` = it never was welcomed, however long that took.
+    pub fn ended(&mut self, lived: Option<Duration>) {
+        self.failures = match lived {
+            None => self.failures.saturating_add(1),
+            Some(lived) if lived >= SETTLED => 0,
+            Some(_) => WELCOMED.min(self.failures.saturating_add(1)),
+        };
+    }
+
+    /// The wait before the next try: uniform between zero and the window. `random` is any random number.
+    pub fn wait(self, local: bool, random: u64) -> Duration {
+        let nanos = u64::try_from(self.window(local).as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(random % nanos.max(1))
     }
 
-    /// Longest possible next wait.
-    pub fn window(&self) -> Duration {
-        CAP.min(FIRST * (1 << self.failures.min(DOUBLINGS)))
-    }
-
-    /// A try succeeded.
-    pub fn reset(&mut self) {
-        self.failures = 0;
+    /// min(60 s, 500 ms · 2^(failures - 1)), on this machine at most 2 s.
+    fn window(self, local: bool) -> Duration {
+        let cap = if local { LOCAL_CAP } else { CAP };
+        cap.min(FIRST * (1 << self.failures.saturating_sub(1).min(DOUBLINGS)))
     }
 }
 
@@ -39,30 +49,55 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    #[test]
-    fn windows_double_up_to_the_cap_and_start_again() {
+    const SHORT: Option<Duration> = Some(Duration::from_secs(1));
+
+    fn windows(local: bool, lived: Option<Duration>) -> Vec<u128> {
         let mut backoff = Backoff::default();
-        let mut windows = Vec::new();
-        for _ in 0..10 {
-            windows.push(backoff.window().as_millis());
-            backoff.next(0);
-        }
-        assert_eq!(
-            windows,
-            [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]
-        );
-        backoff.reset();
-        assert_eq!(backoff, Backoff::default());
+        let next = |_| {
+            backoff.ended(lived);
+            backoff.window(local).as_millis()
+        };
+        (0..10).map(next).collect()
+    }
+
+    #[test]
+    fn windows_double_up_to_the_cap_while_nobody_answers() {
+        let doubled = [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000];
+        assert_eq!(windows(false, None), doubled);
+        assert_eq!(windows(true, None)[..4], [500, 1000, 2000, 2000]);
+    }
+
+    #[test]
+    fn a_controller_that_welcomes_is_back_within_seconds_however_often_it_falls() {
+        let most = 2000;
+        assert_eq!(windows(false, SHORT)[..4], [500, 1000, 2000, 2000]);
+        assert!(windows(false, SHORT).into_iter().all(|w| w <= most));
+        let mut backoff = Backoff { failures: 20 };
+        backoff.ended(SHORT);
+        assert!(backoff.window(false).as_millis() <= most);
+    }
+
+    #[test]
+    fn a_session_that_lived_starts_anew() {
+        let mut backoff = Backoff { failures: 20 };
+        backoff.ended(Some(SETTLED));
+        assert_eq!(backoff.window(false), FIRST);
+        // One more failure is the first again.
+        backoff.ended(None);
+        assert_eq!(backoff.window(false), FIRST);
     }
 
     #[test]
     fn jitter_covers_the_whole_window_and_never_more() {
         for random in [0, 1, 499_999_999, 500_000_000, u64::MAX] {
-            assert!(Backoff::default().next(random) < FIRST);
+            assert!(Backoff::default().wait(false, random) < FIRST);
         }
-        assert_eq!(Backoff::default().next(499_999_999), Duration::from_nanos(499_999_999));
+        assert_eq!(
+            Backoff::default().wait(false, 499_999_999),
+            Duration::from_nanos(499_999_999)
+        );
         let mut long = Backoff { failures: u32::MAX };
-        assert!(long.next(u64::MAX) < CAP);
-        assert_eq!(long.failures, u32::MAX);
+        long.ended(None);
+        assert!(long.wait(false, u64::MAX) < CAP);
     }
 }

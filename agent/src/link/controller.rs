@@ -21,8 +21,6 @@ use crate::paths::Paths;
 
 /// How long a controller may take to welcome.
 const WELCOME: Duration = Duration::from_secs(10);
-/// A session that lived this long was a success: the next wait starts small again.
-const SETTLED: Duration = Duration::from_secs(5);
 /// Words of a fact.
 const FACT_CHARS: usize = 100;
 
@@ -79,6 +77,8 @@ pub struct Controller {
     pub events: mpsc::UnboundedSender<Event>,
     /// True when this process is to end.
     pub stop: watch::Receiver<bool>,
+    /// When the session at hand was welcomed, boot clock; `None` at the start.
+    pub welcomed: Option<Duration>,
 }
 
 impl Controller {
@@ -94,17 +94,16 @@ impl Controller {
                 () = told(&mut stop) => return,
             };
             let Some(state) = state else { return };
-            let started = clock::boot();
             let nonce = state.nonce;
-            let refusal = self.session(state).await.err().map(|e| e.refusal());
+            let target = self.target(&state);
+            self.welcomed = None;
+            let refusal = self.session(&target, state).await.err().map(|e| e.refusal());
+            backoff.ended(self.welcomed.map(|at| clock::boot().saturating_sub(at)));
             if let Some(refusal) = &refusal {
                 tracing::warn!(code = %refusal.code, error = %refusal.text, "no session with the controller");
             }
             if self.events.send(Event::ControllerDown(refusal)).is_err() {
                 return;
-            }
-            if clock::boot().saturating_sub(started) >= SETTLED {
-                backoff.reset();
             }
             // A new applier needs a new session, at once: its leases answer its own nonce.
             let renewed = self.state.borrow().as_ref().is_some_and(|s| s.nonce != nonce);
@@ -113,7 +112,7 @@ impl Controller {
                 // Without randomness every wait is the shortest; that is still a wait of the next try's handshake.
                 let _ = getrandom::fill(&mut random);
                 tokio::select! {
-                    () = tokio::time::sleep(backoff.next(u64::from_ne_bytes(random))) => {}
+                    () = tokio::time::sleep(backoff.wait(target.is_local(), u64::from_ne_bytes(random))) => {}
                     () = told(&mut stop) => return,
                 }
             }
@@ -121,12 +120,11 @@ impl Controller {
     }
 
     /// One session from the first packet to its end.
-    async fn session(&mut self, state: State) -> Result<(), SessionError> {
-        let target = self.target(&state);
+    async fn session(&mut self, target: &Target, state: State) -> Result<(), SessionError> {
         let hello = self.hello(&state)?;
         let mut stop = self.stop.clone();
         let connected = tokio::select! {
-            connected = session::connect(&target, &self.key, wire::ALPN) => connected?,
+            connected = session::connect(target, &self.key, wire::ALPN) => connected?,
             () = told(&mut stop) => return Ok(()),
         };
         let ended = self.converse(&connected, hello).await;
@@ -138,6 +136,7 @@ impl Controller {
         let (connection, nonce) = (&connected.connection, hello.nonce);
         let opened = tokio::time::timeout(WELCOME, greet(connection, hello)).await;
         let (send, recv, welcome) = opened.map_err(|_| SessionError::Silent)??;
+        self.welcomed = Some(clock::boot());
         tracing::info!(address = %connected.address, device = %welcome.device, "connected");
         let (reports, outgoing) = watch::channel(None);
         let up = Up {

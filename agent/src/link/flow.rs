@@ -66,6 +66,7 @@ impl Bench {
             state: states,
             events: events.clone(),
             stop: stopping,
+            welcomed: None,
         };
         tokio::spawn(controller.keep_connected());
         Self {

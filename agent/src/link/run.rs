@@ -116,6 +116,7 @@ impl Parts {
             state: states.clone(),
             events: events.clone(),
             stop: stopping.clone(),
+            welcomed: None,
         };
         // What may end at any moment.
         let mut loose = JoinSet::new();

@@ -13,7 +13,7 @@ use crate::random::Random;
 
 const DEVICES: usize = 12;
 /// Long enough for a periodic wake-up to show as processor time.
-const IDLE: Duration = Duration::from_secs(20);
+const IDLE: Duration = Duration::from_secs(60);
 
 /// Prints one line per figure. `pair` is an old and a new tree; without one, trees of 56 MB are made.
 pub fn run(pair: Option<(PathBuf, PathBuf)>) -> Result<()> {
