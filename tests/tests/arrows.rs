@@ -7,23 +7,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Crate → what it may depend on inside the workspace.
-const ARROWS: &[(&str, &[&str])] = &[
-    ("ensign-crypto", &[]),
-    ("ensign-bundle", &["ensign-crypto"]),
-    ("ensign-apply", &["ensign-crypto", "ensign-bundle"]),
-    ("ensign-rollout", &["ensign-crypto", "ensign-bundle"]),
-    ("ensign-api", &["ensign-crypto", "ensign-bundle", "ensign-rollout"]),
-    ("ensign-agent", &["ensign-crypto", "ensign-bundle", "ensign-apply"]),
-    (
-        "ensign-controller",
-        &["ensign-crypto", "ensign-bundle", "ensign-rollout", "ensign-api"],
-    ),
-    (
-        "ensign",
-        &["ensign-crypto", "ensign-bundle", "ensign-rollout", "ensign-api"],
-    ),
-];
+/// Crates that hold tests: their arrows are not in the picture, and nothing that ships may use them.
+const OF_TESTS: &[&str] = &["ensign-tests", "ensign-testkit"];
 
 /// Crates that decide and never act, and what would let them act.
 const PURE: &[&str] = &["ensign-crypto", "ensign-bundle", "ensign-apply", "ensign-rollout"];
@@ -123,15 +108,76 @@ fn reachable(root: &str) -> BTreeMap<String, String> {
     all
 }
 
-#[test]
-fn crates_depend_only_along_the_arrows() {
-    let metadata = metadata();
-    let direct = direct(&metadata);
-    for (name, allowed) in ARROWS {
-        for dep in direct[name].iter().filter(|d| d.starts_with("ensign")) {
-            assert!(allowed.contains(dep), "{name} may not depend on {dep}");
+/// The picture at the top of `docs/architecture.md`: folder → the folders that it may use. Parts of one line are joined by arrows
+/// that point at what is used; a line that starts with an arrow goes on from what stood above it.
+fn picture() -> BTreeMap<String, BTreeSet<String>> {
+    let page = include_str!("../../docs/architecture.md");
+    let drawn = page.split("```").nth(1).expect("a picture").trim_start_matches("text");
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut above: Vec<(usize, String)> = Vec::new();
+    for line in drawn.lines().filter(|line| !line.trim().is_empty()) {
+        let indent = line.chars().take_while(|c| *c == ' ').count();
+        above.retain(|(column, _)| *column < indent);
+        let mut used: BTreeSet<String> = above.iter().map(|(_, folder)| folder.clone()).collect();
+        let mut column = 0;
+        for part in line.split('←') {
+            let folders: Vec<_> = part.split(',').map(str::trim).filter(|f| !f.is_empty()).collect();
+            for folder in &folders {
+                uses.entry((*folder).to_owned())
+                    .or_default()
+                    .extend(used.iter().cloned());
+            }
+            let at = column + part.chars().take_while(|c| *c == ' ').count();
+            for folder in folders {
+                used.insert(folder.to_owned());
+                above.push((at, folder.to_owned()));
+            }
+            column += part.chars().count() + 1;
         }
     }
+    uses
+}
+
+/// The same from the manifests: folder → the folders of all workspace crates that it reaches.
+fn reality(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
+    let root = text(metadata, "workspace_root");
+    let packages = list(metadata, "packages")
+        .iter()
+        .filter(|p| text(p, "manifest_path").starts_with(root) && text(p, "name").starts_with("ensign"));
+    let folders: BTreeMap<&str, &str> = packages
+        .map(|p| {
+            let folder = text(p, "manifest_path").trim_start_matches(root);
+            (
+                text(p, "name"),
+                folder.trim_matches('/').trim_end_matches("/Cargo.toml"),
+            )
+        })
+        .collect();
+    let direct = direct(metadata);
+    let mut uses = BTreeMap::new();
+    for (name, folder) in folders.iter().filter(|(name, _)| !OF_TESTS.contains(name)) {
+        let mut reached = BTreeSet::new();
+        let mut next = vec![*name];
+        while let Some(name) = next.pop() {
+            next.extend(
+                direct[name]
+                    .iter()
+                    .filter(|d| folders.contains_key(*d) && reached.insert(**d)),
+            );
+        }
+        let reached = reached.into_iter().map(|name| folders[name].to_owned()).collect();
+        uses.insert((*folder).to_owned(), reached);
+    }
+    uses
+}
+
+#[test]
+fn the_picture_of_the_architecture_is_what_the_manifests_say() {
+    assert_eq!(
+        picture(),
+        reality(&metadata()),
+        "left: docs/architecture.md, right: the manifests"
+    );
 }
 
 #[test]

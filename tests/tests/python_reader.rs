@@ -10,8 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ensign_bundle::container::Writer;
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::ids::{Ident, Version};
-use ensign_bundle::manifest::{Draft, Entry, Kind, TreeDraft};
-use ensign_bundle::path::TreePath;
+use ensign_bundle::manifest::Draft;
 use ensign_crypto::SecretKey;
 
 const FLEET: FleetId = FleetId([0x0f; 32]);
@@ -72,45 +71,19 @@ fn a_reader_written_from_the_docs_accepts_what_is_written_and_refuses_what_is_no
 /// A tree with a large file, a copy, an empty stretch and a symlink, in two components; signed by all `keys`.
 fn bundle(keys: &[SecretKey]) -> Result<Vec<u8>> {
     let large: Vec<u8> = (0_u32..750_000).flat_map(u32::to_be_bytes).collect();
-    let web: [(&str, &[u8]); 3] = [
+    let web = ensign_testkit::files(&[
         ("assets/app.js", &large),
         ("assets/copy", b"hello world\n"),
+        ("assets/link", b"-> ../readme"),
         ("readme", b"hello world\n"),
-    ];
+    ]);
+    let zeros = ensign_testkit::files(&[("zeros", &[0; 4000])]);
     let mut draft = Draft::new(Ident::parse("app")?, Version::parse("1.0.0")?, 1_000_000_000_000);
     let mut blocks = Vec::new();
-    for (name, files) in [("web", &web[..]), ("zeros", &[("zeros", &[0; 4000][..])])] {
-        let mut entries = Vec::new();
-        for (path, bytes) in files {
-            entries.push(Entry::file(
-                TreePath::parse(path)?,
-                0o644,
-                bytes.len() as u64,
-                Digest::of(bytes),
-            ));
-        }
-        if name == "web" {
-            entries.push(Entry::dir(TreePath::parse("assets")?));
-            entries.push(Entry::symlink(TreePath::parse("assets/link")?, "../readme")?);
-        }
-        let tree = TreeDraft::new(Ident::parse(name)?, Kind::Tree, entries)?;
-        let mut rows = Vec::new();
-        for plan in tree.plans() {
-            let mut plain = Vec::new();
-            for piece in &plan.pieces {
-                let path = tree.entries().get(piece.entry as usize).context("an entry")?.path();
-                let (_, bytes) = files
-                    .iter()
-                    .find(|(name, _)| *name == path.as_str())
-                    .context("a file")?;
-                let from = usize::try_from(piece.offset)?;
-                plain.extend_from_slice(bytes.get(from..from + piece.length as usize).context("its bytes")?);
-            }
-            let block = plan.store(&plain, 3)?;
-            rows.push(block.row);
-            blocks.push(block.stored);
-        }
-        draft.add(tree.finish(&rows)?);
+    for (name, files) in [("web", web), ("zeros", zeros)] {
+        let made = ensign_testkit::component(name, &files, &[]);
+        blocks.extend(made.blocks.into_iter().map(|block| block.stored));
+        draft.add(made.tree);
     }
     let mut release = draft.freeze()?;
     for key in keys {

@@ -11,17 +11,17 @@ use ensign_bundle::wire::frame::{self, ABSENT, LENGTH_BYTES};
 use ensign_bundle::wire::{self, Enroll, EnrollReply, EnrollStep, FromDevice, Request, ToDevice, Welcome};
 use ensign_crypto::{PublicKey, SecretKey};
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{aws_lc_rs, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, UnixTime};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerifier as _};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
 use serde_bytes::ByteBuf;
 use tokio::sync::mpsc;
 
 use super::session::Target;
+use super::tls;
 
 /// What it gives, and when it breaks off.
 #[derive(Debug, Default)]
@@ -233,20 +233,24 @@ async fn body(recv: &mut RecvStream) -> Option<Vec<u8>> {
 
 pub(super) fn tls(key: &SecretKey) -> ServerConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()));
-    let signing = provider.key_provider.load_private_key(der).unwrap();
-    let certified = CertifiedKey::new(vec![CertificateDer::from(key.public().to_spki())], signing);
+    let certified = tls::certified(key, &provider).unwrap();
+    let raw = tls::PinVerifier {
+        pins: Vec::new(),
+        shown: tls::ShownKey::default(),
+        algorithms: provider.signature_verification_algorithms,
+    };
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
-        .with_client_cert_verifier(Arc::new(Anyone))
+        .with_client_cert_verifier(Arc::new(Anyone(raw)))
         .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::new(certified))));
     config.alpn_protocols = vec![wire::ALPN.to_vec(), wire::ALPN_ENROLL.to_vec()];
     config
 }
 
+/// Lets in whoever has the key it shows; signatures are verified as a device verifies its controller's.
 #[derive(Debug)]
-struct Anyone;
+struct Anyone(tls::PinVerifier);
 
 impl ClientCertVerifier for Anyone {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -265,11 +269,11 @@ impl ClientCertVerifier for Anyone {
 
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("no".to_owned()))
+        self.0.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -278,16 +282,11 @@ impl ClientCertVerifier for Anyone {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature_with_raw_key(
-            message,
-            &SubjectPublicKeyInfoDer::from(cert.as_ref()),
-            dss,
-            &aws_lc_rs::default_provider().signature_verification_algorithms,
-        )
+        self.0.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
+        self.0.supported_verify_schemes()
     }
 
     fn requires_raw_public_keys(&self) -> bool {

@@ -79,7 +79,7 @@ fn provider() -> CryptoProvider {
     }
 }
 
-fn certified(key: &SecretKey, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+pub(super) fn certified(key: &SecretKey, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()));
     let signing = provider.key_provider.load_private_key(der).map_err(TlsError::Key)?;
     Ok(CertifiedKey::new(
@@ -90,10 +90,10 @@ fn certified(key: &SecretKey, provider: &CryptoProvider) -> Result<CertifiedKey,
 
 /// Accepts a raw public key by its SPKI digest alone: no names, no dates, no authorities.
 #[derive(Debug)]
-struct PinVerifier {
-    pins: Vec<KeyId>,
-    shown: ShownKey,
-    algorithms: WebPkiSupportedAlgorithms,
+pub(super) struct PinVerifier {
+    pub(super) pins: Vec<KeyId>,
+    pub(super) shown: ShownKey,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ServerCertVerifier for PinVerifier {

@@ -13,29 +13,23 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write as _;
 
-use ensign_bundle::blocks::StoredBlock;
-use ensign_bundle::codec::Ext;
-use ensign_bundle::digest::{CutSeed, DeviceId, Digest, FleetId, Nonce};
-use ensign_bundle::ids::{Ident, Version};
-use ensign_bundle::manifest::{Draft, Entry, Kind, Probe, TreeDraft, Unsigned};
+use ensign_bundle::digest::{DeviceId, Digest, FleetId, Nonce};
+use ensign_bundle::ids::Version;
+use ensign_bundle::manifest::{Draft, Probe, Unsigned};
 use ensign_bundle::path::TreePath;
 use ensign_bundle::plan::cohort::{CutWave, Listed as Member};
 use ensign_bundle::plan::evidence::{Binding, Lease, TimeAttestation};
-use ensign_bundle::plan::statements::{
-    Bound, Evidence, GateKind, Grant, OnBreach, Pace, Plan, PlanRelease, Stop, Subject, Wave,
-};
+use ensign_bundle::plan::statements::{Grant, Plan, PlanRelease, Subject};
 use ensign_bundle::statement;
 use ensign_bundle::trust::issue::{self, NewFleet};
 use ensign_bundle::trust::roles::{Controller, FORMAT, Listed, ListedRelease};
 use ensign_bundle::wire::DocKind;
-use ensign_crypto::{PublicKey, SecretKey};
+use ensign_crypto::PublicKey;
+use ensign_testkit::{DAY, one_wave};
+
+pub(crate) use ensign_testkit::{Files, files, ident, key, noise};
 
 pub(crate) const FLEET: FleetId = FleetId([3; 32]);
-const DAY: u64 = 24 * 3600;
-
-pub(crate) fn key(seed: u8) -> SecretKey {
-    SecretKey::from_seed([seed; 32])
-}
 
 pub(crate) fn exec(path: &str) -> Probe {
     Probe::Exec {
@@ -43,28 +37,6 @@ pub(crate) fn exec(path: &str) -> Probe {
         path: TreePath::parse(path).unwrap(),
         args: Vec::new(),
     }
-}
-
-pub(crate) fn ident(text: &str) -> Ident {
-    Ident::parse(text).unwrap()
-}
-
-/// What a tree holds: path to executable flag and bytes. Directories follow from the paths; `-> target` is a symlink.
-pub(crate) type Files = BTreeMap<String, (bool, Vec<u8>)>;
-
-pub(crate) fn files(list: &[(&str, &[u8])]) -> Files {
-    list.iter()
-        .map(|(path, bytes)| {
-            let plain = path.trim_start_matches('*');
-            (plain.to_owned(), (path.starts_with('*'), bytes.to_vec()))
-        })
-        .collect()
-}
-
-/// Bytes that do not compress, the same on every run.
-pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let digests = (0_u64..).flat_map(|n| Digest::of(&[seed.to_be_bytes(), n.to_be_bytes()].concat()).0);
-    digests.take(length).collect()
 }
 
 /// A release, signed, with every blob by its digest.
@@ -119,27 +91,12 @@ impl Recipe {
         let mut blobs = HashMap::new();
         let mut stored = Vec::new();
         for (name, files, units) in self.components {
-            let mut tree = TreeDraft::new(ident(name), Kind::Tree, entries(&files)).unwrap();
-            tree.units = units.into_iter().map(str::to_owned).collect();
-            let blocks: Vec<StoredBlock> = tree
-                .plans()
-                .iter()
-                .map(|plan| {
-                    let mut plain = Vec::new();
-                    for piece in &plan.pieces {
-                        let path = tree.entries()[piece.entry as usize].path().as_str();
-                        let from = usize::try_from(piece.offset).unwrap();
-                        plain.extend_from_slice(&files[path].1[from..from + piece.length as usize]);
-                    }
-                    plan.store(&plain, 3).unwrap()
-                })
-                .collect();
-            for block in &blocks {
+            let made = ensign_testkit::component(name, &files, &units);
+            for block in made.blocks {
                 blobs.insert(block.row.stored, block.stored.clone());
-                stored.push(block.stored.clone());
+                stored.push(block.stored);
             }
-            let rows: Vec<_> = blocks.into_iter().map(|b| b.row).collect();
-            draft.add(tree.finish(&rows).unwrap());
+            draft.add(made.tree);
         }
         let mut unsigned: Unsigned = draft.freeze().unwrap();
         unsigned.sign(&key(12), &FLEET, unix()).unwrap();
@@ -166,31 +123,6 @@ impl Recipe {
             bundle: writer.finish().unwrap(),
         }
     }
-}
-
-fn entries(files: &Files) -> Vec<Entry> {
-    let path = |text: &str| TreePath::parse(text).unwrap();
-    let mut dirs = std::collections::BTreeSet::new();
-    for name in files.keys() {
-        let mut rest = name.as_str();
-        while let Some((parent, _)) = rest.rsplit_once('/') {
-            dirs.insert(parent.to_owned());
-            rest = parent;
-        }
-    }
-    let mut entries: Vec<Entry> = dirs.iter().map(|dir| Entry::dir(path(dir))).collect();
-    for (name, (executable, bytes)) in files {
-        let link = std::str::from_utf8(bytes)
-            .ok()
-            .and_then(|text| text.strip_prefix("-> "));
-        entries.push(if let Some(target) = link {
-            Entry::symlink(path(name), target).unwrap()
-        } else {
-            let mode = if *executable { 0o755 } else { 0o644 };
-            Entry::file(path(name), mode, bytes.len() as u64, Digest::of(bytes))
-        });
-    }
-    entries
 }
 
 /// The signers of the fleet and what they have said so far.
@@ -255,54 +187,14 @@ impl Fleet {
     /// A plan that brings `release` to these devices in one wave.
     pub(crate) fn plan(&mut self, release: &Release, wave: &CutWave, soak_s: u64) -> Vec<u8> {
         self.seq += 1;
-        let now = unix();
-        let plan = Plan {
-            format: FORMAT,
-            issued: now,
-            product: ident("app"),
-            seq: self.seq,
-            cut_seed: CutSeed([1; 16]),
-            release: PlanRelease {
-                version: release.version.clone(),
-                counter: release.counter,
-                manifest: release.manifest,
-                length: release.manifest_len,
-            },
-            waves: vec![Wave {
-                cohort: wave.cohort(),
-                min_soak_s: soak_s,
-                gate: GateKind::Auto,
-                evidence: Evidence::Receipts(0),
-            }],
-            not_before: 0,
-            expires: now + DAY,
-            windows: Vec::new(),
-            health: None,
-            reverts: None,
-            downgrade: None,
-            offline: None,
-            emergency: false,
-            pace: Pace {
-                max_parallel: None,
-                one_per: None,
-                rate_per_h: None,
-                prefetch: false,
-                priority: 0,
-                stop: Stop {
-                    failed: Bound::Count(1),
-                    dark: Bound::Count(1),
-                    min_sample: 20,
-                    dark_after_s: None,
-                    quorum_bp: 9000,
-                    reach_s: 3600,
-                    on_breach: OnBreach::Halt,
-                },
-            },
-            select: "all".to_owned(),
-            exclude: Vec::new(),
-            reason: String::new(),
-            ext: Ext::default(),
+        let release = PlanRelease {
+            version: release.version.clone(),
+            counter: release.counter,
+            manifest: release.manifest,
+            length: release.manifest_len,
         };
+        let mut plan = ensign_testkit::plan(unix(), self.seq, release, one_wave(wave, soak_s));
+        plan.not_before = 0;
         statement::sign(&plan, &[&key(13)], &FLEET).unwrap()
     }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use ensign_bundle::codec::Ext;
 use ensign_bundle::digest::{CutSeed, DeviceId, Digest, FleetId};
-use ensign_bundle::ids::{Ident, Label, Labels, Version};
+use ensign_bundle::ids::{Label, Labels, Version};
 use ensign_bundle::plan::cohort::{Candidate, CutWave, Waves, cut, evidence};
 use ensign_bundle::plan::evidence::{Binding, Receipt, ReceiptState};
-use ensign_bundle::plan::statements::{Bound, GateKind, Grant, OnBreach, Pace, Plan, PlanRelease, Stop, Subject, Wave};
+use ensign_bundle::plan::statements::{GateKind, Grant, Plan, PlanRelease, Subject, Wave};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::statement;
 use ensign_bundle::trust::format::Meta;
@@ -18,21 +18,14 @@ use ensign_bundle::trust::roles::{
 use ensign_bundle::trust::{ReleaseName, Source, Step, TrustState, Trusted, Want};
 use ensign_crypto::{PublicKey, SecretKey};
 
+pub(crate) use ensign_testkit::{DAY, ident, key};
+
 pub(crate) const FLEET: FleetId = FleetId([0xf1; 32]);
 /// 2026-01-01.
 pub(crate) const START: u64 = 1_767_225_600;
-pub(crate) const DAY: u64 = 24 * 3600;
-
-pub(crate) fn key(seed: u8) -> SecretKey {
-    SecretKey::from_seed([seed; 32])
-}
 
 pub(crate) fn public(seed: u8) -> PublicKey {
     key(seed).public()
-}
-
-pub(crate) fn ident(text: &str) -> Ident {
-    Ident::parse(text).unwrap()
 }
 
 pub(crate) fn version(text: &str) -> Version {
@@ -245,48 +238,16 @@ impl Fleet {
             gate: GateKind::Auto,
             evidence,
         });
-        let plan = Plan {
-            format: FORMAT,
-            issued: self.now,
-            product: release.product.clone(),
-            seq: 1,
-            cut_seed: seed,
-            release: PlanRelease {
-                version: release.version.clone(),
-                counter: document.counter,
-                manifest: document.manifest.digest,
-                length: document.manifest.length,
-            },
-            waves: waves.collect(),
-            not_before: self.now,
-            expires: self.now + 7 * DAY,
-            windows: Vec::new(),
-            health: None,
-            reverts: None,
-            downgrade: None,
-            offline: None,
-            emergency: false,
-            pace: Pace {
-                max_parallel: None,
-                one_per: None,
-                rate_per_h: None,
-                prefetch: false,
-                priority: 0,
-                stop: Stop {
-                    failed: Bound::BasisPoints(200),
-                    dark: Bound::BasisPoints(300),
-                    min_sample: 20,
-                    dark_after_s: None,
-                    quorum_bp: 9000,
-                    reach_s: 3600,
-                    on_breach: OnBreach::Halt,
-                },
-            },
-            select: "all".into(),
-            exclude: Vec::new(),
-            reason: String::new(),
-            ext: Ext::default(),
+        let offered = PlanRelease {
+            version: release.version.clone(),
+            counter: document.counter,
+            manifest: document.manifest.digest,
+            length: document.manifest.length,
         };
+        let mut plan = ensign_testkit::plan(self.now, 1, offered, waves.collect());
+        plan.product = release.product.clone();
+        plan.cut_seed = seed;
+        plan.expires = self.now + 7 * DAY;
         (plan, cut)
     }
 }

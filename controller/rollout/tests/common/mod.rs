@@ -18,7 +18,7 @@ use ensign_rollout::*;
 
 /// When every test starts, unix seconds.
 pub const T0: u64 = 1_800_000_000;
-pub const DAY: u64 = 24 * 3600;
+pub use ensign_testkit::DAY;
 
 pub fn dev(n: u32) -> DeviceId {
     let mut id = [0; 32];
@@ -63,22 +63,7 @@ pub fn spec(sizes: &[u32]) -> RolloutSpec {
         manifest: manifest(11),
         seq: 1,
         waves,
-        pace: Pace {
-            max_parallel: None,
-            one_per: None,
-            rate_per_h: None,
-            prefetch: false,
-            priority: 0,
-            stop: Stop {
-                failed: Bound::BasisPoints(200),
-                dark: Bound::BasisPoints(300),
-                min_sample: 20,
-                dark_after_s: None,
-                quorum_bp: 9000,
-                reach_s: 3600,
-                on_breach: OnBreach::Halt,
-            },
-        },
+        pace: ensign_testkit::pace(),
         not_before: T0,
         expires: T0 + 7 * DAY,
         downgrade: false,

@@ -7,15 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ensign_api::Member;
-use ensign_bundle::codec::Ext;
-use ensign_bundle::digest::{CutSeed, DeviceId, Digest, FleetId};
-use ensign_bundle::ids::{Ident, Label, Labels, Version};
-use ensign_bundle::manifest::{Draft, Entry, Kind, TreeDraft};
-use ensign_bundle::path::TreePath;
+use ensign_bundle::digest::{DeviceId, Digest, FleetId};
+use ensign_bundle::ids::{Label, Labels, Version};
+use ensign_bundle::manifest::Draft;
 use ensign_bundle::plan::cohort::{CutWave, Listed};
-use ensign_bundle::plan::statements::{
-    Bound, Evidence, GateKind, Grant, OnBreach, Pace, Plan, PlanRelease, Stop, Subject, Wave,
-};
+use ensign_bundle::plan::statements::{Grant, Plan, PlanRelease, Subject};
 use ensign_bundle::statement;
 use ensign_bundle::trust::issue::NewFleet;
 use ensign_bundle::trust::roles::{Controller, FORMAT};
@@ -23,8 +19,10 @@ use ensign_controller::config::Config;
 use ensign_controller::serve::{self, Options, Running};
 use ensign_controller::{clock, durable};
 use ensign_crypto::SecretKey;
+use ensign_testkit::{ident, one_wave, stop_at};
 
 pub(crate) use device::{Device, Link, client_config, ecdsa_config, keyless_config, within};
+pub(crate) use ensign_testkit::key;
 pub(crate) use https::{Answer, Client};
 
 pub(crate) const FLEET: FleetId = FleetId([7; 32]);
@@ -48,10 +46,6 @@ pub(crate) struct Package {
     pub(crate) manifest_length: u64,
     pub(crate) version: Version,
     pub(crate) counter: u64,
-}
-
-pub(crate) fn key(seed: u8) -> SecretKey {
-    SecretKey::from_seed([seed; 32])
 }
 
 impl Fleet {
@@ -169,33 +163,11 @@ impl Fleet {
     /// A release of one file.
     pub(crate) fn package(&self, version: &str, content: &[u8]) -> Package {
         let version = Version::parse(version).unwrap();
-        let entry = Entry::file(
-            TreePath::parse("file").unwrap(),
-            0o644,
-            content.len() as u64,
-            Digest::of(content),
-        );
-        let tree = TreeDraft::new(Ident::parse("web").unwrap(), Kind::Tree, vec![entry]).unwrap();
-        let mut blobs = Vec::new();
-        let mut rows = Vec::new();
-        for plan in tree.plans() {
-            let pieces = plan.pieces.iter().flat_map(|piece| {
-                let from = usize::try_from(piece.offset).unwrap();
-                &content[from..from + piece.length as usize]
-            });
-            let plain: Vec<u8> = pieces.copied().collect();
-            let block = plan.store(&plain, 3).unwrap();
-            if !block.stored.is_empty() {
-                blobs.push((block.row.stored, block.stored));
-            }
-            rows.push(block.row);
-        }
-        let mut draft = Draft::new(
-            Ident::parse("app").unwrap(),
-            version.clone(),
-            version.counter().unwrap(),
-        );
-        draft.add(tree.finish(&rows).unwrap());
+        let made = ensign_testkit::component("web", &ensign_testkit::files(&[("file", content)]), &[]);
+        let stored = made.blocks.into_iter().filter(|block| !block.stored.is_empty());
+        let mut blobs: Vec<_> = stored.map(|block| (block.row.stored, block.stored)).collect();
+        let mut draft = Draft::new(ident("app"), version.clone(), version.counter().unwrap());
+        draft.add(made.tree);
         let mut unsigned = draft.freeze().unwrap();
         unsigned.sign(&self.release, &FLEET, clock::unix_now()).unwrap();
         let signed = unsigned.into_signed(&[self.release.public()], 1, &FLEET).unwrap();
@@ -230,54 +202,15 @@ impl Fleet {
             device: m.device,
             receipt_key: m.receipt_key,
         });
-        let now = clock::unix_now();
-        let plan = Plan {
-            format: FORMAT,
-            issued: now,
-            product: Ident::parse("app").unwrap(),
-            seq: self.seq.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-            cut_seed: CutSeed([9; 16]),
-            release: PlanRelease {
-                version: package.version.clone(),
-                counter: package.counter,
-                manifest: package.manifest,
-                length: package.manifest_length,
-            },
-            waves: vec![Wave {
-                cohort: wave.cohort(),
-                min_soak_s: 0,
-                gate: GateKind::Auto,
-                evidence: Evidence::Receipts(0),
-            }],
-            not_before: now,
-            expires: now + 3600,
-            windows: Vec::new(),
-            health: None,
-            reverts: None,
-            downgrade: None,
-            offline: None,
-            emergency: false,
-            pace: Pace {
-                max_parallel: None,
-                one_per: None,
-                rate_per_h: None,
-                prefetch: false,
-                priority: 0,
-                stop: Stop {
-                    failed: Bound::Count(1),
-                    dark: Bound::Count(1),
-                    min_sample: 20,
-                    dark_after_s: None,
-                    quorum_bp: 9000,
-                    reach_s: 3600,
-                    on_breach: OnBreach::Halt,
-                },
-            },
-            select: "all".to_owned(),
-            exclude: Vec::new(),
-            reason: String::new(),
-            ext: Ext::default(),
+        let release = PlanRelease {
+            version: package.version.clone(),
+            counter: package.counter,
+            manifest: package.manifest,
+            length: package.manifest_length,
         };
+        let seq = self.seq.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut plan = ensign_testkit::plan(clock::unix_now(), seq, release, one_wave(&wave, 0));
+        plan.pace = stop_at(1);
         (plan, vec![list.collect()])
     }
 }
