@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod demo;
 pub mod harness;
+pub mod hostile;
 pub mod random;
 pub mod simulation;
 pub mod tuf;

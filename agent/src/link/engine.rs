@@ -317,7 +317,7 @@ impl Engine {
             tracing::debug!(%error, left = left.len(), "a stream ended early");
             if !matches!(error, FetchError::Frame(_)) {
                 self.status
-                    .send_modify(|s| s.last_error = Some(Refusal::new(Code::Io, chain(&error))));
+                    .send_modify(|s| s.last_error = Some(Refusal::new(error.code(), chain(&error))));
             }
             for digest in left {
                 self.delay(digest);

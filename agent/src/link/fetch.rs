@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use ensign_bundle::digest::Digest;
+use ensign_bundle::reason::Code;
 use ensign_bundle::trust::roles::FileRef;
 use ensign_bundle::wire::Request;
 use ensign_bundle::wire::frame::{ABSENT, LENGTH_BYTES};
@@ -35,6 +36,17 @@ pub enum FetchError {
     Cache(#[from] CacheError),
     #[error("{digest} was not there {} s after it was asked for", after.as_secs())]
     Slow { digest: Digest, after: Duration },
+}
+
+impl FetchError {
+    /// The reason as people and scripts see it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Cache(CacheError::Digest { .. } | CacheError::Length { .. }) => Code::ContentMismatch,
+            Self::Frame(_) | Self::Slow { .. } => Code::ControllerUnreachable,
+            Self::Cache(CacheError::Io { .. }) => Code::Io,
+        }
+    }
 }
 
 /// Asks for `files` in this order and tells `sink` about each as it is decided.

@@ -37,7 +37,12 @@ impl State {
             return refuse!(LimitExceeded, "the token has {uses} uses, 1 to {USES} are possible");
         }
         if expires <= self.now {
-            return refuse!(TokenExpired, "the token expired at {}", Time(expires));
+            return refuse!(
+                TokenExpired,
+                "the token expired at {}, it is {} here",
+                Time(expires),
+                Time(self.now)
+            );
         }
         if expires - self.now > LIFE_S {
             return refuse!(
@@ -88,7 +93,12 @@ impl State {
             return refuse!(TokenRevoked, "the join token was revoked");
         }
         if row.expires <= self.now {
-            return refuse!(TokenExpired, "the join token expired at {}", Time(row.expires));
+            return refuse!(
+                TokenExpired,
+                "the join token expired at {}, it is {} here",
+                Time(row.expires),
+                Time(self.now)
+            );
         }
         if row.used >= row.uses {
             return refuse!(

@@ -1,7 +1,9 @@
 //! A controller and devices as real processes in a temporary folder, driven through their public commands only.
 
 mod binaries;
+mod expect;
 mod process;
+pub mod relay;
 mod trees;
 
 use std::collections::BTreeMap;
@@ -14,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 pub use binaries::{Profile, build};
+pub use expect::{ALL_AT_ONCE, Standing, put};
 pub use process::{Process, tree_of};
 pub use trees::{difference, nasty_tree, write_tree};
 
@@ -198,23 +201,24 @@ impl Fleet {
         self.devices.keys().cloned().collect()
     }
 
-    /// Builds, signs and publishes a release of product `app` from `NAME=DIR` trees.
-    pub fn release(&self, version: &str, trees: &[(&str, &Path)], more: &[&str]) -> Result<PathBuf> {
-        let out = self.path(format!("app-{version}.bundle"));
-        let mut args = vec![
-            "release".into(),
-            "build".into(),
-            "--product".into(),
-            "app".into(),
-            "--version".into(),
-            version.into(),
-        ];
+    /// Builds a release from `NAME=DIR` trees; nobody has signed it.
+    pub fn bundle(&self, product: &str, version: &str, trees: &[(&str, &Path)], more: &[&str]) -> Result<PathBuf> {
+        let out = self.path(format!("{product}-{version}.bundle"));
+        let mut args = ["release", "build", "--product", product, "--version", version]
+            .map(str::to_owned)
+            .to_vec();
         for (name, tree) in trees {
             args.push("--tree".into());
             args.push(format!("{name}={}", tree.display()));
         }
         args.extend(more.iter().map(|m| (*m).to_owned()));
         self.ensign(&args, [OsStr::new("--out"), out.as_os_str()])?;
+        Ok(out)
+    }
+
+    /// Builds, signs and publishes a release of product `app` from `NAME=DIR` trees.
+    pub fn release(&self, version: &str, trees: &[(&str, &Path)], more: &[&str]) -> Result<PathBuf> {
+        let out = self.bundle("app", version, trees, more)?;
         self.ensign(["release", "sign"], [&out])?;
         self.ensign(["release", "publish"], [&out])?;
         Ok(out)

@@ -76,8 +76,9 @@ struct Brakes {
 struct Refused {
     device: String,
     why: String,
+    /// What it runs, where that is newer.
     #[serde(skip)]
-    newer: bool,
+    newer: Option<Version>,
 }
 
 impl Preview {
@@ -142,10 +143,11 @@ impl Preview {
         self.devices
     }
 
-    /// True where nobody would take the release, because what runs is newer everywhere.
-    pub fn all_run_newer(&self) -> bool {
-        let newer = self.refused.iter().filter(|r| r.newer).count();
-        self.devices > 0 && u32::try_from(newer).is_ok_and(|n| n == self.devices)
+    /// Where nobody would take the release, because what runs is newer everywhere: one of the versions that run.
+    pub fn all_run_newer(&self) -> Option<&Version> {
+        let newer: Vec<&Version> = self.refused.iter().filter_map(|r| r.newer.as_ref()).collect();
+        let all = u32::try_from(newer.len()).is_ok_and(|n| n == self.devices);
+        newer.first().copied().filter(|_| all)
     }
 }
 
@@ -158,7 +160,7 @@ fn unchanged(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> (Vec<
         .map(|(name, refusal)| Refused {
             device: name.clone(),
             why: format!("left out, its evidence does not hold: {}", refusal.text),
-            newer: false,
+            newer: None,
         })
         .collect();
     let mut away = Vec::new();
@@ -183,7 +185,9 @@ fn unchanged(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> (Vec<
         refused.push(Refused {
             device: known.member.name.clone(),
             why,
-            newer: newer && plan.downgrade.is_none() && !row.held,
+            newer: running
+                .filter(|_| newer && plan.downgrade.is_none() && !row.held)
+                .cloned(),
         });
     }
     (refused, away)

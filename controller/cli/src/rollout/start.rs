@@ -37,12 +37,12 @@ pub async fn start(app: &App, flags: &Start) -> Result<()> {
     let draft = prepare(app, &mut session, &words, &inventory).await?;
     let preview = preview(&session, &draft, &inventory, flags.print_devices).await?;
     app.shell.block(&preview.table(Paint::of_diagnostics()));
-    if preview.all_run_newer() {
+    if let Some(running) = preview.all_run_newer() {
         let release = format!("{}@{}", draft.plan.product, draft.plan.release.version);
         return Err(Failure::new(
             Code::DowngradeRefused,
             format!(
-                "each of the {} devices runs something newer than {release}",
+                "each of the {} devices runs something newer than {release}, such as {running}",
                 preview.devices()
             ),
         ));

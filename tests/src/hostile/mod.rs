@@ -1,0 +1,8 @@
+//! A stolen controller: a thief with every online key of a real fleet (timestamp, snapshot, TLS) and everything that the ledger
+//! held, who speaks the real protocol to real devices.
+
+mod server;
+mod stolen;
+
+pub use server::{Hostile, Offer, Wish};
+pub use stolen::{Stolen, unix_now};
