@@ -6,6 +6,7 @@ use ensign_bundle::digest::{DeviceId, Digest, PlanId};
 use ensign_bundle::ids::{Ident, Labels, Version};
 use ensign_bundle::wire::Phase;
 use ensign_crypto::PublicKey;
+pub use ensign_rollout::DeviceState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -34,15 +35,6 @@ pub struct Device {
     /// Held by an operator: takes part in no update.
     #[serde(default)]
     pub held: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum DeviceState {
-    Pending,
-    Approved,
-    Suspended,
-    Revoked,
 }
 
 /// What a device is doing, in the words that scripts see.
@@ -154,17 +146,6 @@ impl From<Phase> for DeviceStatus {
             Phase::RollingBack => Self::RollingBack,
             Phase::RolledBack => Self::RolledBack,
             Phase::Rejected => Self::Rejected,
-        }
-    }
-}
-
-impl DeviceState {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Approved => "approved",
-            Self::Suspended => "suspended",
-            Self::Revoked => "revoked",
         }
     }
 }

@@ -3,6 +3,7 @@
 use ensign_bundle::digest::{DeviceId, Digest, PlanId};
 use ensign_bundle::ids::{Ident, Version};
 use ensign_crypto::PublicKey;
+pub use ensign_rollout::{RolloutState, TransferBytes, WaveState, WaveStatus};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -49,57 +50,6 @@ pub struct Rollout {
     pub expires: Time,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum RolloutState {
-    Scheduled,
-    Running,
-    Paused,
-    Halted,
-    Aborted,
-    Reverting,
-    Reverted,
-    Superseded,
-    Expired,
-    Done,
-}
-
-/// How many devices of a wave are where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct WaveStatus {
-    /// From 1.
-    pub index: u32,
-    pub state: WaveState,
-    /// Devices in this wave alone.
-    pub target: u32,
-    pub pending: u32,
-    pub active: u32,
-    pub ok: u32,
-    pub failed: u32,
-    pub dark: u32,
-    pub unreached: u32,
-    pub held: u32,
-    pub soak_left_s: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum WaveState {
-    Waiting,
-    Open,
-    Soaking,
-    Done,
-    Halted,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TransferBytes {
-    /// Records of blocks and patches with their framing, retries included.
-    pub sent: u64,
-    /// Plain size less `sent`.
-    pub saved: u64,
-}
-
 /// Waits until the rollout's revision is above `after`, at most `wait_s` seconds (0 to 60), then answers what is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -140,43 +90,6 @@ pub struct Why {
     pub reason: Option<Reason>,
     pub next_eligible: Option<Time>,
     pub hint: String,
-}
-
-impl RolloutState {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Halted => "halted",
-            Self::Aborted => "aborted",
-            Self::Reverting => "reverting",
-            Self::Reverted => "reverted",
-            Self::Superseded => "superseded",
-            Self::Expired => "expired",
-            Self::Done => "done",
-        }
-    }
-
-    /// Nothing changes any more.
-    pub const fn is_final(self) -> bool {
-        matches!(
-            self,
-            Self::Aborted | Self::Reverted | Self::Superseded | Self::Expired | Self::Done
-        )
-    }
-}
-
-impl WaveState {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Open => "open",
-            Self::Soaking => "soaking",
-            Self::Done => "done",
-            Self::Halted => "halted",
-        }
-    }
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub struct Fleet {
     pub(crate) live: BTreeSet<(std::cmp::Reverse<u32>, u64, PlanId)>,
 }
 
-/// A row of the ledger: `device/<id>`, as far as rollouts need it.
+/// A device, as far as rollouts need it. The ledger keeps it in whatever row it has for devices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     pub name: String,
@@ -78,7 +78,8 @@ pub struct Device {
     pub plan: Option<Digest>,
     pub reason: Option<Refusal>,
     pub installed: Vec<Installed>,
-    /// The newest rollout of each product: older ones have no say any more.
+    /// The newest rollout of each product that names it: older ones have no say any more.
+    #[serde(skip)]
     pub newest: BTreeMap<Ident, PlanId>,
     /// Rollouts whose counters follow this device.
     #[serde(skip)]
@@ -157,7 +158,8 @@ impl Fleet {
 }
 
 impl Device {
-    pub(crate) fn new(name: String, state: DeviceState) -> Self {
+    /// One that nothing is known of yet.
+    pub fn new(name: String, state: DeviceState) -> Self {
         Self {
             name,
             state,

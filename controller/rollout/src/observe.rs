@@ -133,7 +133,8 @@ pub fn observe(fleet: &mut Fleet, event: &Event) {
 
 impl Order {
     /// As it is kept: what an operator wrote is foreign text.
-    fn kept(&self) -> Self {
+    #[must_use]
+    pub fn kept(&self) -> Self {
         Self {
             at: self.at,
             by: printable(&self.by, NAME_CHARACTERS),

@@ -50,6 +50,7 @@ impl Fleet {
         new.freeze.clone_from(&fleet.freeze);
         for (id, mut device) in devices {
             device.rollouts.clear();
+            device.newest.clear();
             new.devices.insert(id, device);
         }
         new.rollouts = rollouts.into_iter().map(|(id, row)| (id, row.rollout(id))).collect();
@@ -60,6 +61,16 @@ impl Fleet {
                 && new.devices.contains_key(&device)
             {
                 r.members.insert(device, member);
+            }
+        }
+        let mut started: Vec<(u64, PlanId)> = new.rollouts.values().map(|r| (r.order, r.id)).collect();
+        started.sort_unstable();
+        for (_, id) in started {
+            let Some(rollout) = new.rollouts.get(&id) else { continue };
+            for device in rollout.members.keys() {
+                if let Some(d) = new.devices.get_mut(device) {
+                    d.newest.insert(rollout.spec.product.clone(), id);
+                }
             }
         }
         let ids: Vec<PlanId> = new.rollouts.keys().copied().collect();

@@ -23,7 +23,8 @@ pub struct RolloutStatus {
     pub bytes: TransferBytes,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum RolloutState {
     Scheduled,
@@ -38,11 +39,14 @@ pub enum RolloutState {
     Done,
 }
 
+/// How many devices of a wave are where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct WaveStatus {
     /// From 1.
     pub index: u32,
     pub state: WaveState,
+    /// Devices in this wave alone.
     pub target: u32,
     pub pending: u32,
     pub active: u32,
@@ -55,6 +59,7 @@ pub struct WaveStatus {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum WaveState {
     Waiting,
@@ -65,11 +70,51 @@ pub enum WaveState {
     Halted,
 }
 
-/// Bytes that devices reported for this rollout.
+/// Bytes on their way to devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TransferBytes {
+    /// Records of blocks and patches with their framing, retries included; in the model, what devices say they received.
     pub sent: u64,
+    /// Plain size less `sent`.
     pub saved: u64,
+}
+
+impl RolloutState {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Halted => "halted",
+            Self::Aborted => "aborted",
+            Self::Reverting => "reverting",
+            Self::Reverted => "reverted",
+            Self::Superseded => "superseded",
+            Self::Expired => "expired",
+            Self::Done => "done",
+        }
+    }
+
+    /// Nothing changes any more.
+    pub const fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::Aborted | Self::Reverted | Self::Superseded | Self::Expired | Self::Done
+        )
+    }
+}
+
+impl WaveState {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Open => "open",
+            Self::Soaking => "soaking",
+            Self::Done => "done",
+            Self::Halted => "halted",
+        }
+    }
 }
 
 /// The status of `rollout` at `now` (unix seconds); `None` = there is no such rollout.

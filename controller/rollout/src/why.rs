@@ -86,8 +86,12 @@ fn standing_of_device(device: &Device) -> Option<Refusal> {
     let name = &device.name;
     match device.state {
         DeviceState::Pending => Some(Refusal::new(Code::Pending, format!("{name} waits for approval"))),
-        DeviceState::Suspended => Some(Refusal::new(Code::Suspended, format!("{name} is suspended"))),
         DeviceState::Revoked => Some(Refusal::new(Code::Revoked, format!("{name} is revoked"))),
+        _ if device.cloned => Some(Refusal::new(
+            Code::CloneDetected,
+            format!("another copy of {name} connected: nothing is installed on either"),
+        )),
+        DeviceState::Suspended => Some(Refusal::new(Code::Suspended, format!("{name} is suspended"))),
         DeviceState::Approved => device.hold.as_ref().map(|reason| {
             let because = if reason.is_empty() {
                 String::new()
@@ -193,6 +197,11 @@ impl Asked<'_> {
         // A stopped rollout gives no leases: only a device past the point of no return goes on.
         if !self.d.is_switching(&self.r.plan)
             && let Some(reason) = self.stopped()
+        {
+            return reason;
+        }
+        if !self.d.is_switching(&self.r.plan)
+            && let Some(reason) = standing_of_device(self.d)
         {
             return reason;
         }

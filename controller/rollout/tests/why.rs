@@ -67,6 +67,11 @@ fn why_a_device_waits() {
     line(&mut out, "held", &w, 1, 3);
     w.state_of(4, DeviceState::Suspended, "stolen");
     line(&mut out, "suspended", &w, 1, 4);
+    w.event(Event::Cloned {
+        device: dev(6),
+        cloned: true,
+    });
+    line(&mut out, "copied", &w, 1, 6);
     w.event(Event::Reported {
         device: dev(5),
         at: w.now,

@@ -2,28 +2,18 @@
 
 use ensign_bundle::digest::DeviceId;
 use ensign_bundle::wire::{Desired, DesiredRollout, DocKind, DocRef, Held};
+use ensign_rollout::DeviceState;
 
 use super::plans::doc;
-use super::rows::{RoleRow, Standing};
+use super::rows::RoleRow;
 use super::state::State;
 use super::want::Want;
 
 impl State {
     /// The wish for a device that holds these roles.
     pub(super) fn want(&self, id: &DeviceId, held: &Held) -> Want {
-        let mut want = Want {
-            fleet: self.fleet.fleet,
-            desired: Desired {
-                generation: 0,
-                documents: self.role_documents(held),
-                rollout: None,
-            },
-            lease: None,
-            refused: None,
-            plan: None,
-            installed: Vec::new(),
-        };
-        let Some(row) = self.devices.get(id).filter(|row| row.state == Standing::Approved) else {
+        let mut want = self.documents_only(held);
+        let Some(row) = self.devices.get(id).filter(|row| row.state == DeviceState::Approved) else {
             return want;
         };
         if let Some(status) = &row.status {
@@ -43,6 +33,22 @@ impl State {
         }
         self.want_rollout(id, &mut want);
         want
+    }
+
+    /// The roles, and nothing that is for one device.
+    pub(super) fn documents_only(&self, held: &Held) -> Want {
+        Want {
+            fleet: self.fleet.fleet,
+            desired: Desired {
+                generation: 0,
+                documents: self.role_documents(held),
+                rollout: None,
+            },
+            lease: None,
+            refused: None,
+            plan: None,
+            installed: Vec::new(),
+        }
     }
 
     fn want_rollout(&self, id: &DeviceId, want: &mut Want) {

@@ -10,7 +10,7 @@ use ensign_bundle::statement;
 use ensign_bundle::text::printable;
 use ensign_rollout::{DeviceState, Event};
 
-use super::rows::{DeviceRow, Standing, StatementRow, key};
+use super::rows::{DeviceRow, StatementRow, key};
 use super::state::State;
 
 /// A change of standing that needs no signature.
@@ -31,39 +31,41 @@ impl State {
         let row = self.device(id)?;
         let name = printable(&row.name, 64);
         let new = match (verb, row.state) {
-            (Verb::Accept, Standing::Pending | Standing::Approved)
-            | (Verb::Unsuspend, Standing::Suspended | Standing::Approved) => Standing::Approved,
-            (Verb::Reject, Standing::Pending) | (Verb::Revoke, _) => Standing::Revoked,
-            (Verb::Suspend, Standing::Approved | Standing::Suspended) => Standing::Suspended,
-            (_, Standing::Revoked) => return refuse!(Revoked, "{name} is revoked, for ever"),
-            (Verb::Accept, Standing::Suspended) => return refuse!(Suspended, "{name} is suspended, not waiting"),
+            (Verb::Accept, DeviceState::Pending | DeviceState::Approved)
+            | (Verb::Unsuspend, DeviceState::Suspended | DeviceState::Approved) => DeviceState::Approved,
+            (Verb::Reject, DeviceState::Pending) | (Verb::Revoke, _) => DeviceState::Revoked,
+            (Verb::Suspend, DeviceState::Approved | DeviceState::Suspended) => DeviceState::Suspended,
+            (_, DeviceState::Revoked) => return refuse!(Revoked, "{name} is revoked, for ever"),
+            (Verb::Accept, DeviceState::Suspended) => return refuse!(Suspended, "{name} is suspended, not waiting"),
             (Verb::Reject, _) => return refuse!(Conflict, "{name} does not wait for approval: revoke it"),
-            (Verb::Suspend | Verb::Unsuspend, Standing::Pending) => {
+            (Verb::Suspend | Verb::Unsuspend, DeviceState::Pending) => {
                 return refuse!(Pending, "{name} waits for approval: accept or reject it");
             }
         };
-        let clears_alarm = row.cloned && matches!(verb, Verb::Accept | Verb::Unsuspend);
+        let clears_alarm = row.is_cloned() && matches!(verb, Verb::Accept | Verb::Unsuspend);
         if new == row.state && !clears_alarm {
             return Ok(());
         }
+        let order = self.order(reason, by).kept();
         let row = self.device_mut(id)?;
         row.state = new;
+        row.ordered = order.clone();
         if clears_alarm {
             // The counter starts again from whichever of the two comes next.
-            row.cloned = false;
+            row.alarm = None;
             row.session = 0;
         }
         self.put_device(id)?;
         tracing::info!(device = %id, %name, ?verb, state = ?new, by, reason = %printable(reason, 200), "a device's standing changed");
         self.happened(&Event::DeviceState {
             device: *id,
-            state: model_state(new),
-            order: self.order(reason, by),
+            state: new,
+            order,
         });
         self.alarm_changed(id);
         let row = self.device(id)?;
         match new {
-            Standing::Revoked => {
+            DeviceState::Revoked => {
                 let text = format!("{name} is revoked");
                 if self.names.get(&row.name) == Some(id) {
                     let taken = row.name.clone();
@@ -72,10 +74,10 @@ impl State {
                 }
                 self.end_session(id, Refusal::new(Code::Revoked, text));
             }
-            Standing::Suspended => {
+            DeviceState::Suspended => {
                 self.end_session(id, Refusal::new(Code::Suspended, format!("{name} is suspended")));
             }
-            Standing::Approved | Standing::Pending => {}
+            DeviceState::Approved | DeviceState::Pending => {}
         }
         Ok(())
     }
@@ -123,15 +125,16 @@ impl State {
             return Ok(());
         }
         let statement = self.keep_statement(envelope, hold.body.seq)?;
+        let order = self.order(&hold.body.reason, by).kept();
         let row = self.device_mut(id)?;
         row.hold = Some(statement);
         row.held = hold.body.held;
-        row.hold_reason.clone_from(&hold.body.reason);
+        row.held_by = order.clone();
         self.put_device(id)?;
         self.happened(&Event::Held {
             device: *id,
             held: hold.body.held,
-            order: self.order(&hold.body.reason, by),
+            order,
         });
         Ok(())
     }
@@ -141,7 +144,7 @@ impl State {
         let Ok(row) = self.device(id) else { return };
         self.happened(&Event::Cloned {
             device: *id,
-            cloned: row.cloned,
+            cloned: row.is_cloned(),
         });
     }
 
@@ -149,7 +152,7 @@ impl State {
         self.happened(&Event::DeviceAdded {
             device: row.id,
             name: row.name.clone(),
-            state: model_state(row.state),
+            state: row.state,
             at: self.now,
         });
         self.happened(&Event::Labelled {
@@ -186,14 +189,5 @@ pub(super) fn subject_of(row: &DeviceRow) -> Subject<'_> {
         id: &row.id,
         name: &row.name,
         labels: &row.labels,
-    }
-}
-
-pub(super) const fn model_state(state: Standing) -> DeviceState {
-    match state {
-        Standing::Pending => DeviceState::Pending,
-        Standing::Approved => DeviceState::Approved,
-        Standing::Suspended => DeviceState::Suspended,
-        Standing::Revoked => DeviceState::Revoked,
     }
 }

@@ -11,8 +11,9 @@ use ensign_bundle::refuse;
 use ensign_bundle::statement;
 use ensign_bundle::text::printable;
 use ensign_crypto::{KeyId, PublicKey};
+use ensign_rollout::{DeviceState, Order};
 
-use super::rows::{DeviceRow, NameRow, Standing, key};
+use super::rows::{DeviceRow, NameRow, key};
 use super::state::State;
 
 /// Devices that wait for an operator at once: a stolen token must not fill the disk.
@@ -82,7 +83,11 @@ impl State {
             );
         }
         self.check_keys_unused(&body)?;
-        let waiting = self.devices.values().filter(|d| d.state == Standing::Pending).count();
+        let waiting = self
+            .devices
+            .values()
+            .filter(|d| d.state == DeviceState::Pending)
+            .count();
         if !token.approve && waiting >= PENDING {
             return refuse!(RateLimited, "{waiting} devices wait for approval already");
         }
@@ -90,9 +95,9 @@ impl State {
             id: body.device,
             name: self.free_name(&body.name, &body.device),
             state: if token.approve {
-                Standing::Approved
+                DeviceState::Approved
             } else {
-                Standing::Pending
+                DeviceState::Pending
             },
             key: body.key,
             receipt_key: body.receipt_key,
@@ -104,11 +109,12 @@ impl State {
             labels: token.labels.clone(),
             claims: body.claims,
             held: false,
-            hold_reason: String::new(),
+            ordered: Order::default(),
+            held_by: Order::default(),
             joined: self.now,
             last_seen: None,
             session: 0,
-            cloned: false,
+            alarm: None,
             agent: String::new(),
             facts: BTreeMap::new(),
             status: None,
@@ -169,7 +175,7 @@ impl State {
 
 /// A device that is there already: its first answer was lost, nothing is used up.
 fn join_again(known: &DeviceRow, binding: &Binding) -> Result<Joined, Refusal> {
-    if known.state == Standing::Revoked {
+    if known.state == DeviceState::Revoked {
         return refuse!(Revoked, "device {} was revoked", known.id);
     }
     if known.receipt_key != binding.receipt_key {
@@ -177,6 +183,6 @@ fn join_again(known: &DeviceRow, binding: &Binding) -> Result<Joined, Refusal> {
     }
     Ok(Joined {
         name: known.name.clone(),
-        approved: known.state == Standing::Approved,
+        approved: known.state == DeviceState::Approved,
     })
 }

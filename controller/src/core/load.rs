@@ -11,11 +11,12 @@ use ensign_bundle::trust::ensign::{DocName, Ensign, ReleaseName};
 use ensign_bundle::trust::format::At;
 use ensign_bundle::trust::machine::{Machine, Stored};
 use ensign_bundle::trust::profile::Strict;
+use ensign_rollout::DeviceState;
 use serde::de::DeserializeOwned;
 
 use super::metadata::Roles;
 use super::rollouts::Rollouts;
-use super::rows::{ApiTokenRow, DeviceRow, FleetRow, FreezeRow, ReleaseRow, RoleRow, Standing, TokenRow, key};
+use super::rows::{ApiTokenRow, DeviceRow, FleetRow, FreezeRow, ReleaseRow, RoleRow, TokenRow, key};
 use super::sessions::Sessions;
 use super::state::{OnlineKeys, Parts, State, read_document};
 use crate::config::Config;
@@ -52,7 +53,7 @@ pub fn load(
         .into_iter()
         .map(|(_, row)| (row.id, row))
         .collect();
-    let living = devices.values().filter(|d| d.state != Standing::Revoked);
+    let living = devices.values().filter(|d| d.state != DeviceState::Revoked);
     let names = living.map(|d| (d.name.clone(), d.id)).collect();
     let used_keys = devices.values().flat_map(|d| [d.key, d.receipt_key]).collect();
     let tokens = rows::<TokenRow>(ledger, key::TOKENS)?;
@@ -66,7 +67,7 @@ pub fn load(
         timestamp: kit::secret(&paths.key("timestamp.pem"))?,
         snapshot: kit::secret(&paths.key("snapshot.pem"))?,
     };
-    let rollouts = Rollouts::load(ledger, documents.as_ref(), &config, fleet.starts)?;
+    let rollouts = Rollouts::load(ledger, documents.as_ref(), &config, fleet.starts, &devices)?;
     let parts = Arc::new(Parts {
         config,
         keys,

@@ -8,6 +8,7 @@
 //! Nobody sees memory that is not in the ledger: answers and pushes leave after the commit. When a commit fails, memory and ledger
 //! differ and the process ends; its next start begins with what is durable.
 
+mod clones;
 mod desired;
 mod devices;
 mod enroll;
@@ -46,7 +47,6 @@ pub use self::online::{Online, listed, timestamp_life};
 pub use self::releases::Complete;
 
 pub use self::state::{OnlineKeys, Parts, State, read_document};
-pub use self::views::api_state;
 pub use self::want::{Fetch, Leave, Session, Want, Welcomed};
 
 /// Jobs that share one commit.
@@ -231,11 +231,7 @@ fn in_commits(changes: Vec<Change>) -> Vec<Vec<Change>> {
     if changes.len() <= COMMIT_CHANGES {
         return if changes.is_empty() { Vec::new() } else { vec![changes] };
     }
-    let first = |change: &Change| {
-        [key::SLOTS, key::MODEL_DEVICES, key::DEVICES]
-            .iter()
-            .any(|p| change.key.starts_with(p))
-    };
+    let first = |change: &Change| [key::SLOTS, key::DEVICES].iter().any(|p| change.key.starts_with(p));
     let (members, rest): (Vec<_>, Vec<_>) = changes.into_iter().partition(first);
     let mut commits: Vec<Vec<Change>> = members.chunks(COMMIT_CHANGES).map(<[Change]>::to_vec).collect();
     commits.extend(rest.chunks(COMMIT_CHANGES).map(<[Change]>::to_vec));

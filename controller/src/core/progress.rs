@@ -1,6 +1,6 @@
 //! Rollouts as the API shows them.
 
-use ensign_api::{Reason, Rollout, RolloutState, Time, TransferBytes, WaveState, WaveStatus, Why};
+use ensign_api::{Reason, Rollout, Time, TransferBytes, Why};
 use ensign_bundle::digest::{DeviceId, PlanId};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
@@ -27,9 +27,9 @@ impl State {
             id: *id,
             product: status.product,
             version: status.version,
-            state: state(status.state),
+            state: status.state,
             reason: status.reason.as_ref().map(reason),
-            waves: status.waves.iter().map(wave).collect(),
+            waves: status.waves,
             bytes: TransferBytes {
                 sent,
                 saved: plain.saturating_sub(sent),
@@ -123,42 +123,5 @@ fn reason(refusal: &Refusal) -> Reason {
     Reason {
         code: refusal.code,
         text: printable(&refusal.text, REASON),
-    }
-}
-
-fn wave(wave: &model::WaveStatus) -> WaveStatus {
-    WaveStatus {
-        index: wave.index,
-        state: match wave.state {
-            model::WaveState::Waiting => WaveState::Waiting,
-            model::WaveState::Open => WaveState::Open,
-            model::WaveState::Soaking => WaveState::Soaking,
-            model::WaveState::Done => WaveState::Done,
-            model::WaveState::Halted => WaveState::Halted,
-        },
-        target: wave.target,
-        pending: wave.pending,
-        active: wave.active,
-        ok: wave.ok,
-        failed: wave.failed,
-        dark: wave.dark,
-        unreached: wave.unreached,
-        held: wave.held,
-        soak_left_s: wave.soak_left_s,
-    }
-}
-
-const fn state(state: model::RolloutState) -> RolloutState {
-    match state {
-        model::RolloutState::Scheduled => RolloutState::Scheduled,
-        model::RolloutState::Running => RolloutState::Running,
-        model::RolloutState::Paused => RolloutState::Paused,
-        model::RolloutState::Halted => RolloutState::Halted,
-        model::RolloutState::Aborted => RolloutState::Aborted,
-        model::RolloutState::Reverting => RolloutState::Reverting,
-        model::RolloutState::Reverted => RolloutState::Reverted,
-        model::RolloutState::Superseded => RolloutState::Superseded,
-        model::RolloutState::Expired => RolloutState::Expired,
-        model::RolloutState::Done => RolloutState::Done,
     }
 }

@@ -75,9 +75,6 @@ impl State {
                     self.put(key::MODEL_FLEET.to_owned(), &row)?;
                 }
                 Dirty::Device(id) => {
-                    if let Some(row) = self.rollouts.model.device(&id).cloned() {
-                        self.put(key::model_device(&id), &row)?;
-                    }
                     if self.devices.contains_key(&id) {
                         self.put_device(&id)?;
                     }

@@ -13,13 +13,13 @@ use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::statement;
 use ensign_bundle::wire::Status;
 use ensign_rollout::rows as model_rows;
-use ensign_rollout::{Device, Event, Fleet, Member, Policies, Subject, observe};
+use ensign_rollout::{Event, Fleet, Member, Policies, Subject, observe};
 use serde_bytes::ByteBuf;
 use tokio::sync::watch;
 
 use super::load::rows;
 use super::plans::{Entry, PlanRow, ReceiptRow, decode_lists};
-use super::rows::key;
+use super::rows::{DeviceRow, key};
 use super::state::{State, read_document};
 use crate::config::Config;
 use crate::store::blobs::BlobStore;
@@ -56,6 +56,7 @@ impl Rollouts {
         documents: &dyn BlobStore,
         config: &Config,
         starts: u64,
+        devices: &BTreeMap<DeviceId, DeviceRow>,
     ) -> Result<Self, Refusal> {
         let policies = Policies {
             check_in_s: config.check_in_s,
@@ -72,7 +73,7 @@ impl Rollouts {
         for (name, row) in rows::<ReceiptRow>(ledger, key::RECEIPTS)? {
             receipts.insert(parse_pair(&name)?, row);
         }
-        let model = load_model(ledger, policies)?;
+        let model = load_model(ledger, policies, devices)?;
         let revision = starts << 32;
         Ok(Self {
             model,
@@ -120,12 +121,13 @@ impl Rollouts {
 }
 
 /// The planner's model from its rows.
-fn load_model(ledger: &dyn Ledger, policies: Policies) -> Result<Fleet, Refusal> {
+fn load_model(
+    ledger: &dyn Ledger,
+    policies: Policies,
+    devices: &BTreeMap<DeviceId, DeviceRow>,
+) -> Result<Fleet, Refusal> {
     let fleet = ledger.read_as::<model_rows::FleetRow>(key::MODEL_FLEET)?;
-    let mut devices = Vec::new();
-    for (name, row) in rows::<Device>(ledger, key::MODEL_DEVICES)? {
-        devices.push((parse_last(&name)?, row));
-    }
+    let devices = devices.values().map(|row| (row.id, row.model()));
     let mut rollouts = Vec::new();
     for (name, row) in rows::<model_rows::RolloutRow>(ledger, key::ROLLOUTS)? {
         rollouts.push((parse_last(&name)?, row));

@@ -12,7 +12,7 @@
 //! | `freeze` | [`FreezeRow`], while the fleet is frozen |
 //! | `plan/<id>` | `PlanRow`: a plan as it was signed, its lists, its gates |
 //! | `receipt/<rollout>/<device>` | `ReceiptRow` |
-//! | `rollouts`, `state/<device>`, `rollout/<id>`, `slot/<rollout>/<device>` | rows of the planner's model (`ensign_rollout::rows`) |
+//! | `rollouts`, `rollout/<id>`, `slot/<rollout>/<device>` | rows of the planner's model (`ensign_rollout::rows`) |
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,7 @@ use ensign_bundle::digest::{DeviceId, Digest, FleetId};
 use ensign_bundle::ids::{Ident, Labels, Version};
 use ensign_bundle::wire::Status;
 use ensign_crypto::PublicKey;
+use ensign_rollout::{Device, DeviceState, Order};
 use serde::{Deserialize, Serialize};
 
 use crate::http::auth::Role;
@@ -100,7 +101,10 @@ pub struct TokenRow {
 pub struct DeviceRow {
     pub id: DeviceId,
     pub name: String,
-    pub state: Standing,
+    pub state: DeviceState,
+    /// Who made its state what it is.
+    #[serde(default)]
+    pub ordered: Order,
     pub key: PublicKey,
     pub receipt_key: PublicKey,
     pub token: PublicKey,
@@ -116,8 +120,9 @@ pub struct DeviceRow {
     #[serde(default)]
     pub claims: BTreeMap<String, String>,
     pub held: bool,
+    /// Who holds it, or let go of it, and why.
     #[serde(default)]
-    pub hold_reason: String,
+    pub held_by: Order,
     pub joined: u64,
     /// None: never connected. Written with other changes only, so it may lag behind a crash.
     #[serde(default)]
@@ -125,9 +130,9 @@ pub struct DeviceRow {
     /// Highest session counter seen: one that goes back is a copy of the device.
     #[serde(default)]
     pub session: u64,
-    /// A second device answered with this identity: it gets no installs until an operator accepts it again.
+    /// A second device answered with this identity: neither gets installs until an operator ends the alarm.
     #[serde(default)]
-    pub cloned: bool,
+    pub alarm: Option<CloneAlarm>,
     #[serde(default)]
     pub agent: String,
     #[serde(default)]
@@ -142,6 +147,41 @@ pub struct DeviceRow {
     pub receipt_seq: u64,
 }
 
+/// A session counter went back, and somebody lives behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneAlarm {
+    /// When it last did.
+    pub at: u64,
+    /// The highest counter at that time.
+    pub above: u64,
+}
+
+impl DeviceRow {
+    /// Two devices answer with this identity, as far as is known.
+    pub fn is_cloned(&self) -> bool {
+        self.alarm.is_some()
+    }
+
+    /// The device as the planner knows it: it has no row of its own, so that no fact stands in two.
+    pub fn model(&self) -> Device {
+        let mut model = Device::new(self.name.clone(), self.state);
+        model.labels.clone_from(&self.labels);
+        model.ordered = self.ordered.clone();
+        model.held = self.held_by.clone();
+        model.hold = self.held.then(|| self.held_by.reason.clone());
+        model.cloned = self.is_cloned();
+        model.added_at = self.joined;
+        model.heard_at = self.last_seen.unwrap_or_default().max(self.joined);
+        if let Some(status) = &self.status {
+            model.phase = status.phase;
+            model.plan = status.plan;
+            model.reason.clone_from(&status.reason);
+            model.installed.clone_from(&status.installed);
+        }
+        model
+    }
+}
+
 /// A signed statement about one device: an envelope in the document store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatementRow {
@@ -149,16 +189,6 @@ pub struct StatementRow {
     /// Of the envelope.
     pub digest: Digest,
     pub length: u64,
-}
-
-/// Where a device stands with the registry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Standing {
-    Pending,
-    Approved,
-    Suspended,
-    Revoked,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -203,7 +233,6 @@ pub mod key {
     pub const SLOTS: &str = "slot/";
     pub const RECEIPTS: &str = "receipt/";
     pub const MODEL_FLEET: &str = "rollouts";
-    pub const MODEL_DEVICES: &str = "state/";
 
     pub fn root(version: u64) -> String {
         format!("{ROOTS}{version:08}")
@@ -244,9 +273,5 @@ pub mod key {
 
     pub fn receipt(rollout: &PlanId, device: &DeviceId) -> String {
         format!("{RECEIPTS}{rollout}/{device}")
-    }
-
-    pub fn model_device(id: &DeviceId) -> String {
-        format!("{MODEL_DEVICES}{id}")
     }
 }

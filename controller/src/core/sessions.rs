@@ -1,6 +1,6 @@
 //! Which devices are connected, and what each of them is to be told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ensign_bundle::digest::{DeviceId, Nonce};
@@ -13,10 +13,11 @@ use ensign_bundle::text::printable;
 use ensign_bundle::trust::roles::FORMAT;
 use ensign_bundle::wire::{self, Held, Hello, Report, Welcome};
 use ensign_crypto::KeyId;
+use ensign_rollout::DeviceState;
 use serde_bytes::ByteBuf;
 use tokio::sync::watch;
 
-use super::rows::Standing;
+use super::clones::Suspect;
 use super::state::State;
 use super::want::{Session, Want, Welcomed};
 
@@ -31,6 +32,10 @@ const REASON_BYTES: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Sessions {
     live: BTreeMap<DeviceId, Live>,
+    /// Connections whose counter went back and who have not shown that they live; at most one per device.
+    pub(super) suspects: BTreeMap<DeviceId, Suspect>,
+    /// Times of automatic suspensions in the last hour.
+    pub(super) suspensions: VecDeque<u64>,
     /// Lower half of the generations that devices see.
     generations: u64,
     /// Whose wishes may have changed since the last batch.
@@ -39,10 +44,10 @@ pub struct Sessions {
 }
 
 #[derive(Debug)]
-struct Live {
-    connection: u64,
-    held: Held,
-    wants: watch::Sender<Arc<Want>>,
+pub(super) struct Live {
+    pub(super) connection: u64,
+    pub(super) held: Held,
+    pub(super) wants: watch::Sender<Arc<Want>>,
 }
 
 impl Sessions {
@@ -84,23 +89,13 @@ impl State {
                 hello.protocol.1
             );
         }
-        let cloned = hello.session <= row.session;
-        let newly_cloned = cloned && !row.cloned;
-        if newly_cloned {
-            tracing::warn!(
-                device = %id,
-                name = %printable(&row.name, 64),
-                session = hello.session,
-                before = row.session,
-                "clone-detected: the session counter went back, another copy of this device exists; its installs stop"
-            );
+        if hello.session <= row.session {
+            return self.suspect(&id, connection, &hello);
         }
-        let status = hello.status;
-        let status = checked(status)?;
+        let status = checked(hello.status.clone())?;
         let now = self.now;
         let row = self.device_mut(&id)?;
-        row.session = row.session.max(hello.session);
-        row.cloned |= cloned;
+        row.session = hello.session;
         row.agent = cut(&hello.agent, FACT_BYTES);
         row.facts = hello
             .facts
@@ -109,52 +104,60 @@ impl State {
             .map(|(key, value)| (cut(key, KEY_BYTES), cut(value, FACT_BYTES)))
             .collect();
         row.last_seen = Some(now);
-        let (name, labels) = (row.name.clone(), row.labels.clone());
+        let name = row.name.clone();
         self.put_device(&id)?;
-        if newly_cloned {
-            self.alarm_changed(&id);
-        }
         self.device_connected(&id);
         self.device_reported(&id, status);
-        let time = self.attest(&id, hello.nonce)?;
-
+        let welcome = self.welcome(&id, &hello)?;
         let mut first = self.want(&id, &hello.held);
         first.desired.generation = self.next_generation();
-        let first = Arc::new(first);
-        let (wants, told) = watch::channel(first);
-        let live = Live {
-            connection,
-            held: hello.held,
-            wants,
-        };
-        if let Some(older) = self.sessions.live.insert(id, live) {
-            tracing::debug!(device = %id, "a newer connection takes over");
-            older.end(Refusal::new(
-                Code::Conflict,
-                "a newer connection of this device took over",
-            ));
-        }
-        self.sessions.touch(id);
+        let (wants, told) = watch::channel(Arc::new(first));
+        self.takes_over(
+            &id,
+            Live {
+                connection,
+                held: hello.held,
+                wants,
+            },
+        );
         tracing::info!(device = %id, name = %printable(&name, 64), "connected");
         Ok(Welcomed {
             session: Session {
                 device: id,
                 wants: told,
             },
-            welcome: Welcome {
-                protocol: high.min(hello.protocol.1),
-                device: id,
-                name,
-                fleet: self.fleet.fleet,
-                time: ByteBuf::from(time),
-                interval_s: self.parts.config.check_in_s,
-                labels,
-            },
+            welcome,
         })
     }
 
+    pub(super) fn welcome(&self, id: &DeviceId, hello: &Hello) -> Result<Welcome, Refusal> {
+        let row = self.device(id)?;
+        Ok(Welcome {
+            protocol: wire::PROTOCOL.1.min(hello.protocol.1),
+            device: *id,
+            name: row.name.clone(),
+            fleet: self.fleet.fleet,
+            time: ByteBuf::from(self.attest(id, hello.nonce)?),
+            interval_s: self.parts.config.check_in_s,
+            labels: row.labels.clone(),
+        })
+    }
+
+    /// A device has one session: the newest.
+    pub(super) fn takes_over(&mut self, id: &DeviceId, live: Live) {
+        if let Some(older) = self.sessions.live.insert(*id, live) {
+            tracing::debug!(device = %id, "a newer connection takes over");
+            older.end(Refusal::new(
+                Code::Conflict,
+                "a newer connection of this device took over",
+            ));
+        }
+        self.sessions.touch(*id);
+    }
+
     /// Takes a report: receipts that verify, and what the device says of itself. Durable when its answer leaves.
-    pub fn report(&mut self, id: &DeviceId, report: Report) -> Result<(), Refusal> {
+    pub fn report(&mut self, id: &DeviceId, connection: u64, report: Report) -> Result<(), Refusal> {
+        self.lives(id, connection)?;
         let row = self.device(id)?;
         check_standing(row.state, &row.name)?;
         let status = checked(report.status)?;
@@ -188,6 +191,9 @@ impl State {
 
     /// The connection is over. Not written by itself: after a restart nobody is connected anyway.
     pub fn disconnect(&mut self, id: &DeviceId, connection: u64) {
+        self.sessions
+            .suspects
+            .retain(|_, suspect| suspect.live.connection != connection);
         let current = self
             .sessions
             .live
@@ -207,6 +213,9 @@ impl State {
 
     /// Ends the device's session, if there is one.
     pub(super) fn end_session(&mut self, id: &DeviceId, refusal: Refusal) {
+        if let Some(suspect) = self.sessions.suspects.remove(id) {
+            suspect.live.end(refusal.clone());
+        }
         if let Some(live) = self.sessions.live.remove(id) {
             live.end(refusal);
             self.device_disconnected(id);
@@ -244,7 +253,7 @@ impl State {
     }
 
     /// Never goes back within a ledger: starts are counted in it.
-    fn next_generation(&mut self) -> u64 {
+    pub(super) fn next_generation(&mut self) -> u64 {
         self.sessions.generations += 1;
         (self.fleet.starts << 32) | (self.sessions.generations & u64::from(u32::MAX))
     }
@@ -270,13 +279,13 @@ impl Live {
 }
 
 /// Only approved devices are served.
-fn check_standing(state: Standing, name: &str) -> Result<(), Refusal> {
+fn check_standing(state: DeviceState, name: &str) -> Result<(), Refusal> {
     let name = printable(name, 64);
     match state {
-        Standing::Approved => Ok(()),
-        Standing::Pending => refuse!(Pending, "{name} waits for approval"),
-        Standing::Suspended => refuse!(Suspended, "{name} is suspended"),
-        Standing::Revoked => refuse!(Revoked, "{name} is revoked"),
+        DeviceState::Approved => Ok(()),
+        DeviceState::Pending => refuse!(Pending, "{name} waits for approval"),
+        DeviceState::Suspended => refuse!(Suspended, "{name} is suspended"),
+        DeviceState::Revoked => refuse!(Revoked, "{name} is revoked"),
     }
 }
 

@@ -12,11 +12,11 @@ use ensign_bundle::reason::Refusal;
 use ensign_bundle::refuse;
 use ensign_bundle::statement::{self, Signed};
 use ensign_bundle::text::printable;
-use ensign_rollout::{Event, RolloutSpec, WaveSpec};
+use ensign_rollout::{DeviceState, Event, RolloutSpec, WaveSpec};
 
 use super::devices::subject_of;
 use super::plans::{Entry, PlanRow, encode_lists};
-use super::rows::{Standing, key};
+use super::rows::key;
 use super::state::State;
 
 /// Characters of a withdrawal's reason.
@@ -84,7 +84,7 @@ impl State {
                     printable(&row.name, 64)
                 );
             }
-            if row.state == Standing::Revoked {
+            if row.state == DeviceState::Revoked {
                 return refuse!(Revoked, "{} is revoked", printable(&row.name, 64));
             }
         }

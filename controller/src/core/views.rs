@@ -12,7 +12,7 @@ use ensign_bundle::text::printable;
 use ensign_bundle::trust::ensign::{DocName, ReleaseName};
 use ensign_bundle::{codec, limits, statement, wire};
 
-use super::rows::{ComponentRow, DeviceRow, ReleaseRow, RoleRow, Standing, TokenRow};
+use super::rows::{ComponentRow, DeviceRow, ReleaseRow, RoleRow, TokenRow};
 use super::state::State;
 
 impl State {
@@ -20,7 +20,7 @@ impl State {
     pub fn view_fleet(&self) -> Fleet {
         let mut devices = BTreeMap::new();
         for row in self.devices.values() {
-            *devices.entry(api_state(row.state)).or_insert(0) += 1;
+            *devices.entry(row.state).or_insert(0) += 1;
         }
         let root = self.roles.root();
         Fleet {
@@ -60,7 +60,7 @@ impl State {
         Device {
             id: row.id,
             name: row.name.clone(),
-            state: api_state(row.state),
+            state: row.state,
             labels: row.labels.clone(),
             products: status.map(products).unwrap_or_default(),
             status: status.map(|s| s.phase).unwrap_or_default().into(),
@@ -169,12 +169,15 @@ impl State {
 
     fn device_reason(row: &DeviceRow) -> Option<Reason> {
         let own = match row.state {
-            _ if row.cloned => Some((Code::CloneDetected, "another copy of this device connected")),
-            Standing::Pending => Some((Code::Pending, "waits for approval")),
-            Standing::Suspended => Some((Code::Suspended, "suspended by an operator")),
-            Standing::Revoked => Some((Code::Revoked, "revoked")),
-            Standing::Approved if row.held => Some((Code::Held, "held by an operator")),
-            Standing::Approved => None,
+            DeviceState::Pending => Some((Code::Pending, "waits for approval")),
+            DeviceState::Revoked => Some((Code::Revoked, "revoked")),
+            _ if row.is_cloned() => Some((
+                Code::CloneDetected,
+                "another copy connected: nothing is installed on either",
+            )),
+            DeviceState::Suspended => Some((Code::Suspended, "suspended by an operator")),
+            DeviceState::Approved if row.held => Some((Code::Held, "held by an operator")),
+            DeviceState::Approved => None,
         };
         match own {
             Some((code, text)) => Some(Reason {
@@ -234,15 +237,5 @@ fn role(row: &RoleRow) -> RoleState {
     RoleState {
         version: row.version,
         expires: Time(row.expires),
-    }
-}
-
-/// The standing in the words of the API.
-pub const fn api_state(state: Standing) -> DeviceState {
-    match state {
-        Standing::Pending => DeviceState::Pending,
-        Standing::Approved => DeviceState::Approved,
-        Standing::Suspended => DeviceState::Suspended,
-        Standing::Revoked => DeviceState::Revoked,
     }
 }

@@ -9,7 +9,7 @@ use ensign_bundle::reason::{Code, Refusal};
 use super::auth::{Caller, Permission};
 use super::error::{Answer, ApiError, Raw};
 use super::{App, blocking};
-use crate::core::{Verb, api_state, read_document};
+use crate::core::{Verb, read_document};
 
 /// Every device.
 #[utoipa::path(get, path = "/v1/devices", tag = "devices", responses((status = 200, body = Vec<Device>)))]
@@ -57,7 +57,7 @@ pub(super) async fn evidence(State(app): State<App>, caller: Caller) -> Answer<V
             evidence.push(DeviceEvidence {
                 device: row.id,
                 name: row.name,
-                state: api_state(row.state),
+                state: row.state,
                 binding: read(&row.binding)?,
                 token_grant,
                 grant: row.grant.map(|s| read(&s.digest)).transpose()?,

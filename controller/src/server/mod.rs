@@ -16,12 +16,12 @@ use std::time::Duration;
 use ensign_bundle::digest::DeviceId;
 use ensign_bundle::wire;
 use ensign_crypto::{KeyId, PublicKey};
+use ensign_rollout::DeviceState;
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, Endpoint, Incoming, VarInt};
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 
-use crate::core::rows::Standing;
 use crate::core::{Core, Parts, State};
 use crate::places::{Peer, Place, Places, Room, Source};
 
@@ -172,7 +172,7 @@ impl Server {
             return;
         }
         let id = DeviceId::from(peer);
-        let is_member = move |state: &State| state.devices.get(&id).is_some_and(|d| d.state == Standing::Approved);
+        let is_member = move |state: &State| state.devices.get(&id).is_some_and(|d| d.state == DeviceState::Approved);
         let place = match self.core.read(is_member).await {
             Ok(true) => Waiting::Member(self.rooms.members.enter(peer)),
             Ok(false) => Waiting::Stranger(self.rooms.strangers.enter(source)),

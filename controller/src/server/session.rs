@@ -126,6 +126,7 @@ async fn open(
             frames::write(&mut send, &ToDevice::Welcome(welcomed.welcome)).await?;
             let opened = Opened {
                 session: welcomed.session,
+                number,
                 nonce,
                 leave,
             };
@@ -141,13 +142,20 @@ async fn open(
 
 struct Opened {
     session: Session,
+    /// Of the connection.
+    number: u64,
     /// The applier's challenge: leases answer it.
     nonce: Nonce,
     leave: Leave,
 }
 
 async fn run(server: &Server, connection: &Connection, opened: Opened, mut send: SendStream, recv: RecvStream) {
-    let Opened { session, nonce, leave } = opened;
+    let Opened {
+        session,
+        number,
+        nonce,
+        leave,
+    } = opened;
     let shared = Arc::new(Shared {
         device: session.device,
         wants: session.wants.clone(),
@@ -157,7 +165,7 @@ async fn run(server: &Server, connection: &Connection, opened: Opened, mut send:
     let (acks, acknowledged) = mpsc::channel(REPORTS);
     let ended = tokio::select! {
         ended = tell(server, &shared, nonce, acknowledged, &mut send) => ended,
-        ended = listen(server, session.device, recv, acks) => ended,
+        ended = listen(server, session.device, number, recv, acks) => ended,
         () = content(server, &shared, connection) => Ok(None),
         refusal = overdue(&shared) => {
             connection.close(REFUSED, refusal.code.name().as_bytes());
@@ -257,6 +265,7 @@ fn leased(server: &Server, device: DeviceId, nonce: Nonce, want: &Want) -> Resul
 async fn listen(
     server: &Server,
     device: DeviceId,
+    number: u64,
     mut recv: RecvStream,
     acks: mpsc::Sender<u64>,
 ) -> Result<Option<Refusal>, FrameError> {
@@ -268,7 +277,11 @@ async fn listen(
             )));
         };
         let Report { seq, .. } = report;
-        match server.core.change(move |state| state.report(&device, report)).await {
+        match server
+            .core
+            .change(move |state| state.report(&device, number, report))
+            .await
+        {
             Ok(()) => {}
             Err(refusal) => return Ok(Some(refusal)),
         }

@@ -10,6 +10,7 @@
     reason = "a test names the one message that it waits for"
 )]
 
+mod clones;
 mod delegation;
 mod enrolment;
 mod fleet;

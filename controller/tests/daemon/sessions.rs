@@ -99,25 +99,6 @@ async fn suspended_devices_wait_and_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_counter_that_goes_back_raises_the_alarm() {
-    let fleet = Fleet::new();
-    let running = fleet.serve().await;
-    let controller = fleet.controller.public().id();
-    let token = fleet.token(&running, 50, 1).await;
-    let mut device = Device::new(60);
-    device.join(running.address, &controller, &token).await.unwrap();
-    let (_first, _) = device.connect(running.address, &controller).await.unwrap();
-    assert!(!known(&running, device.id()).await.unwrap().cloned);
-    device.session = 0;
-    let (_second, _) = device.connect(running.address, &controller).await.unwrap();
-    assert!(known(&running, device.id()).await.unwrap().cloned);
-    let client = Client::new(running.address, &fleet);
-    let devices: serde_json::Value = client.get("/v1/devices").await.json();
-    assert_eq!(devices[0]["reason"]["code"], "clone-detected");
-    running.stop().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_connection_takes_the_place_of_the_older() {
     let fleet = Fleet::new();
     let running = fleet.serve().await;
