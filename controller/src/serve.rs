@@ -246,7 +246,7 @@ fn not_bound(address: SocketAddr, protocol: &str, error: &io::Error) -> Refusal 
     } else {
         Code::Io
     };
-    Refusal::new(code, format!("{protocol} {address}: {error}"))
+    Refusal::new(code, format!("{address} ({protocol}) cannot be listened on: {error}"))
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ impl State {
     /// Takes a device's `hello`. Its answer is sent once the session counter is in the ledger.
     ///
     /// `connection` numbers the connections of this process.
-    pub fn connect(&mut self, peer: &KeyId, connection: u64, hello: Hello) -> Result<Welcomed, Refusal> {
+    pub fn connect(&mut self, peer: &KeyId, connection: u64, hello: &Hello) -> Result<Welcomed, Refusal> {
         let id = DeviceId::from(*peer);
         let Some(row) = self.devices.get(&id) else {
             return refuse!(NotAuthorised, "device {id} is not in this fleet: join it");
@@ -90,7 +90,7 @@ impl State {
             );
         }
         if hello.session <= row.session {
-            return self.suspect(&id, connection, &hello);
+            return self.suspect(&id, connection, hello);
         }
         let status = checked(hello.status.clone())?;
         let now = self.now;
@@ -108,7 +108,7 @@ impl State {
         self.put_device(&id)?;
         self.device_connected(&id);
         self.device_reported(&id, status);
-        let welcome = self.welcome(&id, &hello)?;
+        let welcome = self.welcome(&id, hello)?;
         let mut first = self.want(&id, &hello.held);
         first.desired.generation = self.next_generation();
         let (wants, told) = watch::channel(Arc::new(first));

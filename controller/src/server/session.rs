@@ -119,7 +119,7 @@ async fn open(
     let leave = Leave::new(&server.core, &peer, number);
     let welcomed = server
         .core
-        .change(move |state| state.connect(&peer, number, hello))
+        .change(move |state| state.connect(&peer, number, &hello))
         .await;
     match welcomed {
         Ok(welcomed) => {

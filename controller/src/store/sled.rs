@@ -83,7 +83,7 @@ impl Sled {
         let promised = read_acknowledged(&acknowledged).map_err(io("cannot read", &path))?;
         let promised = promised.ok_or_else(|| corrupt(dir, format!("`{ACKNOWLEDGED}` is not a number")))?;
 
-        let rows = guarded(dir, || sled::Config::new().path(dir).cache_capacity(CACHE_BYTES).open())?;
+        let rows = guarded(dir, || options(dir).open())?;
         let commit = guarded(dir, || check_rows(dir, &rows))??;
         if commit < promised {
             let what = format!("it ends with commit {commit}, commit {promised} was acknowledged; restore a backup");
@@ -166,6 +166,14 @@ impl Sled {
     fn newest_for_writing(&self) -> RwLockWriteGuard<'_, Newest> {
         self.newest.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// No flushes by the clock: every commit flushes by itself, and an idle controller sleeps.
+fn options(dir: &Path) -> sled::Config {
+    sled::Config::new()
+        .path(dir)
+        .cache_capacity(CACHE_BYTES)
+        .flush_every_ms(None)
 }
 
 /// Without the rows, which sled would show.

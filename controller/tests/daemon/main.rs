@@ -17,6 +17,7 @@ mod fleet;
 mod floods;
 mod hostile;
 mod kit;
+mod process;
 mod publishing;
 mod rollout;
 mod sessions;

@@ -77,10 +77,20 @@ impl Client {
     }
 
     async fn call(&self, method: Method, path: &str, content: &str, body: Vec<u8>) -> Answer {
-        let tcp = within(TcpStream::connect(self.address)).await.unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        let tls = within(self.tls.connect(name, tcp)).await.unwrap();
-        let (mut sender, connection) = within(http1::handshake(TokioIo::new(tls))).await.unwrap();
+        within(self.try_call(method, path, content, body)).await.unwrap()
+    }
+
+    /// The same against a controller that may end meanwhile.
+    pub(crate) async fn try_call(
+        &self,
+        method: Method,
+        path: &str,
+        content: &str,
+        body: Vec<u8>,
+    ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+        let tcp = TcpStream::connect(self.address).await?;
+        let tls = self.tls.connect(ServerName::try_from("localhost")?, tcp).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -88,13 +98,12 @@ impl Client {
             .header("host", "localhost")
             .header("authorization", format!("Bearer {}", self.token))
             .header("content-type", content)
-            .body(Full::new(Bytes::from(body)))
-            .unwrap();
-        let response = within(sender.send_request(request)).await.unwrap();
-        Answer {
+            .body(Full::new(Bytes::from(body)))?;
+        let response = sender.send_request(request).await?;
+        Ok(Answer {
             status: response.status().as_u16(),
-            body: within(response.into_body().collect()).await.unwrap().to_bytes(),
-        }
+            body: response.into_body().collect().await?.to_bytes(),
+        })
     }
 }
 
