@@ -171,7 +171,7 @@ async fn an_upload_is_synced_before_it_is_acknowledged() {
         let calls =
             "trace=write,pwrite64,writev,sendto,sendmsg,fsync,fdatasync,syncfs,rename,renameat,renameat2,linkat";
         command
-            .args(["-f", "-y", "-qq", "-s", "300", "-e", calls, "-o"])
+            .args(["-f", "-yy", "-qq", "-s", "300", "-e", calls, "-o"])
             .arg(&out)
             .arg(program);
         command
