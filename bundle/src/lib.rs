@@ -21,3 +21,4 @@ pub mod statement;
 pub mod text;
 pub mod trust;
 pub mod wire;
+pub mod words;

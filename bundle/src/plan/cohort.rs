@@ -11,11 +11,12 @@ use crate::digest::{CutSeed, DeviceId, Digest, Hasher};
 use crate::limits;
 use crate::reason::{Code, Refusal};
 use crate::refuse;
+use crate::words;
 
 /// What stands before the seed in the hash that orders devices.
 const ORDER_START: &[u8] = b"wave-v1";
 /// Basis points of a whole.
-const WHOLE_BP: u32 = 10_000;
+const WHOLE_BP: u32 = words::WHOLE;
 
 /// Cumulative sizes of waves: `5,10%,100%`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -244,27 +245,7 @@ fn share(total: u32, bp: u32) -> u32 {
 }
 
 fn parse_size(text: &str) -> Result<Bound, Refusal> {
-    let wrong = || {
-        let shown = crate::text::printable(text, 20);
-        Refusal::new(
-            Code::Usage,
-            format!("`{shown}` is no size of a wave: a count, or a percentage up to 100%"),
-        )
-    };
-    let Some(percent) = text.strip_suffix('%') else {
-        return text.parse().map(Bound::Count).map_err(|_| wrong());
-    };
-    let (whole, fraction) = percent.trim_end().split_once('.').unwrap_or((percent.trim_end(), ""));
-    let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
-    if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > 2 {
-        return Err(wrong());
-    }
-    let whole: u32 = whole.parse().map_err(|_| wrong())?;
-    let hundredths: u32 = format!("{fraction:0<2}").parse().map_err(|_| wrong())?;
-    let bp = whole.checked_mul(100).and_then(|bp| bp.checked_add(hundredths));
-    bp.filter(|bp| *bp <= WHOLE_BP)
-        .map(Bound::BasisPoints)
-        .ok_or_else(wrong)
+    words::bound(text).map_err(|e| Refusal::new(Code::Usage, format!("a wave's size: {e}")))
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ use ensign_bundle::ids::{Label, Labels};
 use ensign_bundle::plan::statements::{Grant, Subject};
 use ensign_bundle::plan::token::Token;
 use ensign_bundle::reason::Code;
+use ensign_bundle::text::printable;
 use ensign_bundle::trust::roles::FORMAT;
+use ensign_bundle::words::{DEVICE_PREFIX, Fits, by_prefix};
 use serde::Serialize;
 
 use crate::app::App;
@@ -16,8 +18,8 @@ use crate::{clock, durable, random, units};
 
 /// Longest life of a token, seconds: 400 days.
 const TTL_MAX_S: u64 = 400 * 24 * 3600;
-/// Shortest prefix that names a token.
-const PREFIX: usize = 8;
+/// Digits of a key in the list: enough to name it.
+const SHOWN_DIGITS: usize = 16;
 
 /// `token create`.
 #[derive(Debug, Serialize)]
@@ -133,12 +135,17 @@ async fn create(
 async fn revoke(app: &App, prefix: &str) -> Result<()> {
     let session = app.session()?;
     let rows: Vec<Row> = session.client.get("/v1/tokens").await?;
-    let found: Vec<&Row> = rows.iter().filter(|r| r.key.to_string().starts_with(prefix)).collect();
-    let row = match found[..] {
-        [row] if prefix.len() >= PREFIX => row,
-        [] => return Err(Failure::new(Code::NotFound, format!("there is no token {prefix}")).hint("ensign token ls")),
-        _ => {
-            return Err(Failure::new(Code::Conflict, format!("{prefix} names no single token")).hint("ensign token ls"));
+    let shown = printable(prefix, 80);
+    let row = match by_prefix(&rows, |r| r.key.to_string(), prefix, DEVICE_PREFIX) {
+        Fits::One(row) => row,
+        Fits::Nothing => {
+            return Err(Failure::new(Code::NotFound, format!("there is no token {shown}")).hint("`ensign token ls`"));
+        }
+        Fits::Several(n) => {
+            return Err(
+                Failure::new(Code::Conflict, format!("{n} token keys start with {shown}"))
+                    .hint("write more digits of the key: `ensign token ls`"),
+            );
         }
     };
     if app.shell.dry_run {
@@ -198,7 +205,7 @@ impl Document for [Row] {
                 () => ("open", Mood::Good),
             };
             grid.row([
-                (&r.key.to_string()[..PREFIX * 2], Mood::Plain),
+                (&r.key.to_string()[..SHOWN_DIGITS], Mood::Plain),
                 (&*r.used.to_string(), Mood::Plain),
                 (&r.uses.to_string(), Mood::Plain),
                 (&r.expires.to_string(), Mood::Plain),
@@ -206,6 +213,6 @@ impl Document for [Row] {
                 (state, mood),
             ]);
         }
-        grid.or("no tokens: ensign token create")
+        grid.or("no tokens: `ensign token create`")
     }
 }

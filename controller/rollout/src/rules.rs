@@ -3,6 +3,7 @@
 use ensign_bundle::digest::DeviceId;
 use ensign_bundle::plan::statements::{Bound, Evidence, GateKind};
 use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::words::{show_count, show_share};
 
 use crate::member::{Counts, Outcome};
 use crate::rollout::{Rollout, Wave};
@@ -35,7 +36,7 @@ fn too_many_failed(rollout: &Rollout) -> Option<Refusal> {
                     "{} of {} that finished failed, the plan stops at {}",
                     tally.failed,
                     devices(finished),
-                    percent(bp)
+                    show_share(bp)
                 )
             })
         }
@@ -62,7 +63,7 @@ fn too_many_dark(rollout: &Rollout) -> Option<Refusal> {
                     devices(took),
                     devices(control.devices),
                     control.silent,
-                    percent(bp)
+                    show_share(bp)
                 )
             })
         }
@@ -107,7 +108,7 @@ pub(crate) fn below_quorum(rollout: &Rollout, number: u32, wave: &Wave) -> Optio
             format!(
                 "{ok} of {} in wave {number} are ok, the plan wants {} ({} failed, {} dark)",
                 devices(reached),
-                percent(quorum_bp),
+                show_share(quorum_bp),
                 wave.counts.failed,
                 wave.counts.dark
             ),
@@ -248,16 +249,6 @@ fn share_bp(n: u32, of: u32) -> u64 {
     (u64::from(n) * ALL_BP).checked_div(u64::from(of)).unwrap_or(0)
 }
 
-/// `2.5%` for 250 basis points.
-pub(crate) fn percent(bp: u32) -> String {
-    let (whole, part) = (bp / 100, bp % 100);
-    match part {
-        0 => format!("{whole}%"),
-        part if part % 10 == 0 => format!("{whole}.{}%", part / 10),
-        part => format!("{whole}.{part:02}%"),
-    }
-}
-
 pub(crate) fn devices(n: u32) -> String {
-    format!("{n} device{}", if n == 1 { "" } else { "s" })
+    show_count(u64::from(n), "device")
 }

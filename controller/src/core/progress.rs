@@ -4,6 +4,7 @@ use ensign_api::{Reason, Rollout, Time, TransferBytes, Why};
 use ensign_bundle::digest::{DeviceId, PlanId};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
+use ensign_bundle::words::{Fits, ROLLOUT_PREFIX, by_prefix};
 use ensign_rollout as model;
 
 use super::state::State;
@@ -64,28 +65,22 @@ impl State {
         })
     }
 
-    /// The rollout that `text` means: an id, a unique prefix of at least 8 digits, or a product (its newest).
+    /// The rollout that `text` means: an id, a unique prefix of at least 4 digits, or a product (its newest).
     pub fn find_rollout(&self, text: &str) -> Result<PlanId, Refusal> {
         if let Ok(id) = text.parse::<PlanId>()
             && self.rollouts.plans.contains_key(&id)
         {
             return Ok(id);
         }
-        let is_prefix = text.len() >= 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let mut matches = self
-            .rollouts
-            .plans
-            .keys()
-            .filter(|id| is_prefix && id.to_string().starts_with(text));
-        match (matches.next(), matches.next()) {
-            (Some(id), None) => return Ok(*id),
-            (Some(_), Some(_)) => {
+        match by_prefix(self.rollouts.plans.keys(), ToString::to_string, text, ROLLOUT_PREFIX) {
+            Fits::One(id) => return Ok(*id),
+            Fits::Several(n) => {
                 return Err(Refusal::new(
                     Code::Conflict,
-                    format!("{} fits several rollouts", printable(text, 64)),
+                    format!("{} fits {n} rollouts", printable(text, 64)),
                 ));
             }
-            (None, _) => {}
+            Fits::Nothing => {}
         }
         let of_product = self
             .rollouts

@@ -10,6 +10,7 @@ use ensign_bundle::digest::DeviceId;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
 use ensign_bundle::trust::ensign::{DocName, ReleaseName};
+use ensign_bundle::words::{DEVICE_PREFIX, Fits, by_prefix};
 use ensign_bundle::{codec, limits, statement, wire};
 
 use super::rows::{ComponentRow, DeviceRow, ReleaseRow, RoleRow, TokenRow};
@@ -201,18 +202,13 @@ impl State {
         if let Some(id) = self.names.get(text) {
             return Ok(*id);
         }
-        let is_prefix = text.len() >= 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let mut matches = self
-            .devices
-            .keys()
-            .filter(|id| is_prefix && id.to_string().starts_with(text));
-        match (matches.next(), matches.next()) {
-            (Some(id), None) => Ok(*id),
-            (Some(_), Some(_)) => Err(Refusal::new(
+        match by_prefix(self.devices.keys(), ToString::to_string, text, DEVICE_PREFIX) {
+            Fits::One(id) => Ok(*id),
+            Fits::Several(n) => Err(Refusal::new(
                 Code::Conflict,
-                format!("{} fits several devices", printable(text, 64)),
+                format!("{} fits {n} devices", printable(text, 64)),
             )),
-            (None, _) => Err(Refusal::new(
+            Fits::Nothing => Err(Refusal::new(
                 Code::NotFound,
                 format!("there is no device {}", printable(text, 64)),
             )),

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ensign_bundle::words::show_bytes;
 use serde_json::Value;
 
 use super::say;
@@ -132,8 +133,8 @@ pub(super) fn summary(fleet: &Fleet, told: &[Told], took: Duration) -> Result<()
             "{:<8} {state:<8} {:>8.1} {:>9} {:>10}",
             part.version,
             part.took.as_secs_f64(),
-            size(bytes("sent")),
-            size(bytes("saved"))
+            show_bytes(bytes("sent")),
+            show_bytes(bytes("saved"))
         );
         say(&row);
     }
@@ -156,15 +157,6 @@ pub(super) fn how_to_play(fleet: &Fleet) {
         fleet.path("home").display(),
         fleet.path("").display()
     ));
-}
-
-/// Bytes for people.
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000 => format!("{bytes} B"),
-        1_000..1_000_000 => format!("{}.{} kB", bytes / 1_000, bytes % 1_000 / 100),
-        _ => format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000),
-    }
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

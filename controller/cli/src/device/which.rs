@@ -7,12 +7,11 @@ use ensign_bundle::ids::Labels;
 use ensign_bundle::reason::Code;
 use ensign_bundle::selector::{Selector, Subject};
 use ensign_bundle::text::printable;
+use ensign_bundle::words::{DEVICE_PREFIX, Fits, by_prefix, show_count};
 
 use crate::args::Devices;
 use crate::failure::{Failure, Result, fail};
 
-/// Shortest prefix that names a device.
-const PREFIX: usize = 8;
 /// Most bytes of names read from standard input.
 const INPUT_BYTES: u64 = 16 << 20;
 
@@ -38,21 +37,30 @@ pub fn find<'a, T: Named>(rows: &'a [T], text: &str) -> Result<&'a T> {
     match named[..] {
         [row] => return Ok(row),
         [] => {}
-        _ => return fail!(Conflict, "{} devices are called {shown}: use an id", named.len()),
+        _ => {
+            return Err(
+                Failure::new(Code::Conflict, format!("{} devices are called {shown}", named.len()))
+                    .hint("use an id: `ensign device ls -o json`"),
+            );
+        }
     }
-    let starts = |row: &&T| text.len() >= PREFIX && row.id().to_string().starts_with(text);
-    let prefixed: Vec<&T> = rows.iter().filter(starts).collect();
-    match prefixed[..] {
-        [row] => Ok(row),
-        [] => Err(Failure::new(Code::NotFound, format!("there is no device {shown}")).hint("ensign device ls")),
-        _ => fail!(Conflict, "{} ids start with {shown}: write more of it", prefixed.len()),
+    match by_prefix(rows, |row| row.id().to_string(), text, DEVICE_PREFIX) {
+        Fits::One(row) => Ok(row),
+        Fits::Nothing => {
+            Err(Failure::new(Code::NotFound, format!("there is no device {shown}")).hint("`ensign device ls`"))
+        }
+        Fits::Several(n) => Err(
+            Failure::new(Code::Conflict, format!("{n} device ids start with {shown}"))
+                .hint("write more digits of the id: `ensign device ls -o json`"),
+        ),
     }
 }
 
 /// Every device that the words name, each once, in the order of `rows`. Nobody: 32.
 pub fn several<'a, T: Named>(rows: &'a [T], which: &Devices) -> Result<Vec<&'a T>> {
     if which.devices.is_empty() && which.select.is_none() {
-        return Err(Failure::usage("which devices? Name them, or use --select EXPR"));
+        return Err(Failure::usage("no device is named")
+            .hint("name devices, or select them: --select EXPR; `ensign device ls`"));
     }
     let mut ids = Vec::new();
     for text in expand(&which.devices)? {
@@ -64,7 +72,11 @@ pub fn several<'a, T: Named>(rows: &'a [T], which: &Devices) -> Result<Vec<&'a T
         ids.extend(selected.map(|row| *row.id()));
     }
     if ids.is_empty() {
-        return fail!(NobodyMatches, "no device matches");
+        return fail!(
+            NobodyMatches,
+            "none of {} matches",
+            show_count(rows.len() as u64, "device")
+        );
     }
     Ok(rows.iter().filter(|row| ids.contains(row.id())).collect())
 }

@@ -11,13 +11,11 @@ mod words;
 use ensign_api::Rollout;
 use ensign_bundle::reason::Code;
 use ensign_bundle::text::printable;
+use ensign_bundle::words::{Fits, ROLLOUT_PREFIX, by_prefix};
 
 use crate::app::{App, Session};
 use crate::args::RolloutVerb;
-use crate::failure::{Failure, Result, fail};
-
-/// Shortest prefix that names a rollout.
-const PREFIX: usize = 4;
+use crate::failure::{Failure, Result};
 
 pub async fn run(app: &App, verb: RolloutVerb) -> Result<()> {
     match verb {
@@ -57,7 +55,7 @@ async fn find(session: &Session, text: Option<&str>) -> Result<Rollout> {
 
 /// An id, a unique prefix, or a product (its newest). `rollouts` newest first.
 fn pick(rollouts: Vec<Rollout>, text: Option<&str>) -> Result<Rollout> {
-    let nothing = |what: String| Err(Failure::new(Code::NotFound, what).hint("ensign rollout ls"));
+    let nothing = |what: String| Err(Failure::new(Code::NotFound, what).hint("`ensign rollout ls`"));
     let Some(text) = text else {
         return match rollouts.into_iter().next() {
             Some(newest) => Ok(newest),
@@ -67,12 +65,14 @@ fn pick(rollouts: Vec<Rollout>, text: Option<&str>) -> Result<Rollout> {
     if let Some(newest) = rollouts.iter().find(|r| r.product.as_str() == text) {
         return Ok(newest.clone());
     }
-    let starts = |r: &Rollout| text.len() >= PREFIX && r.id.to_string().starts_with(text);
-    let mut found = rollouts.into_iter().filter(starts);
-    match (found.next(), found.next()) {
-        (Some(one), None) => Ok(one),
-        (Some(_), Some(_)) => fail!(Conflict, "several rollouts start with {text}: write more of it"),
-        (None, _) => nothing(format!("there is no rollout {}", printable(text, 80))),
+    let shown = printable(text, 80);
+    match by_prefix(rollouts, |r| r.id.to_string(), text, ROLLOUT_PREFIX) {
+        Fits::One(one) => Ok(one),
+        Fits::Several(n) => Err(
+            Failure::new(Code::Conflict, format!("{n} rollout ids start with {shown}"))
+                .hint("write more digits of the id: `ensign rollout ls`"),
+        ),
+        Fits::Nothing => nothing(format!("there is no rollout {shown}")),
     }
 }
 
