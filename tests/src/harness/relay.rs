@@ -213,7 +213,7 @@ mod tests {
         delay: Duration::ZERO,
     };
 
-    fn echo() -> (SocketAddr, std::thread::JoinHandle<()>) {
+    fn echo() -> (SocketAddr, JoinHandle<()>) {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         let thread = std::thread::spawn(move || {

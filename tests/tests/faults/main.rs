@@ -3,5 +3,8 @@
 
 mod content;
 mod plans;
+mod probes;
+mod processes;
+mod space;
 mod stolen;
 mod tokens;
