@@ -1,5 +1,6 @@
 //! The real applier process, driven as the link half, the runner and root drive it.
 
+mod cases;
 mod kit;
 
 use std::fs::File;
@@ -419,7 +420,7 @@ fn a_fifo_or_a_short_file_is_no_blob() {
 }
 
 #[test]
-fn links_planted_in_staging_lead_nowhere() {
+fn e39_links_planted_in_staging_lead_nowhere() {
     let mut fleet = Fleet::new();
     let mut device = Device::enrolled(&fleet);
     let release = Recipe::new("1.0.0", web("one")).build();
@@ -491,7 +492,7 @@ fn kill_nine_anywhere_in_the_download_is_resumed() {
 
 /// Killed while units are switched and while the trial runs: the pointer is always old or new, the end always the new release.
 #[test]
-fn kill_nine_in_the_switch_and_in_the_trial_goes_on() {
+fn e62_kill_nine_in_the_switch_and_in_the_trial_goes_on() {
     let mut fleet = Fleet::new();
     let mut device = Device::enrolled(&fleet);
     device.update(&mut fleet, &probed("1.0.0", "one"));
@@ -598,7 +599,7 @@ fn rollback_by_hand_goes_to_the_previous_generation_unless_it_was_tampered_with(
 
 /// A tree that stood there already is compared with what was signed before it runs, and made anew where it differs.
 #[test]
-fn a_tampered_tree_is_made_anew() {
+fn e43_a_tampered_tree_is_made_anew() {
     let mut fleet = Fleet::new();
     let mut device = Device::enrolled(&fleet);
     let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
@@ -686,7 +687,7 @@ fn offers_that_lie_are_refused() {
 }
 
 #[test]
-fn a_lost_trust_state_installs_nothing() {
+fn e63_a_lost_trust_state_installs_nothing() {
     let fleet = Fleet::new();
     let mut device = Device::enrolled(&fleet);
     device.kill();

@@ -186,7 +186,7 @@ mod tests {
     use crate::reason::Code;
 
     #[test]
-    fn hostile_paths_are_refused() {
+    fn e38_hostile_paths_are_refused() {
         let deep = "a/".repeat(33) + "a";
         let long_name = "n".repeat(256);
         let long = ["n".repeat(250).as_str(); 5].join("/");

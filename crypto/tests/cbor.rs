@@ -140,7 +140,7 @@ fn a_claimed_length_costs_nothing() {
 }
 
 #[test]
-fn depth_counts_arrays_and_maps() {
+fn e32_depth_counts_arrays_and_maps() {
     let nested = |depth: usize| [vec![0x81; depth], vec![0]].concat();
     let limits = Limits::default();
     assert_eq!((limits.max_depth, limits.max_items), (12, 100_000));
@@ -163,7 +163,7 @@ fn depth_counts_arrays_and_maps() {
 }
 
 #[test]
-fn items_count_containers_keys_and_values() {
+fn e32_items_count_containers_keys_and_values() {
     let bytes = [0x82, 0xa1, 0x00, 0x01, 0x02];
     let limit = |max_items| Limits {
         max_items,

@@ -85,7 +85,7 @@ fn we_read_and_verify_what_coset_writes() {
 }
 
 #[test]
-fn we_refuse_the_freedom_that_cose_gives() {
+fn e35_we_refuse_the_freedom_that_cose_gives() {
     let parse = |sign: CoseSign| {
         let bytes = sign.to_tagged_vec().unwrap();
         Envelope::parse(&bytes, bytes.len())

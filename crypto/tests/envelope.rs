@@ -187,7 +187,7 @@ fn a_claimed_count_costs_nothing() {
 }
 
 #[test]
-fn refuses_a_kid_twice_and_signatures_out_of_order() {
+fn e21_refuses_a_kid_twice_and_signatures_out_of_order() {
     let encoded = |number: u8| {
         let signature = [
             &[0x83, 0x58, 0x26, 0xa2, 0x01, 0x32, 0x04, 0x58, 0x20][..],
@@ -210,7 +210,7 @@ fn refuses_a_kid_twice_and_signatures_out_of_order() {
 
 /// Each line is a valid COSE or CBOR spelling of the same document that only a lenient parser would take.
 #[test]
-fn refuses_other_spellings() {
+fn e33_refuses_other_spellings() {
     let body = b"\xa1\x03\x78\x20application/vnd.ensign.plan+cbor";
     let framed = [b"\x58\x24", &body[..]].concat();
     let kid = key(2).public().id().0;
@@ -415,7 +415,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_never_panics(start in any::<bool>(), bytes in vec(any::<u8>(), 0..200)) {
+    fn e75_garbage_never_panics(start in any::<bool>(), bytes in vec(any::<u8>(), 0..200)) {
         let bytes = if start { [&GOLDEN[..41], &bytes].concat() } else { bytes };
         if let Ok(read) = Envelope::parse(&bytes, usize::MAX) {
             prop_assert_eq!(read.encode(), bytes);

@@ -95,7 +95,7 @@ fn refuses_every_flipped_bit_of_a_signature_and_any_other_message_or_key() {
 }
 
 #[test]
-fn refuses_s_plus_the_group_order() {
+fn e26_refuses_s_plus_the_group_order() {
     /// L of RFC 8032 §5.1, little endian.
     const ORDER: &str = "edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010";
     let (key, message) = (secret(), b"message");
@@ -111,7 +111,7 @@ fn refuses_s_plus_the_group_order() {
 }
 
 #[test]
-fn refuses_an_r_of_small_order_that_lenient_verifiers_accept() {
+fn e26_refuses_an_r_of_small_order_that_lenient_verifiers_accept() {
     // R is the identity, S = H(R, A, M) · a: it satisfies the equation.
     let signature: [u8; SIGNATURE_BYTES] = bytes(
         "0100000000000000000000000000000000000000000000000000000000000000a8cbc417f8e24bf2fd37a45e6b7908a5285e69ef8a480e2dc00559aaa87ce209",
@@ -127,7 +127,7 @@ fn refuses_an_r_of_small_order_that_lenient_verifiers_accept() {
 }
 
 #[test]
-fn refuses_keys_of_small_order() {
+fn e26_refuses_keys_of_small_order() {
     for weak in SMALL_ORDER {
         assert_eq!(PublicKey::from_bytes(&bytes::<32>(weak)), Err(KeyError::Weak), "{weak}");
     }
@@ -189,7 +189,7 @@ fn takes_keys_right_below_the_field_prime() {
 }
 
 #[test]
-fn refuses_what_is_no_point_and_wrong_lengths() {
+fn e23_refuses_what_is_no_point_and_wrong_lengths() {
     let mut no_point = [0; KEY_BYTES];
     no_point[0] = 2;
     assert_eq!(PublicKey::from_bytes(&no_point), Err(KeyError::NotOnCurve));

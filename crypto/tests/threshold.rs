@@ -58,7 +58,7 @@ fn enough_signers_are_returned_sorted() {
 }
 
 #[test]
-fn a_key_listed_twice_counts_once() {
+fn e22_a_key_listed_twice_counts_once() {
     let envelope = signed_by([1]);
     let twice = publics([1, 1, 2]);
     assert_eq!(valid_signers(&envelope, &twice, &aad(&FLEET)), publics([1]));
@@ -130,7 +130,7 @@ fn strangers_do_not_count() {
 }
 
 #[test]
-fn thresholds_that_mean_nothing_are_errors() {
+fn e20_thresholds_that_mean_nothing_are_errors() {
     let envelope = signed_by([1, 2]);
     let keys = publics([1, 2]);
     assert_eq!(

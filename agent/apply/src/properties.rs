@@ -104,7 +104,7 @@ proptest! {
 
     /// Any journal that a power cut can leave, with the pointer on either side of the switch.
     #[test]
-    fn every_prefix_recovers(history in history(), cut in any::<prop::sample::Index>(), flipped in any::<bool>()) {
+    fn e62_every_prefix_recovers(history in history(), cut in any::<prop::sample::Index>(), flipped in any::<bool>()) {
         let bed = live(history);
         let bytes = &bed.journal[..cut.index(bed.journal.len() + 1)];
         let replay = journal::replay(bytes).unwrap();

@@ -124,3 +124,84 @@ fn read(slot: &Path) -> Result<Option<(u64, Digest, Trusted)>, Refusal> {
     let sequence = number.iter().fold(0, |n, byte| (n << 8) | u64::from(*byte));
     Ok(Some((sequence, Digest::of(state), Trusted::decode(state)?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use ensign_bundle::digest::FleetId;
+    use ensign_bundle::statement;
+    use ensign_bundle::trust::TrustState;
+    use ensign_bundle::trust::issue::{NewFleet, Next as _};
+    use ensign_bundle::trust::roles::Controller;
+    use ensign_crypto::SecretKey;
+
+    use super::*;
+
+    const FLEET: FleetId = FleetId([3; 32]);
+
+    /// A state at root 1, and the second root.
+    fn trusted() -> (Trusted, Vec<u8>) {
+        let key = |seed: u8| SecretKey::from_seed([seed; 32]);
+        let new = NewFleet {
+            fleet: FLEET,
+            name: "test".to_owned(),
+            root: vec![key(1).public()],
+            targets: key(2).public(),
+            release: key(3).public(),
+            deploy: key(4).public(),
+            snapshot: key(5).public(),
+            timestamp: key(6).public(),
+            controller: Controller {
+                keys: vec![key(7).public().id()],
+                api: Vec::new(),
+                addresses: Vec::new(),
+            },
+            lab: true,
+        };
+        let root = new.root(1000).unwrap();
+        let sign = |root| statement::sign(root, &[&key(1)], &FLEET).unwrap();
+        let (first, second) = (sign(&root), sign(&root.next(1000).unwrap()));
+        (TrustState::new(&first, &Digest::of(&first), &FLEET).unwrap(), second)
+    }
+
+    #[test]
+    fn e13_what_cannot_be_stored_is_an_error_and_what_was_stored_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut trusted, next) = trusted();
+        let (mut store, _) = TrustStore::open(dir.path()).unwrap();
+        assert!(store.save(&trusted).unwrap());
+        // A directory with something in it stands where the next copy has to go.
+        std::fs::create_dir_all(dir.path().join("b.cbor/in-the-way")).unwrap();
+        trusted.update_root(&next, 1000).unwrap();
+        assert_eq!(store.save(&trusted).unwrap_err().code, Code::Io);
+        assert_eq!(store.save(&trusted).unwrap_err().code, Code::Io, "not forgotten");
+        std::fs::remove_dir_all(dir.path().join("b.cbor")).unwrap();
+        let (_, found) = TrustStore::open(dir.path()).unwrap();
+        assert_eq!(found.trusted.unwrap().root().version, 1);
+        assert!(store.save(&trusted).unwrap());
+        assert!(!store.save(&trusted).unwrap(), "the same again is not written");
+        let (_, found) = TrustStore::open(dir.path()).unwrap();
+        assert_eq!((found.trusted.unwrap().root().version, found.degraded), (2, false));
+    }
+
+    #[test]
+    fn e63_one_damaged_copy_degrades_and_two_are_no_trust() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut trusted, next) = trusted();
+        let (mut store, _) = TrustStore::open(dir.path()).unwrap();
+        store.save(&trusted).unwrap();
+        trusted.update_root(&next, 1000).unwrap();
+        store.save(&trusted).unwrap();
+        let spoil = |name: &str| {
+            let path = dir.path().join(name);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            durable::write(&path, &bytes, MODE).unwrap();
+        };
+        spoil("b.cbor");
+        let (_, found) = TrustStore::open(dir.path()).unwrap();
+        assert_eq!((found.trusted.unwrap().root().version, found.degraded), (1, true));
+        spoil("a.cbor");
+        assert_eq!(TrustStore::open(dir.path()).unwrap_err().code, Code::NeedsReprovision);
+    }
+}

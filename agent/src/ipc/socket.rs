@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_too_long_cut_or_of_another_shape() {
+    fn e74_refuses_what_is_too_long_cut_or_of_another_shape() {
         let (a, b) = Socket::pair().unwrap();
         let long = vec![0; MESSAGE_BYTES + 1];
         assert!(matches!(a.send_bytes(&long, &[]), Err(SocketError::TooLong { .. })));

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_files_survive_a_restart_and_half_ones_do_not() {
+    fn e44_whole_files_survive_a_restart_and_half_ones_do_not() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
         put(&cache, b"whole").unwrap();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_not_handed_out() {
+    fn e15_a_damaged_file_is_not_handed_out() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path()).unwrap();
         put(&cache, b"abc").unwrap();

@@ -68,16 +68,25 @@ pub async fn fetch(
     // Whoever closed the stream already tells so on its other half.
     let _ = send.finish();
     for file in files {
-        let deadline = PATIENCE + Duration::from_secs(file.length / SLOWEST);
-        let outcome = tokio::time::timeout(deadline, record(&mut stream, *file, cache, received))
-            .await
-            .map_err(|_| FetchError::Slow {
-                digest: file.digest,
-                after: deadline,
-            })??;
-        sink(outcome);
+        let record = record(&mut stream, *file, cache, received);
+        sink(in_time(file.digest, deadline(file), record).await?);
     }
     Ok(())
+}
+
+/// How long a record may take. It never grows by what dribbles in.
+const fn deadline(file: &FileRef) -> Duration {
+    PATIENCE.saturating_add(Duration::from_secs(file.length / SLOWEST))
+}
+
+async fn in_time<T>(
+    digest: Digest,
+    after: Duration,
+    record: impl Future<Output = Result<T, FetchError>>,
+) -> Result<T, FetchError> {
+    tokio::time::timeout(after, record)
+        .await
+        .map_err(|_| FetchError::Slow { digest, after })?
 }
 
 async fn record(
@@ -255,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_controller_with_another_key_is_named_and_refused() {
+    async fn e69_a_controller_with_another_key_is_named_and_refused() {
         let fake = Fake::start(7, Script::default());
         let other = SecretKey::from_seed([8; 32]).public().id();
         let target = session::Target {
@@ -270,5 +279,21 @@ mod tests {
         assert!(text.contains(&fake.key.public().id().to_string()), "{text}");
         assert!(text.contains(&other.to_string()), "{text}");
         fake.stop();
+    }
+
+    #[tokio::test]
+    async fn e58_a_retrieval_that_is_too_slow_ends() {
+        let file = |length| FileRef {
+            digest: Digest([1; 32]),
+            length,
+        };
+        assert_eq!(deadline(&file(0)), Duration::from_secs(60));
+        assert_eq!(deadline(&file(1 << 20)), Duration::from_secs(60 + 1024));
+        assert!(deadline(&file(u64::MAX)) > deadline(&file(1 << 40)), "no overflow");
+        let dribbling = std::future::pending::<Result<(), FetchError>>();
+        let ended = in_time(Digest([1; 32]), Duration::from_millis(1), dribbling).await;
+        assert!(matches!(ended, Err(FetchError::Slow { digest: Digest(d), .. }) if d == [1; 32]));
+        let there = in_time(Digest([1; 32]), Duration::from_secs(60), async { Ok(7) }).await;
+        assert!(matches!(there, Ok(7)));
     }
 }

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_resumed_or_sent_early() {
+    fn e67_nothing_is_resumed_or_sent_early() {
         let pinned = client(&key(1), &[], b"ensign/1").unwrap();
         assert!(!pinned.config.enable_early_data);
         let shown = format!("{:?}", pinned.config.resumption);

@@ -234,7 +234,7 @@ mod tests {
 
     /// Frames whose digest is right, as a hostile table would list them.
     #[test]
-    fn frames_of_another_shape_are_refused() {
+    fn e40_frames_of_another_shape_are_refused() {
         let plain = vec![7; 5000];
         let (_, stored) = encode_block(&plain, 3).unwrap();
         let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0][..], &stored].concat();
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn bombs_are_refused_before_they_are_decoded() {
+    fn e41_bombs_are_refused_before_they_are_decoded() {
         // 4 GiB claimed in a few bytes.
         let claims = [&MAGIC[..], &[DESCRIPTOR | 0b1000_0000], &[0xff; 4], &[1, 0, 0]].concat();
         assert_eq!(

@@ -119,7 +119,7 @@ fn hostile_paths_are_refused_as_paths() {
 }
 
 #[test]
-fn trees_that_are_not_trees_are_refused() {
+fn e42_trees_that_are_not_trees_are_refused() {
     let dir = |name| Entry::dir(path(name));
     let link = |name| Entry::symlink(path(name), "x").unwrap();
     for (what, entries) in [

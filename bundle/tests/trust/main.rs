@@ -9,6 +9,8 @@ mod bounds;
 #[cfg(test)]
 mod clock;
 #[cfg(test)]
+mod e_cases;
+#[cfg(test)]
 mod fleet;
 #[cfg(test)]
 mod floors;

@@ -165,7 +165,7 @@ fn a_later_bad_receipt_cancels_an_earlier_good_one() {
 }
 
 #[test]
-fn an_old_or_foreign_receipt_counts_for_nothing() {
+fn e59_an_old_or_foreign_receipt_counts_for_nothing() {
     let mut w = World::new(2);
     w.start(1, &spec(&[1, 1]));
     w.settle();

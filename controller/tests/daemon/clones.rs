@@ -67,7 +67,7 @@ async fn a_hello_that_was_held_back_on_the_way_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_copy_that_lives_raises_the_alarm_and_an_operator_ends_it() {
+async fn e72_a_copy_that_lives_raises_the_alarm_and_an_operator_ends_it() {
     let fleet = Fleet::new();
     let running = fleet.serve().await;
     let mut pair = Pair::new(&fleet, &running, 60).await;

@@ -34,7 +34,7 @@ async fn a_device_joins_once_however_often_it_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_token_that_is_no_good_has_its_own_code() {
+async fn e70_each_token_that_is_no_good_has_its_own_code() {
     let fleet = Fleet::new();
     let running = fleet.serve().await;
     let controller = fleet.controller.public().id();
@@ -83,7 +83,7 @@ async fn each_token_that_is_no_good_has_its_own_code() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_last_use_of_a_token_goes_to_one_device() {
+async fn e70_the_last_use_of_a_token_goes_to_one_device() {
     let fleet = Fleet::new();
     let running = fleet.serve().await;
     let controller = fleet.controller.public().id();
@@ -107,7 +107,7 @@ async fn the_last_use_of_a_token_goes_to_one_device() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_binding_counts_only_with_three_signatures_on_its_own_connection() {
+async fn e70_a_binding_counts_only_with_three_signatures_on_its_own_connection() {
     let fleet = Fleet::new();
     let running = fleet.serve().await;
     let controller = fleet.controller.public().id();

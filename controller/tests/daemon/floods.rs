@@ -29,7 +29,7 @@ async fn an_operator_gets_in_past_idle_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn enrolled_devices_get_in_past_joiners_and_strangers() {
+async fn e73_enrolled_devices_get_in_past_joiners_and_strangers() {
     let fleet = Fleet::new();
     let running = fleet.serve().await;
     let controller = fleet.controller.public().id();

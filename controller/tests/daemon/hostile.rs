@@ -85,7 +85,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_datagrams_cost_nothing() {
+async fn e73_garbage_datagrams_cost_nothing() {
     let scene = Scene::new().await;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for n in 0..2000_u32 {
@@ -148,7 +148,7 @@ async fn who_dribbles_its_first_frame_is_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn frames_over_the_limit_end_the_connection() {
+async fn e74_frames_over_the_limit_end_the_connection() {
     let scene = Scene::new().await;
     let too_long = u32::try_from(FRAME_BYTES + 1).unwrap().to_be_bytes();
     // As the first frame, as a later one, and of a request.
@@ -218,7 +218,7 @@ async fn another_protocol_or_another_kind_of_key_gets_no_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn there_is_no_early_data() {
+async fn e67_there_is_no_early_data() {
     let scene = Scene::new().await;
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let config = client_config(&key(61), scene.controller(), wire::ALPN);
@@ -301,7 +301,7 @@ async fn only_approved_devices_are_told_or_given_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_reports_for_another_device_and_nothing_counts_twice() {
+async fn e68_nobody_reports_for_another_device_and_nothing_counts_twice() {
     let scene = Scene::new().await;
     let client = Client::new(scene.running.address, &scene.fleet);
     let package = scene.fleet.package("1.0.0", b"content");

@@ -147,7 +147,7 @@ async fn a_device_gets_what_the_plan_names_and_its_receipt_ends_the_rollout() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plans_that_nobody_may_start_change_nothing() {
+async fn e47_plans_that_nobody_may_start_change_nothing() {
     let scene = Scene::new(2).await;
     let deploy = scene.fleet.deploy.clone();
     let refused = async |plan: &Plan, by: &SecretKey, waves| scene.start(plan, by, waves).await.refusal();
@@ -166,6 +166,15 @@ async fn plans_that_nobody_may_start_change_nothing() {
     swapped[0].reverse();
     let (code, _) = refused(&plan, &deploy, swapped).await;
     assert_eq!(code, "malformed", "a list out of order");
+
+    let stranger = Device::new(99);
+    let (unknown, lists) = scene.fleet.plan(&scene.package, &[&scene.devices[0], &stranger]);
+    let (code, exit) = refused(&unknown, &deploy, lists).await;
+    assert_eq!(
+        (code.as_str(), exit),
+        ("not-found", 32),
+        "a device that is not in the fleet"
+    );
 
     let mut other = plan.clone();
     other.release.manifest = Digest::of(b"x");

@@ -8,7 +8,7 @@ use ensign_controller::core::Verb;
 use crate::fleet::{Client, Device, Fleet, known};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stranger_is_refused_and_a_member_is_told_what_is_current() {
+async fn e65_a_stranger_is_refused_and_a_member_is_told_what_is_current() {
     let fleet = Fleet::new();
     let running = fleet.serve().await;
     let controller = fleet.controller.public().id();
@@ -47,7 +47,7 @@ async fn a_stranger_is_refused_and_a_member_is_told_what_is_current() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn revoking_drops_the_live_connection_and_refuses_the_next() {
+async fn e66_revoking_drops_the_live_connection_and_refuses_the_next() {
     let fleet = Fleet::new();
     let running = fleet.serve().await;
     let controller = fleet.controller.public().id();
