@@ -274,7 +274,7 @@ mod tests {
         let error = session::connect(&target, &SecretKey::from_seed([9; 32]), wire::ALPN)
             .await
             .unwrap_err();
-        assert_eq!(error.refusal().code, ensign_bundle::reason::Code::WrongControllerKey);
+        assert_eq!(error.refusal().code, Code::WrongControllerKey);
         let text = error.to_string();
         assert!(text.contains(&fake.key.public().id().to_string()), "{text}");
         assert!(text.contains(&other.to_string()), "{text}");
