@@ -65,38 +65,38 @@ codes! {
     /// Something failed that has no code of its own; the text says what.
     Failed = "failed", 1, "run again with -v for details";
     /// The words of the command do not fit together.
-    Usage = "usage", 2, "see --help";
+    Usage = "usage", 2, "the words are in --help";
     /// An operator paused the rollout.
-    Paused = "paused", 10, "ensign rollout resume";
+    Paused = "paused", 10, "`ensign rollout resume`";
     /// More devices failed than the plan allows.
-    TooManyFailed = "too-many-failed", 10, "ensign rollout why; then resume or abort";
+    TooManyFailed = "too-many-failed", 10, "`ensign rollout why`, then `ensign rollout resume` or `ensign rollout abort --keep`";
     /// More devices went dark than the plan allows.
-    TooManyDark = "too-many-dark", 10, "ensign rollout why; then resume or abort";
+    TooManyDark = "too-many-dark", 10, "`ensign rollout why`, then `ensign rollout resume` or `ensign rollout abort --keep`";
     /// A wave ended with fewer healthy devices than the quorum.
-    QuorumNotReached = "quorum-not-reached", 10, "ensign rollout why; then resume or abort";
+    QuorumNotReached = "quorum-not-reached", 10, "`ensign rollout why`, then `ensign rollout resume` or `ensign rollout abort --keep`";
     /// A wave ended with fewer receipts than the next gate needs.
-    EvidenceMissing = "evidence-missing", 10, "ensign rollout why; then abort --keep, mend, release a higher version";
+    EvidenceMissing = "evidence-missing", 10, "`ensign rollout why`, then `ensign rollout abort --keep`, mend, release a higher version";
     /// The fleet or the group is frozen.
-    Frozen = "frozen", 10, "ensign fleet unfreeze";
+    Frozen = "frozen", 10, "`ensign fleet unfreeze`";
     /// The rollout was aborted.
     Aborted = "aborted", 11, "start a new rollout";
     /// The rollout was reverted.
     Reverted = "reverted", 11, "start a new rollout";
     /// A newer rollout of the product took its place.
-    Superseded = "superseded", 11, "ensign rollout ls";
+    Superseded = "superseded", 11, "`ensign rollout ls`";
     /// Waiting ended before the rollout did; it goes on.
-    TimedOut = "timed-out", 12, "ensign rollout status -w";
+    TimedOut = "timed-out", 12, "`ensign rollout status -w`";
 
     /// No signature at all.
-    Unsigned = "unsigned", 20, "ensign release sign FILE";
+    Unsigned = "unsigned", 20, "`ensign release sign FILE`";
     /// A signature does not verify.
     SignatureInvalid = "signature-invalid", 20, "sign again with the right key";
     /// Fewer valid signatures of distinct keys than the role's threshold.
     ThresholdNotMet = "threshold-not-met", 20, "collect more signatures";
     /// The signing key is not one of this role.
-    RoleNotAuthorised = "role-not-authorised", 20, "sign with a key of the role: ensign key ls";
+    RoleNotAuthorised = "role-not-authorised", 20, "sign with a key of the role: `ensign key ls`";
     /// Outside of what the product's delegation allows.
-    OutsideDelegation = "outside-delegation", 20, "ensign product show";
+    OutsideDelegation = "outside-delegation", 20, "`ensign product ls`";
     /// One public key in two roles, or a weak key, or a threshold that cannot be met.
     KeysRefused = "keys-refused", 20, "use a key of its own for each role";
     /// A receipt does not belong to the plan, wave or device it is offered for.
@@ -114,7 +114,7 @@ codes! {
     PlanReplayed = "plan-replayed", 21, "start a new rollout";
 
     /// A role is past its expiry.
-    MetadataExpired = "metadata-expired", 22, "renew it: ensign fleet status";
+    MetadataExpired = "metadata-expired", 22, "`ensign fleet status` says which role and what to do";
     /// The plan is past its expiry.
     PlanExpired = "plan-expired", 22, "start a new rollout";
     /// Issued too far in the future, or valid for longer than its role may be.
@@ -151,13 +151,13 @@ codes! {
     StepMissing = "step-missing", 24, "install the release in between first";
 
     /// The signed plan does not list this device in an open wave.
-    NotInPlan = "not-in-plan", 25, "ensign device why";
+    NotInPlan = "not-in-plan", 25, "`ensign device why DEVICE`";
     /// The wave before has not yet proven itself.
-    GateNotOpen = "gate-not-open", 25, "ensign rollout status";
+    GateNotOpen = "gate-not-open", 25, "`ensign rollout status`";
     /// The plan's release is another one.
     PlanMismatch = "plan-mismatch", 25, "start a rollout for this release";
     /// Root's policy forbids what the plan asks for.
-    PolicyRefused = "policy-refused", 25, "ensign fleet show";
+    PolicyRefused = "policy-refused", 25, "`ensign fleet show`";
     /// The plan was cancelled.
     PlanCancelled = "plan-cancelled", 25, "start a new rollout";
     /// No permission to start now.
@@ -167,15 +167,15 @@ codes! {
     /// Outside the maintenance window.
     OutsideWindow = "outside-window", 25, "wait for the window";
     /// Locked on the device.
-    Locked = "locked", 25, "ensign-agent unlock";
+    Locked = "locked", 25, "on the device: `ensign-agent unlock`";
     /// An operator holds this device.
-    Held = "held", 25, "ensign device unhold";
+    Held = "held", 25, "`ensign device unhold DEVICE`";
     /// No signed plan for offline use.
     NoOfflinePlan = "no-offline-plan", 25, "plans for offline use come with a later version: start a rollout";
     /// Withdrawn by its signers.
     Yanked = "yanked", 25, "release a newer version";
     /// Failed on this device before.
-    Denied = "denied", 25, "on the device: ensign-agent clear-denied; or release a higher version";
+    Denied = "denied", 25, "on the device: `ensign-agent clear-denied`; or release a higher version";
     /// A later version is already there.
     NewerInstalled = "newer-installed", 25, "nothing to do";
     /// The trust state on the device was lost.
@@ -186,13 +186,13 @@ codes! {
     /// Not enough room, with the bytes or inodes that are missing.
     NoSpace = "no-space", 26, "free space on the device";
     /// Unhealthy within its trial: rolled back.
-    Unhealthy = "unhealthy", 27, "mend the release; on the device: ensign-agent status";
+    Unhealthy = "unhealthy", 27, "mend the release; on the device: `ensign-agent status`";
     /// The trial ended without a whole healthy window.
-    TrialDeadline = "trial-deadline", 27, "ensign device why; mend the release or its --health-deadline";
+    TrialDeadline = "trial-deadline", 27, "`ensign device why DEVICE`; mend the release or its --health-deadline";
     /// A unit could not be restarted.
-    UnitFailed = "unit-failed", 27, "ensign device why; look at the unit's journal";
+    UnitFailed = "unit-failed", 27, "`ensign device why DEVICE`; look at the unit's journal";
     /// The device restarted too often during the trial.
-    CrashLoop = "crash-loop", 27, "ensign device why; mend the release";
+    CrashLoop = "crash-loop", 27, "`ensign device why DEVICE`; mend the release";
     /// The operator on the device asked for the previous release.
     OperatorRollback = "operator-rollback", 27, "nothing to do";
 
@@ -205,28 +205,28 @@ codes! {
     /// Not allowed.
     NotAuthorised = "not-authorised", 31, "check the API token and its role";
     /// The join token is unknown.
-    TokenUnknown = "token-unknown", 31, "ensign token create";
+    TokenUnknown = "token-unknown", 31, "`ensign token create`";
     /// The join token is past its expiry.
-    TokenExpired = "token-expired", 31, "ensign token create --ttl 1h";
+    TokenExpired = "token-expired", 31, "`ensign token create --ttl 1h`";
     /// The join token has no uses left.
-    TokenUsedUp = "token-used-up", 31, "ensign token create --uses N";
+    TokenUsedUp = "token-used-up", 31, "`ensign token create --uses N`";
     /// The join token was revoked.
-    TokenRevoked = "token-revoked", 31, "ensign token create";
+    TokenRevoked = "token-revoked", 31, "`ensign token create`";
     /// The join token is not well-formed.
     TokenMalformed = "token-malformed", 31, "copy the whole token";
     /// The device is suspended.
-    Suspended = "suspended", 31, "ensign device unsuspend";
+    Suspended = "suspended", 31, "`ensign device unsuspend DEVICE`";
     /// The device is revoked.
     Revoked = "revoked", 31, "enrol the device again";
     /// Waiting for an operator's approval.
-    Pending = "pending", 31, "ensign device accept";
+    Pending = "pending", 31, "`ensign device accept DEVICE`";
     /// Too many requests.
     RateLimited = "rate-limited", 31, "try again later";
 
     /// There is no such thing.
     NotFound = "not-found", 32, "check the name";
     /// The selector matches nobody.
-    NobodyMatches = "nobody-matches", 32, "ensign device ls --select EXPR";
+    NobodyMatches = "nobody-matches", 32, "`ensign device ls` shows names, labels and states";
     /// It exists already, or changed meanwhile, or fits two things.
     Conflict = "conflict", 33, "look at what is there";
     /// The same version with other bytes.
@@ -239,7 +239,7 @@ codes! {
     InUse = "in-use", 33, "stop the other process";
 
     /// The wave of this device is not open yet.
-    WaveWaiting = "wave-waiting", 25, "ensign rollout status";
+    WaveWaiting = "wave-waiting", 25, "`ensign rollout status`";
     /// The wave before must be healthy for its whole soak.
     Soaking = "soaking", 25, "wait";
     /// As many devices are updating as the plan allows at once.
@@ -247,15 +247,15 @@ codes! {
     /// Not connected since the wave opened.
     Offline = "offline", 25, "bring the device online";
     /// Took the update and missed its check-in.
-    Dark = "dark", 25, "look at the device; ensign rollout release";
+    Dark = "dark", 25, "look at the device; `ensign rollout release ROLLOUT DEVICE` gives its slot back";
     /// Not touched by any rollout.
-    NoRollout = "no-rollout", 32, "ensign rollout start";
+    NoRollout = "no-rollout", 32, "`ensign rollout start --product PRODUCT --version VERSION`";
     /// Runs what the rollout asks for.
     UpToDate = "up-to-date", 0, "nothing to do";
     /// The device is working on it.
-    InProgress = "in-progress", 0, "ensign rollout status -w";
+    InProgress = "in-progress", 0, "`ensign rollout status -w`";
     /// The applier, link or runner of the device is not there.
-    AgentNotRunning = "agent-not-running", 1, "ensign-agent run";
+    AgentNotRunning = "agent-not-running", 1, "`ensign-agent run`";
     /// This machine's configuration is not usable.
     ConfigRefused = "config-refused", 2, "mend the named file";
     /// Written by a newer version.

@@ -3,6 +3,7 @@
 //! A reader's path: [`serve`] opens the folder and listens; [`server`] is the devices' side, [`http`] the operators'; both hand jobs
 //! to [`core`], which alone changes state, commits it to the [`store`] and tells sessions what is wanted of their devices.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod core;

@@ -257,7 +257,7 @@ fn udp(paths: &Paths, config: Option<Config>, controller: &[String]) -> Line {
         return Line::warn(
             "udp",
             "no controller is known yet",
-            "ensign-agent check --controller HOST:PORT",
+            "`ensign-agent check --controller HOST:PORT`",
         );
     };
     let target = Target {

@@ -29,19 +29,19 @@ const CLAIM_BYTES: usize = 128;
 /// Words of the command.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The join token. Other users of this machine can see it: prefer --token-file.
+    /// The join token. Other users of this machine can see it: prefer --token-file [default: that of --token-file].
     #[arg(long, value_name = "TOKEN", conflicts_with = "token_file", hide_env_values = true)]
     token: Option<String>,
-    /// A file with the join token; `-` is standard input. Without either, `ENSIGN_JOIN_TOKEN` is read.
+    /// A file with the join token; `-` is standard input. [default: ENSIGN_JOIN_TOKEN].
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// What people call this device, at most 63 bytes. Default: the host's name.
-    #[arg(long)]
+    /// What people call this device, at most 63 bytes [default: the host's name].
+    #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Where the controller is, instead of the token's addresses; may be repeated.
+    /// Where the controller is; may be repeated [default: the token's addresses].
     #[arg(long, value_name = "HOST:PORT")]
     controller: Vec<String>,
-    /// Something the device says of itself, shown and never believed; may be repeated.
+    /// Something the device says of itself, shown and never believed; may be repeated [default: none].
     #[arg(long = "claim", value_name = "KEY=VALUE", value_parser = claim)]
     claims: Vec<(String, String)>,
 }
@@ -62,7 +62,10 @@ impl Document {
         match (self.joined, self.approved) {
             (false, _) => format!("{} is already in this fleet (device {})", self.name, self.id),
             (true, true) => format!("{} has joined (device {})", self.name, self.id),
-            (true, false) => format!("{} waits for an operator: ensign device accept {}", self.name, self.id),
+            (true, false) => format!(
+                "{} waits for an operator: `ensign device accept {}`",
+                self.name, self.id
+            ),
         }
     }
 }
@@ -85,7 +88,7 @@ pub(super) fn run(paths: &Paths, arguments: &Arguments) -> Result<Document, Fail
                     device.fleet, token.fleet
                 ),
             )
-            .hint("ensign-agent leave"));
+            .hint("`ensign-agent leave` forgets the fleet that it is in"));
         }
         if is_complete(paths, &device)? {
             return Ok(Document {
@@ -115,7 +118,7 @@ fn is_complete(paths: &Paths, device: &Device) -> Result<bool, Failure> {
 fn join_anew(paths: &Paths, arguments: &Arguments, token: &Token, name: &str) -> Result<Document, Failure> {
     durable::create_dir(&paths.link(), identity::DIRECTORY_MODE)
         .map_err(|e| Failure::new(Code::Io, format!("{}: {e}", paths.link().display())))?;
-    let _lock = lock(paths).map_err(|refusal| Failure::from(refusal).hint("stop ensign-agent run first"))?;
+    let _lock = lock(paths).map_err(|refusal| Failure::from(refusal).hint("stop `ensign-agent run` first"))?;
     let admin = Admin::connect(paths)?;
     let receipt_key = match admin.ask(&ToAdmin::BeginEnroll { fleet: token.fleet })? {
         FromAdmin::ReceiptKey { key } => key,
@@ -207,7 +210,7 @@ fn token(arguments: &Arguments) -> Result<Token, Failure> {
                 Code::Usage,
                 "no join token: --token-file FILE, --token or ENSIGN_JOIN_TOKEN",
             )
-            .hint("ensign token create")
+            .hint("the operator makes one: `ensign token create`")
         })?,
     };
     let token: Token = text.parse()?;

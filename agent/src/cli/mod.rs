@@ -10,9 +10,10 @@ mod verify;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use ensign_bundle::digest::Digest;
-use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::reason::Code;
+use ensign_bundle::words;
 
 use self::admin::Admin;
 use self::output::{Failure, Format, print, show};
@@ -68,7 +69,7 @@ enum Verb {
     /// Run the device: fetch, and under --root also start applier and runner.
     #[command(after_help = "Example:\n  ensign-agent run --root /srv/device1 --ready-file /tmp/ready")]
     Run {
-        /// Written when the device is ready: `{"pid":N}`.
+        /// Written when the device is ready: `{"pid":N}` [default: none].
         #[arg(long, value_name = "FILE")]
         ready_file: Option<PathBuf>,
     },
@@ -78,7 +79,7 @@ enum Verb {
     /// Find out whether this machine is fit to be a device.
     #[command(after_help = "Example:\n  ensign-agent check --controller updates.example.com:7443")]
     Check {
-        /// Where the controller is, instead of what is known here; may be repeated.
+        /// Where the controller is; may be repeated [default: what is known here].
         #[arg(long, value_name = "HOST:PORT")]
         controller: Vec<String>,
     },
@@ -97,18 +98,18 @@ enum Verb {
     /// Go back to the generation before.
     #[command(after_help = "Example:\n  ensign-agent rollback --reason 'till freezes at closing'")]
     Rollback {
-        /// For the operators.
-        #[arg(long, default_value = "")]
+        /// Why, for the operators [default: nothing].
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         reason: String,
     },
     /// Put off updates for a while.
     #[command(after_help = "Example:\n  ensign-agent lock --reason 'inventory' --ttl 4h")]
     Lock {
-        /// For the operators.
-        #[arg(long, default_value = "")]
+        /// Why, for the operators [default: nothing].
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         reason: String,
         /// How long, at most 30 days: `90s`, `15m`, `4h`, `2d`.
-        #[arg(long, value_parser = ttl, default_value = "1h")]
+        #[arg(long, value_parser = ttl, default_value = "1h", value_name = "TIME")]
         ttl: u64,
     },
     /// Let updates happen again.
@@ -117,12 +118,17 @@ enum Verb {
     /// Forget that releases failed here, so that they may be tried again.
     #[command(after_help = "Example:\n  ensign-agent clear-denied")]
     ClearDenied {
-        /// Digest of one release's manifest; all without it.
+        /// Digest of one release's manifest [default: all].
         manifest: Option<Digest>,
     },
     /// Forget the fleet. What runs stays.
     #[command(after_help = "Example:\n  ensign-agent leave")]
     Leave,
+}
+
+/// Every verb and flag, for whoever checks words against them.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// The whole program.
@@ -154,7 +160,7 @@ fn perform(cli: &Cli) -> Result<ExitCode, Failure> {
             let enrol = refusal.code == Code::NotFound;
             let failure = Failure::from(refusal);
             if enrol {
-                failure.hint("ensign-agent enroll")
+                failure.hint("`ensign-agent enroll --token-file FILE`")
             } else {
                 failure
             }
@@ -225,28 +231,13 @@ fn paths(root: &std::path::Path) -> Result<Paths, Failure> {
     Ok(Paths::new(std::fs::canonicalize(root).map_err(fail)?))
 }
 
-/// A number and its unit.
-fn ttl(text: &str) -> Result<u64, Refusal> {
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).unwrap_or_default();
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        _ => 0,
-    };
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(seconds))
-        .filter(|s| (1..=LOCK_MAX_S).contains(s))
-        .ok_or_else(|| Refusal::new(Code::Usage, "expected 1s to 30d, such as 90s, 15m, 4h or 2d"))
+/// How long a lock holds, seconds.
+fn ttl(text: &str) -> Result<u64, String> {
+    words::seconds_within(text, 1, LOCK_MAX_S)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -289,6 +280,7 @@ mod tests {
     fn a_ttl_has_a_unit_and_an_end() {
         assert_eq!(ttl("4h").unwrap(), 14_400);
         assert_eq!(ttl("30d").unwrap(), LOCK_MAX_S);
+        assert_eq!(ttl("1h30m").unwrap(), 5400, "the grammar of every other duration");
         for bad in ["", "4", "h", "0s", "31d", "-1h", "99999999999999999999d", "1é"] {
             assert!(ttl(bad).is_err(), "{bad}");
         }

@@ -58,7 +58,7 @@ impl Failure {
         });
         // Nobody is left to tell when standard error is closed.
         let _ = match format {
-            Format::Table => writeln!(io::stderr(), "error: {message}\nhint: {hint}"),
+            Format::Table => writeln!(io::stderr(), "error: {message} ({})\nhint: {hint}", code.name()),
             Format::Json => writeln!(io::stderr(), "{document}"),
             // JSON is YAML: what cannot be written the one way is written the other.
             Format::Yaml => {

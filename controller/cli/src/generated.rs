@@ -62,8 +62,42 @@ mod tests {
     fn every_verb_has_a_page() {
         let dir = tempfile::tempdir().unwrap();
         man(Some(dir.path())).unwrap();
-        for page in ["ensign.1", "ensign-rollout-start.1", "ensign-device-why.1"] {
-            assert!(dir.path().join(page).exists(), "{page}");
+        for verb in verbs(&Cli::command()) {
+            let page =
+                std::fs::read_to_string(dir.path().join(format!("ensign-{}.1", verb.replace(' ', "-")))).unwrap();
+            assert!(page.contains("Example:"), "{verb}: {page}");
         }
+        assert!(dir.path().join("ensign.1").exists());
+    }
+
+    #[test]
+    fn every_verb_and_flag_is_completed() {
+        for dialect in [Dialect::Bash, Dialect::Zsh, Dialect::Fish] {
+            let mut text = Vec::new();
+            clap_complete::generate(dialect, &mut Cli::command(), "ensign", &mut text);
+            let text = String::from_utf8(text).unwrap();
+            for verb in verbs(&Cli::command()) {
+                let word = verb.rsplit(' ').next().unwrap();
+                assert!(text.contains(word), "{dialect}: {verb}");
+            }
+            for flag in ["stop-dark", "dry-run", "no-passphrase"] {
+                assert!(text.contains(flag), "{dialect}: {flag}");
+            }
+        }
+    }
+
+    /// `rollout start`, `completion`, ...
+    fn verbs(command: &clap::Command) -> Vec<String> {
+        let mut out = Vec::new();
+        for noun in command.get_subcommands() {
+            let name = noun.get_name();
+            if noun.has_subcommands() {
+                out.extend(verbs(noun).into_iter().map(|verb| format!("{name} {verb}")));
+            } else {
+                out.push(name.to_owned());
+            }
+        }
+        assert!(!out.is_empty());
+        out
     }
 }

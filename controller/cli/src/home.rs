@@ -102,7 +102,7 @@ impl Home {
             Err(e) if e.code == Code::NotFound => {
                 return Err(
                     Failure::new(Code::NotFound, format!("there is no fleet in {}", self.dir.display()))
-                        .hint("ensign fleet init, or set ENSIGN_HOME"),
+                        .hint("`ensign fleet init --name NAME --controller HOST:PORT --kit DIR`, or set ENSIGN_HOME to where the fleet is"),
                 );
             }
             Err(e) => return Err(e),

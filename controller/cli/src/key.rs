@@ -55,7 +55,7 @@ pub fn run(app: &App, verb: KeyVerb) -> Result<()> {
         }
         KeyVerb::ExportPub { role } => {
             let role = KeyRole::ALL.into_iter().find(|r| r.name() == role).ok_or_else(|| {
-                Failure::new(Code::NotFound, format!("there is no key `{role}`")).hint("ensign key ls")
+                Failure::new(Code::NotFound, format!("there is no key `{role}`")).hint("`ensign key ls`")
             })?;
             let public = context.key(role)?.public();
             app.shell.print(&Exported {

@@ -365,10 +365,10 @@ mod tests {
 
     #[test]
     fn failures_have_their_hint_on_its_own_line() {
-        let failure = Failure::new(Code::NotFound, "there is no release app@9.9.9").hint("ensign release ls");
+        let failure = Failure::new(Code::NotFound, "there is no release app@9.9.9").hint("`ensign release ls`");
         insta::assert_snapshot!(failure_text(&failure, Paint(false)), @r"
         error: there is no release app@9.9.9 (not-found)
-        hint: ensign release ls
+        hint: `ensign release ls`
         ");
     }
 

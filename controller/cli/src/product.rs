@@ -57,7 +57,7 @@ pub async fn run(app: &App, verb: ProductVerb) -> Result<()> {
                     ensign_bundle::reason::Code::NotFound,
                     format!("no entry of targets covers the product {name}"),
                 )
-                .hint("ensign product ls")
+                .hint("`ensign product ls`")
             })?;
             app.shell.print(&found)
         }

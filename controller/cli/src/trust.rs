@@ -71,7 +71,7 @@ impl Trust {
         self.store()?;
         refreshed.map_err(|e| {
             Failure::new(e.code, format!("the controller's metadata is refused: {}", e.text))
-                .hint("nothing was signed; check the controller: ensign fleet status")
+                .hint("nothing was signed; check the controller: `ensign fleet status`")
         })?;
         Ok(())
     }
@@ -111,7 +111,7 @@ impl Trust {
                 Code::OutsideDelegation,
                 format!("no entry of targets covers the product {product}"),
             )
-            .hint("ensign product ls")
+            .hint("`ensign product ls`")
         })
     }
 
@@ -140,7 +140,7 @@ impl Trust {
                 Code::NotFound,
                 format!("the release {product}@{version} is not published"),
             )
-            .hint("ensign release ls"));
+            .hint("`ensign release ls`"));
         };
         let held = self
             .trusted

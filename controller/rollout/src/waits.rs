@@ -22,10 +22,7 @@ pub(crate) fn soaking(wave: u32, proven: u32, needed: u32, seconds: u64) -> Refu
 }
 
 pub(crate) fn promote(wave: u32) -> Refusal {
-    Refusal::new(
-        Code::GateNotOpen,
-        format!("the gate of wave {wave} is manual: ensign rollout promote"),
-    )
+    Refusal::new(Code::GateNotOpen, format!("the gate of wave {wave} is manual"))
 }
 
 pub(crate) fn at_capacity(rollout: &Rollout) -> Refusal {

@@ -1,5 +1,6 @@
 //! The words of the command. Each verb's help ends with an example.
 
+mod mistakes;
 mod release;
 mod rollout;
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use mistakes::failure;
 pub use release::{Build, ReleaseVerb};
 pub use rollout::{RolloutVerb, Start, WaitFor};
 
@@ -23,7 +25,7 @@ use crate::units;
     arg_required_else_help = true,
     disable_help_subcommand = true,
     after_help = "Example:
-  ensign fleet init --name acme --controller updates.example.com:7443 --kit ./kit --no-passphrase
+  ensign fleet init --name acme --controller updates.example.com:7443 --kit ./kit
   ensign release build --product app --version 1.0.0 --tree web=./web --out app-1.0.0.bundle
   ensign release sign app-1.0.0.bundle && ensign release publish app-1.0.0.bundle
   ensign rollout start --product app --version 1.0.0 --wait"
@@ -47,7 +49,7 @@ pub struct Global {
     /// Say what would be done, and do nothing.
     #[arg(long, global = true)]
     pub dry_run: bool,
-    /// Why: goes into what is signed and into the controller's log.
+    /// Why: goes into what is signed and into the controller's log [default: nothing].
     #[arg(
         long,
         global = true,
@@ -62,8 +64,14 @@ pub struct Global {
     /// Only errors and warnings on standard error.
     #[arg(long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// The controller to talk to, instead of the context's.
-    #[arg(long, global = true, value_name = "HOST:PORT", env = "ENSIGN_CONTROLLER")]
+    /// The controller to talk to [default: the one of the fleet].
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        env = "ENSIGN_CONTROLLER",
+        hide_env_values = true
+    )]
     pub controller: Option<String>,
 }
 
@@ -94,6 +102,7 @@ pub enum Noun {
     #[command(after_help = "Example:
   ensign completion bash > /etc/bash_completion.d/ensign")]
     Completion {
+        /// The shell that will read them.
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
@@ -101,6 +110,7 @@ pub enum Noun {
     #[command(after_help = "Example:
   ensign man --out /usr/local/share/man/man1")]
     Man {
+        /// Folder for a page of every verb; made where it is not there [default: one page on standard output].
         #[arg(long, value_name = "DIR")]
         out: Option<PathBuf>,
     },
@@ -109,9 +119,19 @@ pub enum Noun {
 #[derive(Debug, Subcommand)]
 pub enum FleetVerb {
     /// Make a new fleet: keys on this machine, a kit for its controller.
-    #[command(after_help = "Example:
+    ///
+    /// The keys that decide what may run stay in `$ENSIGN_HOME`; the kit holds what the controller needs. `--controller` is the
+    /// address under which devices and operators reach it, and becomes part of the fleet's root.
+    #[command(
+        override_usage = "ensign fleet init --name NAME --controller HOST:PORT --kit DIR [OPTIONS]",
+        after_help = "Example:
+  ensign fleet init --name acme --controller updates.example.com:7443 --kit ./kit
   ensign fleet init --name acme --controller 127.0.0.1:7443 --kit ./kit --no-passphrase
-  ensign-controller serve --data /var/lib/ensign-controller --kit ./kit")]
+  ensign-controller serve --data /var/lib/ensign-controller --kit ./kit
+
+Without --no-passphrase the private keys are encrypted: the passphrase is asked for twice on the terminal, or read from
+the first line of the file that ENSIGN_PASSPHRASE_FILE names."
+    )]
     Init {
         /// The fleet's name: `[a-z0-9][a-z0-9._-]{0,63}`.
         #[arg(long)]
@@ -119,7 +139,7 @@ pub enum FleetVerb {
         /// Folder for what the controller needs; made here, 0700.
         #[arg(long, value_name = "DIR")]
         kit: PathBuf,
-        /// Leave the private keys unencrypted; the fleet is marked as a lab.
+        /// Leave the private keys unencrypted and mark the fleet as a lab: devices on `/` join only if their agent.toml allows it.
         #[arg(long)]
         no_passphrase: bool,
     },
@@ -130,9 +150,9 @@ pub enum FleetVerb {
     /// How the fleet is: devices, rollouts, what expires soon.
     #[command(after_help = "Example:
   ensign fleet status
-  ensign fleet status --check     # exit 0 fine, 1 warning, 2 critical, for monitoring")]
+  ensign fleet status --check")]
     Status {
-        /// One line and an exit code for monitoring systems.
+        /// One line and an exit code for monitoring: 0 fine, 1 warning, 2 critical (also when there is no answer).
         #[arg(long)]
         check: bool,
     },
@@ -157,6 +177,7 @@ pub enum KeyVerb {
   ensign key export-pub deploy > deploy.pub")]
     ExportPub {
         /// root, recovery, targets, release or deploy.
+        #[arg(value_name = "ROLE")]
         role: String,
     },
 }
@@ -170,7 +191,11 @@ pub enum ProductVerb {
     /// What a product's delegation allows.
     #[command(after_help = "Example:
   ensign product show app")]
-    Show { product: String },
+    Show {
+        /// Name of the product; `ensign product ls` lists them.
+        #[arg(value_name = "PRODUCT")]
+        product: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -180,10 +205,10 @@ pub enum TokenVerb {
   ensign token create --uses 3 --ttl 1h --label site=lyon -o json
   ensign-agent enroll --token TOKEN --name dev1")]
     Create {
-        /// How many devices may join.
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        /// How many devices may join, 1 to 1000000.
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         uses: u32,
-        /// How long they may join for.
+        /// How long they may join for, 1s to 400d.
         #[arg(long, default_value = "1h", value_parser = units::seconds, value_name = "TIME")]
         ttl: u64,
         /// Signed labels for what joins; repeatable.
@@ -192,7 +217,7 @@ pub enum TokenVerb {
         /// auto: approved at once; queue: waits for `device accept`.
         #[arg(long, default_value = "auto", value_parser = ["auto", "queue"])]
         approve: String,
-        /// Write the token to a file (0600) instead of printing it.
+        /// Write the token to a file (0600) [default: print it on standard output].
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
@@ -204,7 +229,8 @@ pub enum TokenVerb {
     #[command(after_help = "Example:
   ensign token revoke 3f6a12bc")]
     Revoke {
-        /// Public key of the token, or a unique prefix of 8 or more.
+        /// Public key of the token, or a unique prefix of 8 digits or more; `ensign token ls` lists them.
+        #[arg(value_name = "TOKEN")]
         key: String,
     },
 }
@@ -212,9 +238,10 @@ pub enum TokenVerb {
 /// Which devices: names, ids, unique prefixes of 8 or more; `-` reads them from standard input.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Devices {
+    /// Names, ids, or unique prefixes of an id of 8 digits or more; `-` reads them from standard input.
     #[arg(value_name = "DEVICE")]
     pub devices: Vec<String>,
-    /// Every device that matches, e.g. `site = lyon and not hold`.
+    /// Every device that matches, besides those named, e.g. `site = lyon and not pilot`.
     #[arg(long, value_name = "EXPR")]
     pub select: Option<String>,
 }
@@ -226,18 +253,26 @@ pub enum DeviceVerb {
   ensign device ls --select 'site in (lyon, paris)'
   ensign device ls -o json")]
     Ls {
-        /// Only those that match.
+        /// Only those that match, e.g. `site = lyon and not pilot` [default: all].
         #[arg(long, value_name = "EXPR")]
         select: Option<String>,
     },
     /// Everything about one device.
     #[command(after_help = "Example:
   ensign device show dev1")]
-    Show { device: String },
+    Show {
+        /// Name, id, or a unique prefix of an id of 8 digits or more.
+        #[arg(value_name = "DEVICE")]
+        device: String,
+    },
     /// Why a device does not run what you expect, and when it will.
     #[command(after_help = "Example:
   ensign device why dev1")]
-    Why { device: String },
+    Why {
+        /// Name, id, or a unique prefix of an id of 8 digits or more.
+        #[arg(value_name = "DEVICE")]
+        device: String,
+    },
     /// Let waiting devices in.
     #[command(after_help = "Example:
   ensign device accept dev1")]
@@ -264,6 +299,7 @@ pub enum DeviceVerb {
     Label {
         #[command(flatten)]
         which: Devices,
+        /// Label to set; repeatable.
         #[arg(long, value_parser = units::key_value, value_name = "KEY=VALUE")]
         label: Vec<(String, String)>,
         /// Label to take away; repeatable.

@@ -24,21 +24,27 @@ release.toml:
     #[command(after_help = "Example:
   ensign release sign app-1.0.0.bundle")]
     Sign {
+        /// The bundle that `ensign release build` wrote; signed in place.
+        #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Private key (PEM) to sign with, instead of the fleet's release key on this machine.
-        #[arg(long, value_name = "FILE", env = "ENSIGN_KEY_FILE")]
+        /// Private key (PEM) to sign with [default: the fleet's release key on this machine].
+        #[arg(long, value_name = "FILE", env = "ENSIGN_KEY_FILE", hide_env_values = true)]
         key: Option<PathBuf>,
     },
     /// Upload a signed bundle.
     #[command(after_help = "Example:
   ensign release publish app-1.0.0.bundle")]
-    Publish { file: PathBuf },
+    Publish {
+        /// The signed bundle.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Published releases, newest first.
     #[command(after_help = "Example:
   ensign release ls")]
     Ls {
-        /// Of this product only.
-        #[arg(long)]
+        /// Of this product only [default: all products].
+        #[arg(long, value_name = "PRODUCT")]
         product: Option<String>,
     },
     /// What a release is: components, size, signatures.
@@ -46,31 +52,38 @@ release.toml:
   ensign release show app@1.0.0
   ensign release show app-1.0.0.bundle")]
     Show {
-        /// PRODUCT@VERSION or a file.
+        /// PRODUCT@VERSION of a published release, or a bundle file.
+        #[arg(value_name = "RELEASE")]
         release: String,
     },
-    /// What changes from one release to another.
+    /// What changes from one bundle file to another.
     #[command(after_help = "Example:
   ensign release diff app-1.0.0.bundle app-1.1.0.bundle")]
     Diff {
+        /// Bundle file that devices come from.
         #[arg(value_name = "A")]
         old: PathBuf,
+        /// Bundle file that they go to.
         #[arg(value_name = "B")]
         new: PathBuf,
     },
     /// Check every byte and signature of a bundle, offline.
     #[command(after_help = "Example:
   ensign release verify app-1.0.0.bundle")]
-    Verify { file: PathBuf },
+    Verify {
+        /// The bundle; its signatures are compared with the trust state of this machine.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct Build {
-    /// Product: `[a-z0-9][a-z0-9._-]{0,63}`.
-    #[arg(long, required_unless_present = "manifest")]
+    /// Product: `[a-z0-9][a-z0-9._-]{0,63}`; needed unless --manifest names it.
+    #[arg(long, required_unless_present = "manifest", value_name = "PRODUCT")]
     pub product: Option<String>,
-    /// Version; MAJOR.MINOR.PATCH gives the counter by itself.
-    #[arg(long, required_unless_present = "manifest")]
+    /// Version, MAJOR.MINOR.PATCH or any other with --counter; needed unless --manifest names it.
+    #[arg(long, required_unless_present = "manifest", value_name = "VERSION")]
     pub version: Option<String>,
     /// A component from a folder; repeatable.
     #[arg(long, value_parser = units::key_value, value_name = "NAME=DIR")]
@@ -87,16 +100,16 @@ pub struct Build {
     /// When an unconfirmed release has failed [default: 60s].
     #[arg(long, value_parser = units::seconds, value_name = "TIME")]
     pub health_deadline: Option<u64>,
-    /// Hardware that it fits; repeatable; none = all.
-    #[arg(long)]
+    /// Hardware that it fits; repeatable [default: all].
+    #[arg(long, value_name = "HARDWARE")]
     pub hardware: Vec<String>,
-    /// Orders releases; needed where the version is not MAJOR.MINOR.PATCH.
-    #[arg(long)]
+    /// Orders releases [default: major·10^12 + minor·10^6 + patch of the version].
+    #[arg(long, value_name = "N")]
     pub counter: Option<u64>,
-    /// Compression: 3 now, 12 everyday, 19 for what many devices fetch [default: 12].
-    #[arg(long, value_parser = clap::value_parser!(i32).range(1..=19))]
+    /// Compression, 1 to 19: 3 for a quick try, 12 everyday, 19 for what many devices fetch [default: 12].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19))]
     pub level: Option<i32>,
-    /// All of the above from a file; flags win.
+    /// All of the above from a file (TOML, the same names with `_`); flags win [default: flags alone].
     #[arg(long, value_name = "FILE")]
     pub manifest: Option<PathBuf>,
     /// The bundle to write.

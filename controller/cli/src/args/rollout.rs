@@ -63,8 +63,10 @@ Exit codes with --wait: 0 done, 10 paused or halted, 11 aborted or superseded, 2
     #[command(after_help = "Example:
   ensign rollout release app dev3 dev7")]
     Release {
-        /// Id, unique prefix or product.
+        /// Id, a unique prefix of 4 digits or more, or a product (its newest).
+        #[arg(value_name = "ROLLOUT")]
         rollout: String,
+        /// Names, ids, or unique prefixes of an id of 8 digits or more.
         #[arg(required = true, value_name = "DEVICE")]
         devices: Vec<String>,
     },
@@ -73,10 +75,11 @@ Exit codes with --wait: 0 done, 10 paused or halted, 11 aborted or superseded, 2
   ensign rollout why dev3
   ensign rollout why dev3 --rollout app")]
     Why {
-        /// Default: the first device that is not well.
+        /// Name, id, or a unique prefix of an id of 8 digits or more [default: the first device that is not well].
+        #[arg(value_name = "DEVICE")]
         device: Option<String>,
-        /// Id, unique prefix or product; default: the newest.
-        #[arg(long)]
+        /// Id, a unique prefix of 4 digits or more, or a product (its newest) [default: the newest].
+        #[arg(long, value_name = "ROLLOUT")]
         rollout: Option<String>,
     },
 }
@@ -84,7 +87,8 @@ Exit codes with --wait: 0 done, 10 paused or halted, 11 aborted or superseded, 2
 /// Which rollout.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Target {
-    /// Id, unique prefix or product; default: the newest.
+    /// Id, a unique prefix of 4 digits or more, or a product (its newest) [default: the newest].
+    #[arg(value_name = "ROLLOUT")]
     pub rollout: Option<String>,
 }
 
@@ -98,35 +102,37 @@ pub enum WaitFor {
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct Start {
-    /// Plan file (TOML) with the flags' names as keys; flags win.
+    /// Plan file (TOML) with the flags' names as keys, `_` for `-`; flags win [default: flags alone].
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     pub file: Option<PathBuf>,
-    #[arg(long, required_unless_present = "file")]
+    /// Product that the devices get; needed unless the plan file names it.
+    #[arg(long, required_unless_present = "file", value_name = "PRODUCT")]
     pub product: Option<String>,
-    #[arg(long, required_unless_present = "file")]
+    /// Version to bring, published before; needed unless the plan file names it.
+    #[arg(long, required_unless_present = "file", value_name = "VERSION")]
     pub version: Option<String>,
     /// Devices that match; `all` for everyone [default: all, where they are at most 50].
     #[arg(long, value_name = "EXPR")]
     pub select: Option<String>,
-    /// Devices to leave out; repeatable.
+    /// Devices to leave out; repeatable [default: none].
     #[arg(long, value_name = "EXPR")]
     pub exclude: Vec<String>,
-    /// Cumulative counts or percentages [default: 1,10%,100%].
+    /// Cumulative counts or percentages of the selected, rounded up; the last must reach all [default: 1,10%,100%].
     #[arg(long, value_name = "LIST")]
     pub waves: Option<String>,
     /// How long a wave must be healthy before the next opens [default: 10m].
     #[arg(long, value_parser = units::seconds, value_name = "TIME")]
     pub soak: Option<u64>,
-    /// auto: the next wave opens by itself.
+    /// auto: the next wave opens by itself; manual is not in this version [default: auto].
     #[arg(long, value_parser = ["auto", "manual"])]
     pub gate: Option<String>,
-    /// A first wave of exactly these.
+    /// A first wave of exactly these, counted in --waves [default: none].
     #[arg(long, value_name = "EXPR")]
     pub canary: Option<String>,
     /// Receipts a device wants to see of the wave before it [default: half of that wave, 1 to 3].
     #[arg(long, value_name = "N")]
     pub evidence: Option<u32>,
-    /// Most devices updating at once.
+    /// Most devices updating at once [default: no limit].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_parallel: Option<u32>,
     /// Failures that halt it: a count or a percentage [default: 2%].
@@ -147,13 +153,13 @@ pub struct Start {
     /// Not connected for this long since the wave opened = unreached [default: 1h].
     #[arg(long, value_parser = units::seconds, value_name = "TIME")]
     pub reach: Option<u64>,
-    /// halt: stop and wait for an operator.
+    /// halt: stop and wait for an operator; revert is not in this version [default: halt].
     #[arg(long, value_parser = ["halt", "revert"])]
     pub on_breach: Option<String>,
-    /// Not before this time (RFC 3339).
+    /// Not before this time, e.g. 2027-01-31T02:00:00Z (RFC 3339) [default: at once].
     #[arg(long = "start-at", value_name = "TIME")]
     pub not_before: Option<ensign_api::Time>,
-    /// End of the plan [default: 7d].
+    /// End of the plan, at most 30d [default: 7d].
     #[arg(long, value_parser = units::seconds, value_name = "TIME")]
     pub expires: Option<u64>,
     /// Passes maintenance windows and locks; never waves, evidence or floors.
@@ -162,11 +168,11 @@ pub struct Start {
     /// May go back to a lower counter; needs --reason.
     #[arg(long)]
     pub allow_downgrade: bool,
-    /// Wait until it is done, or until a wave is.
+    /// Wait until it is done, or until a wave is [default: do not wait].
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "done", value_name = "done|wave:N",
           value_parser = wait_for)]
     pub wait: Option<WaitFor>,
-    /// Stop waiting after this; the rollout goes on.
+    /// Stop waiting after this; the rollout goes on [default: no limit].
     #[arg(long, value_parser = units::seconds, value_name = "TIME")]
     pub timeout: Option<u64>,
     /// List the devices of each wave in the preview.

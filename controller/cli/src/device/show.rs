@@ -90,7 +90,7 @@ impl Document for [Device] {
                 (d.reason.as_ref().map_or("", |r| r.code.name()), Mood::Bad),
             ]);
         }
-        grid.or("no devices: ensign token create, then ensign-agent enroll")
+        grid.or("no devices: `ensign token create`, then on each `ensign-agent enroll --token-file FILE`")
     }
 }
 

@@ -1,10 +1,12 @@
 //! `ensign fleet ...`
 
+mod check;
 mod files;
 mod founding;
 mod init;
 mod status;
 
+pub use check::check;
 use ensign_api::{Change, Fleet};
 
 use crate::app::App;
@@ -19,7 +21,12 @@ pub async fn run(app: &App, verb: FleetVerb) -> Result<()> {
             no_passphrase,
         } => {
             let address = app.shell.controller.clone();
-            let address = address.ok_or_else(|| Failure::usage("--controller HOST:PORT is missing"))?;
+            let address = address.ok_or_else(|| {
+                Failure::usage(
+                    "--controller HOST:PORT is missing: where devices and operators will reach the controller",
+                )
+                .hint("`ensign fleet init --name NAME --controller HOST:PORT --kit DIR`")
+            })?;
             let words = init::Init {
                 name,
                 address,
@@ -29,7 +36,7 @@ pub async fn run(app: &App, verb: FleetVerb) -> Result<()> {
             init::run(&app.shell, &app.home, &words)
         }
         FleetVerb::Show => status::show(app).await,
-        FleetVerb::Status { check } => status::status(app, check).await,
+        FleetVerb::Status { .. } => status::status(app).await,
         FleetVerb::Freeze => set_frozen(app, "freeze").await,
         FleetVerb::Unfreeze => set_frozen(app, "unfreeze").await,
     }

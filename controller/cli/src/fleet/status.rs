@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::app::App;
 use crate::clock;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::output::{Document, Facts, Paint, Shell};
 use crate::units;
 
@@ -49,15 +49,15 @@ pub struct Status {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
-    level: Level,
-    text: String,
-    hint: String,
+pub struct Finding {
+    pub level: Level,
+    pub text: String,
+    pub hint: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Level {
+pub enum Level {
     Advice,
     Warning,
     Critical,
@@ -99,26 +99,24 @@ pub async fn show(app: &App) -> Result<()> {
     })
 }
 
-pub async fn status(app: &App, check: bool) -> Result<()> {
+pub async fn status(app: &App) -> Result<()> {
     let session = app.session()?;
     let fleet: Fleet = session.client.get("/v1/fleet").await?;
-    let status = Status::of(fleet);
-    app.shell.print(&status)?;
-    if !check {
-        return Ok(());
-    }
-    // The exits of monitoring plugins: 0 fine, 1 warning, 2 critical.
-    match status.findings.iter().max_by_key(|f| f.level) {
-        Some(f) if f.level == Level::Critical => Err(Failure::new(Code::Usage, f.text.clone()).hint(f.hint.clone())),
-        Some(f) if f.level == Level::Warning => Err(Failure::new(Code::Failed, f.text.clone()).hint(f.hint.clone())),
-        _ => Ok(()),
-    }
+    app.shell.print(&Status::of(fleet))
 }
 
 impl Status {
     pub fn of(fleet: Fleet) -> Self {
         let findings = findings(&fleet, clock::now());
         Self { fleet, findings }
+    }
+
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
     }
 }
 
@@ -133,14 +131,18 @@ fn findings(fleet: &Fleet, now: u64) -> Vec<Finding> {
     };
     if let Some(frozen) = &fleet.frozen {
         let text = format!("frozen since {}: {}", frozen.since, frozen.reason);
-        find(Level::Warning, text, "ensign fleet unfreeze");
+        find(Level::Warning, text, "`ensign fleet unfreeze`");
     }
     if fleet.dark > 0 {
         let text = format!(
             "{} dark: no sign of life since an update",
             units::show_count(fleet.dark, "device")
         );
-        find(Level::Critical, text, "ensign device ls; ensign rollout why");
+        find(
+            Level::Critical,
+            text,
+            "`ensign device ls`, then `ensign rollout why DEVICE`",
+        );
     }
     let roles = [
         ("root", fleet.root, OFFLINE_SOON_S),
@@ -174,7 +176,7 @@ fn findings(fleet: &Fleet, now: u64) -> Vec<Finding> {
         find(
             Level::Advice,
             format!("waiting for approval: {}", units::show_count(*pending, "device")),
-            "ensign device ls; ensign device accept",
+            "`ensign device ls`, then `ensign device accept DEVICE`",
         );
     }
     if fleet.lab {
@@ -262,12 +264,12 @@ impl Document for Status {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
 
-    fn fleet() -> Fleet {
+    pub fn fleet() -> Fleet {
         let role = |expires| RoleState {
             version: 1,
             expires: Time(expires),

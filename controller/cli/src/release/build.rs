@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use ensign_bundle::container::{self, Writer};
 use ensign_bundle::digest::Digest;
 use ensign_bundle::ids::{Ident, Version};
-use ensign_bundle::manifest::{Draft, Entry};
+use ensign_bundle::manifest::{Draft, Entry, Probe};
+use ensign_bundle::text::printable;
 use serde::Serialize;
 
 use crate::args::Build;
@@ -17,7 +18,7 @@ use crate::output::{Document, Facts, Grid, Mood, Paint, Shell};
 use crate::progress::Progress;
 use crate::release::pack::{self, Place, Spool};
 use crate::release::walk::{self, Found};
-use crate::release::words::Words;
+use crate::release::words::{ComponentWords, Words};
 use crate::{clock, units};
 
 /// Bytes written at once.
@@ -71,6 +72,7 @@ fn build(shell: &Shell, words: &Words, out: &Path) -> Result<Built> {
         let progress = Progress::bytes(shell, "hashing", total);
         let entries = pack::hash(&component.dir, &found, &progress)?;
         progress.done();
+        check_probes(words, component, &found)?;
         let files = entries.iter().filter(|e| matches!(e, Entry::File { .. })).count() as u64;
         let tree = pack::draft(&component.name, &component.units, entries)?;
         for (one, other) in tree.case_clashes() {
@@ -111,6 +113,43 @@ fn build(shell: &Shell, words: &Words, out: &Path) -> Result<Built> {
         components,
         manifest: contents.release.manifest.digest,
     })
+}
+
+/// Whoever reads the bundle refuses a probe that cannot run; here there is more to say about it.
+fn check_probes(words: &Words, component: &ComponentWords, found: &[Found]) -> Result<()> {
+    for probe in &words.health.probes {
+        let Probe::Exec {
+            component: of, path, ..
+        } = probe
+        else {
+            continue;
+        };
+        if *of != component.name {
+            continue;
+        }
+        let file = component.dir.join(path.as_str());
+        let shown = printable(&file.to_string_lossy(), 300);
+        let what = match found.iter().find(|f| f.path() == path) {
+            Some(Found::File { mode, .. }) if mode & 0o111 != 0 => continue,
+            Some(Found::File { mode, .. }) => {
+                return Err(Failure::usage(format!(
+                    "--health exec:{path}: {shown} is not executable (mode {:o})",
+                    mode & 0o777
+                ))
+                .hint(format!("chmod +x {shown}, and build again")));
+            }
+            Some(Found::Dir { .. }) => "is a folder",
+            Some(Found::Symlink { .. }) => "is a symbolic link: name the file that it leads to",
+            None => "is not there",
+        };
+        return Err(
+            Failure::usage(format!("--health exec:{path}: {shown} {what}")).hint(format!(
+                "the path is that of an executable file inside --tree {}=...",
+                component.name
+            )),
+        );
+    }
+    Ok(())
 }
 
 fn write(file: &mut File, releases: &[container::Contents], spool: &Spool, places: &[Place]) -> Result<()> {
@@ -262,6 +301,25 @@ mod tests {
         put(&dir.path().join("b/many/0/file-7"), b"changed");
         build(&shell(), &words(&dir.path().join("b")), &dir.path().join("b.bundle")).unwrap();
         assert_ne!(read("a.bundle"), read("b.bundle"));
+    }
+
+    #[test]
+    fn a_probe_that_cannot_run_is_named_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("tree");
+        put(&top.join("bin/tool"), b"#!/bin/sh\n");
+        let out = dir.path().join("out.bundle");
+        let refused = || build(&shell(), &words(&top), &out).unwrap_err();
+        let failure = refused();
+        assert_eq!(failure.exit(), 2);
+        assert!(failure.text.contains("not executable (mode 644)"), "{failure}");
+        assert!(failure.hint_text().starts_with("chmod +x ") && failure.hint_text().contains("bin/tool"));
+        fs::remove_file(top.join("bin/tool")).unwrap();
+        let failure = refused();
+        assert!(failure.text.contains("bin/tool is not there"), "{failure}");
+        assert!(failure.hint_text().contains("--tree web="), "{failure:?}");
+        symlink("other", top.join("bin/tool")).unwrap();
+        assert!(refused().text.contains("symbolic link"));
     }
 
     #[test]

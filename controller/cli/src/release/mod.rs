@@ -13,10 +13,15 @@ use std::fs::File;
 use std::path::Path;
 
 use ensign_bundle::container::{self, Bundle};
+use ensign_bundle::reason::Code;
+use ensign_bundle::text::printable;
 
 use crate::app::App;
 use crate::args::ReleaseVerb;
 use crate::failure::{Failure, Result};
+
+/// What to do about a file that is no bundle, or not the whole of one.
+const NO_BUNDLE: &str = "give the whole file that `release build` wrote to --out";
 
 pub async fn run(app: &App, verb: ReleaseVerb) -> Result<()> {
     match verb {
@@ -32,8 +37,28 @@ pub async fn run(app: &App, verb: ReleaseVerb) -> Result<()> {
 
 /// A bundle file and what it says.
 fn open(path: &Path) -> Result<(File, Bundle)> {
-    let mut file = File::open(path).map_err(|e| Failure::io("read", path, &e))?;
-    let bundle = container::read(&mut file).map_err(|e| named(path, &e))?;
+    let shown = printable(&path.to_string_lossy(), 300);
+    if path.is_dir() {
+        return Err(Failure::new(Code::Malformed, format!("{shown} is a folder, no bundle")).hint(NO_BUNDLE));
+    }
+    let mut file = File::open(path).map_err(|e| {
+        let failure = Failure::io("read", path, &e);
+        match failure.code {
+            Code::NotFound if shown.contains('@') => failure.hint(
+                "a published release is shown by `ensign release show PRODUCT@VERSION`; this verb reads a bundle file",
+            ),
+            Code::NotFound => failure.hint(NO_BUNDLE),
+            _ => failure,
+        }
+    })?;
+    let bundle = container::read(&mut file).map_err(|e| {
+        let failure = named(path, &e);
+        if e.code == Code::Malformed {
+            failure.hint(NO_BUNDLE)
+        } else {
+            failure
+        }
+    })?;
     Ok((file, bundle))
 }
 

@@ -10,6 +10,7 @@ use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::manifest::Entry;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::statement;
+use ensign_bundle::text::printable;
 use ensign_crypto::{aad, valid_signers};
 
 use crate::app::App;
@@ -43,8 +44,10 @@ pub async fn show(app: &App, which: &str) -> Result<()> {
     }
     let Some((product, version)) = which.split_once('@') else {
         return Err(Failure::usage(format!(
-            "`{which}` is neither a file nor PRODUCT@VERSION"
-        )));
+            "{} is neither a file nor PRODUCT@VERSION",
+            printable(which, 200)
+        ))
+        .hint("`ensign release ls` lists what is published"));
     };
     let bad = |e: ensign_bundle::ids::BadName| Failure::usage(e.to_string());
     let (product, version) = (
@@ -148,7 +151,7 @@ impl Document for [Release] {
                 (&r.verdict, mood(&r.verdict)),
             ]);
         }
-        grid.or("no release is published: ensign release publish FILE")
+        grid.or("no release is published: `ensign release publish FILE`")
     }
 }
 

@@ -163,8 +163,9 @@ impl Document for SignedFile {
         let next = if enough {
             format!("ensign release publish {}", self.file.display())
         } else {
-            format!("ensign release sign {} by another key holder", self.file.display())
+            format!("ensign release sign {}", self.file.display())
         };
-        format!("{}\nNext: {}\n", facts.text(paint), paint.bold(&next))
+        let who = if enough { "Next" } else { "Next, another key holder" };
+        format!("{}\n{who}: {}\n", facts.text(paint), paint.bold(&next))
     }
 }

@@ -31,7 +31,7 @@ pub async fn pause(app: &App, which: Option<&str>, pause: bool) -> Result<()> {
             .map_or_else(String::new, |r| format!(": {}", r.text));
         return Err(
             Failure::new(Code::Paused, format!("{} is halted again{why}", named(&changed)))
-                .hint("ensign rollout abort --keep, mend, release a higher version"),
+                .hint("`ensign rollout abort --keep`, mend, release a higher version"),
         );
     }
     Ok(())
@@ -41,7 +41,7 @@ pub async fn pause(app: &App, which: Option<&str>, pause: bool) -> Result<()> {
 pub async fn abort(app: &App, which: Option<&str>, keep: bool) -> Result<()> {
     if !keep {
         return Err(Failure::usage("say what becomes of updated devices").hint(
-            "--keep leaves them as they are; to bring them back: ensign rollout start with --allow-downgrade --reason",
+            "--keep leaves them as they are; to bring them back: `ensign rollout start --product PRODUCT --version VERSION --allow-downgrade --reason TEXT`",
         ));
     }
     let session = app.signing_session().await?;
@@ -97,7 +97,7 @@ pub async fn why(app: &App, name: Option<&str>, which: Option<&str>) -> Result<(
         Some(name) => device::find(&rows, name)?,
         None => first_unwell(&rows).ok_or_else(|| {
             Failure::new(Code::NobodyMatches, "every device is well")
-                .hint("ensign rollout why DEVICE for a healthy one")
+                .hint("`ensign rollout why DEVICE` for a healthy one")
         })?,
     };
     let why = device::ask(&session, &found, device).await?;

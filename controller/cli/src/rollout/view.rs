@@ -33,9 +33,13 @@ fn wave_mood(state: WaveState) -> Mood {
 /// What to type about a rollout in this state.
 fn next_step(state: RolloutState) -> Option<&'static str> {
     match state {
-        RolloutState::Halted => Some("ensign rollout why, then ensign rollout resume or ensign rollout abort --keep"),
-        RolloutState::Paused => Some("ensign rollout resume"),
-        RolloutState::Expired => Some("ensign rollout start ... for those that are left"),
+        RolloutState::Halted => {
+            Some("`ensign rollout why`, then `ensign rollout resume` or `ensign rollout abort --keep`")
+        }
+        RolloutState::Paused => Some("`ensign rollout resume`"),
+        RolloutState::Expired => {
+            Some("`ensign rollout start --product PRODUCT --version VERSION` for those that are left")
+        }
         _ => None,
     }
 }
@@ -151,7 +155,7 @@ impl Document for [Rollout] {
                 (r.reason.as_ref().map_or("", |x| x.code.name()), Mood::Plain),
             ]);
         }
-        grid.or("no rollouts: ensign rollout start")
+        grid.or("no rollouts: `ensign rollout start --product PRODUCT --version VERSION`")
     }
 }
 

@@ -123,7 +123,7 @@ async fn follow(
                 });
                 if since.elapsed() > PATIENCE {
                     view.close();
-                    return Err(e.hint("the rollout goes on: ensign rollout status -w"));
+                    return Err(e.hint("the rollout goes on: `ensign rollout status -w`"));
                 }
                 tokio::time::sleep(RETRY).await;
             }

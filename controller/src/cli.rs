@@ -1,0 +1,138 @@
+//! `ensign-controller`: registry, ledger, blobs, sessions, operators' API — one process, one folder.
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::text::printable;
+
+use crate::config::Config;
+use crate::{logs, serve};
+
+/// Threads that carry connections; disks have threads of their own.
+const WORKERS: usize = 2;
+/// Threads that wait for disks.
+const DISK_THREADS: usize = 16;
+
+/// The controller of an Ensign fleet.
+#[derive(Debug, Parser)]
+#[command(name = "ensign-controller", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves devices (QUIC on UDP) and operators (HTTPS on TCP) until it gets SIGTERM.
+    #[command(after_help = "Example:\n  ensign-controller serve --data /var/lib/ensign-controller --kit ./kit")]
+    Serve(Serve),
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Folder with everything this controller keeps; made where it is not there.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Kit of `ensign fleet init`: imported at the first start, then its private keys are removed [default: none, for later starts].
+    #[arg(long, value_name = "DIR")]
+    kit: Option<PathBuf>,
+    /// Address of devices and operators, IP:PORT; port 0 takes a free one [default: the kit's port, on its host if that is loopback, else on every address].
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Address of operators alone, IP:PORT [default: that of the devices].
+    #[arg(long, value_name = "ADDR")]
+    operator_listen: Option<SocketAddr>,
+    /// Address of /metrics and /healthz, IP:PORT, plain HTTP [default: not served].
+    #[arg(long, value_name = "ADDR")]
+    metrics_listen: Option<SocketAddr>,
+    /// Written when everything listens: {"listen":"HOST:PORT","pid":N} [default: none].
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// Configuration (TOML) [default: /etc/ensign/controller.toml, if there].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// glibc raises its thresholds with what it frees, and then keeps tens of megabytes after a publication; fixed ones give memory back.
+const MALLOC: &str = "glibc.malloc.mmap_threshold=131072:glibc.malloc.trim_threshold=131072:glibc.malloc.arena_max=2";
+/// Read by glibc when a program starts, and only then.
+const TUNABLES: &str = "GLIBC_TUNABLES";
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let Command::Serve(args) = Cli::parse().command;
+    give_memory_back();
+    let has_kit = args.kit.is_some();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(refusal) => {
+            let text = printable(&refusal.text, 1000);
+            eprintln!("error: {text} ({})\nhint: {}", refusal.code, hint(&refusal, has_kit));
+            ExitCode::from(refusal.code.exit().max(1))
+        }
+    }
+}
+
+/// Every verb and flag, for whoever checks words against them.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// What to type next: the code's own hint speaks to operators, and this is the controller.
+fn hint(refusal: &Refusal, has_kit: bool) -> &'static str {
+    match (refusal.code, has_kit) {
+        (Code::NotFound, false) => {
+            "the first start imports the kit that `fleet init` makes: `ensign-controller serve --data DIR --kit DIR`"
+        }
+        (Code::NotFound, true) => "--kit is the folder that `fleet init` made",
+        (Code::Conflict, true) => "leave --kit out to serve the fleet that --data holds, or give another --data",
+        _ => refusal.hint(),
+    }
+}
+
+/// Starts this program again in the same process, with thresholds for malloc, unless somebody has chosen some.
+fn give_memory_back() {
+    if std::env::var_os(TUNABLES).is_some() {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        // Returns only if it failed: then the program runs as it is, with more memory.
+        let _ = process::Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(TUNABLES, MALLOC)
+            .exec();
+    }
+}
+
+fn run(args: Serve) -> Result<(), Refusal> {
+    let refused = |e: &dyn std::error::Error| {
+        let cause = e.source().map(|s| format!(": {s}")).unwrap_or_default();
+        Refusal::new(Code::ConfigRefused, format!("{e}{cause}"))
+    };
+    let mut config = Config::load(args.config.as_deref()).map_err(|e| refused(&e))?;
+    config.listen = args.listen.or(config.listen);
+    config.operator_listen = args.operator_listen.or(config.operator_listen);
+    config.metrics_listen = args.metrics_listen.or(config.metrics_listen);
+    logs::start(&config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(DISK_THREADS)
+        .thread_name("serve")
+        .enable_all()
+        .build()
+        .map_err(|e| Refusal::new(Code::Io, format!("no runtime: {e}")))?;
+    runtime.block_on(async {
+        let running = serve::start(serve::Options {
+            data: args.data,
+            kit: args.kit,
+            config,
+        })
+        .await?;
+        running.announce(args.ready_file.as_deref())?;
+        running.until_stopped().await
+    })
+}
