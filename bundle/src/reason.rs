@@ -234,7 +234,7 @@ codes! {
     /// The address is taken by another process.
     PortInUse = "port-in-use", 33, "stop the other process or choose another port";
     /// Two devices answer with one identity.
-    CloneDetected = "clone-detected", 33, "ensign device accept, if it was restored from a backup; else revoke it and enrol the genuine one again";
+    CloneDetected = "clone-detected", 33, "`ensign device accept DEVICE`, if it was restored from a backup; else revoke it and enrol the genuine one again";
     /// The folder is in use by another process.
     InUse = "in-use", 33, "stop the other process";
 
