@@ -104,8 +104,7 @@ def test_snapshot_hash_mismatch(client, repo):
     repo.publish("targets")
     assert client.refresh()
     repo.roles["snapshot"]["version"] = 3
-    repo.write("snapshot")
-    repo.list_snapshot(b"something else")
+    repo.list_snapshot(repo.write("snapshot")[:-1] + b" ")
     assert not client.refresh()
     assert client.trusted == {"root": 1, "timestamp": 3, "snapshot": 2, "targets": 2}
 

@@ -146,6 +146,48 @@ def test_more_signatures_than_anybody_needs_are_refused(client, repo):
     assert not client.refresh()
 
 
+@pytest.mark.parametrize("role", ["timestamp", "snapshot"])
+def test_a_thiefs_fast_forward_is_undone_although_another_key_signed_it_too(client, repo, role):
+    stolen, safe = repo.new_key(), repo.new_key()
+    repo.set_keys(role, [stolen, safe])
+    repo.publish_root()
+    repo.roles[role]["version"] = 99
+    repo.publish_timestamp() if role == "timestamp" else repo.publish_snapshot()
+    assert client.refresh()
+    assert client.trusted[role] == 100
+    repo.set_keys(role, [safe])
+    repo.publish_root()
+    repo.roles[role]["version"] = 1
+    repo.publish_timestamp() if role == "timestamp" else repo.publish_snapshot()
+    assert client.refresh()
+    assert client.trusted[role] == 2
+
+
+def test_a_new_root_alone_lets_nothing_go_back(client, repo):
+    first = repo.metadata["timestamp.json"]
+    repo.publish_timestamp()
+    assert client.refresh()
+    repo.set_keys("timestamp", [*repo.signers["timestamp"], repo.new_key()])
+    repo.publish_root()
+    repo.metadata["timestamp.json"] = first
+    assert not client.refresh()
+    assert client.trusted["timestamp"] == 2
+
+
+def test_targets_that_name_another_key_leave_no_delegated_role_behind(client, repo):
+    repo.delegate("targets", "A")
+    repo.publish("A", "targets")
+    client.download("missing")
+    assert client.trusted["A"] == 1
+    repo.set_keys("A", [repo.new_key()])
+    repo.write("A")
+    repo.publish("targets")
+    assert client.refresh()
+    assert "A" not in client.trusted
+    client.download("missing")
+    assert client.trusted["A"] == 1
+
+
 def test_new_targets_keys_leave_no_delegated_role_behind(client, repo):
     repo.delegate("targets", "A")
     repo.publish("A", "targets")

@@ -113,10 +113,10 @@ def test_a_delegated_role_that_is_refused_ends_the_search(client, repo, harm):
 
 
 def test_a_delegated_role_with_another_hash_is_refused(client, repo):
-    repo.hashes = True
     delegated(repo)
-    repo.roles["A"]["x-changed"] = True
-    repo.write("A")
+    repo.hashes = True
+    repo.list_role("A", repo.metadata["1.A.json"][:-1] + b" ")
+    repo.publish_snapshot()
     assert not client.download("file")
     assert "A" not in client.trusted
 
