@@ -56,20 +56,41 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Makes `path` and what lacks above it, with this mode.
+/// What is made can be read and written by its owner and written by nobody else, whatever mask this process was started with; what
+/// the mask keeps from others besides stays kept. First thing of every program: a mask of 777 leaves a journal that nobody can open.
+pub fn set_umask() {
+    use nix::sys::stat::{Mode, umask};
+    let given = umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    umask(given & (Mode::S_IRWXG | Mode::S_IRWXO) | Mode::S_IWGRP | Mode::S_IWOTH);
+}
+
+/// Makes `path` with this mode, and what lacks above it with 0755. All of them survive a power cut.
 pub fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
-    fs::DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    let above = above.unwrap_or(Path::new("."));
+    create_dir(above, 0o755)?;
+    match fs::DirBuilder::new().mode(mode).create(path) {
+        // Somebody else made it meanwhile.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+        made => made?,
+    }
     // Whatever the umask says: other users read what the applier deploys.
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    sync_dir(above)
 }
 
 /// The file's bytes; `None` where it does not exist. Refuses files above `limit` bytes.
 pub fn read(path: &Path, limit: usize) -> io::Result<Option<Vec<u8>>> {
     use std::io::Read as _;
-    let file = match File::open(path) {
+    // A pipe that stands there must not keep anybody waiting for its other end.
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
+        Ok(file) if !file.metadata()?.is_file() => {
+            return Err(io::Error::other(format!("{} is no file", path.display())));
+        }
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),
@@ -113,5 +134,28 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert_eq!(read(&path, 3).unwrap(), None);
+    }
+
+    #[test]
+    fn each_directory_has_its_mode_whatever_the_umask() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/c");
+        create_dir(&path, 0o770).unwrap();
+        create_dir(&path, 0o700).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o770, "it was there");
+        assert_eq!(mode(&dir.path().join("a/b")), 0o755);
+        fs::write(dir.path().join("file"), b"").unwrap();
+        assert!(create_dir(&dir.path().join("file/x"), 0o755).is_err());
+    }
+
+    /// Without the flag this would wait for ever.
+    #[test]
+    fn a_pipe_is_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(read(&path, 10).is_err());
+        assert!(read(dir.path(), 10).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ensign_agent::applier::questions::{self, Question};
-use ensign_agent::{applier, log, paths::Paths};
+use ensign_agent::{applier, durable, log, paths::Paths};
 
 /// Verifies and installs what the link half brings; trusts nothing of it.
 #[derive(Debug, Parser)]
@@ -34,6 +34,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    durable::set_umask();
     log::start(log::Level::Normal);
     match arguments.command {
         Some(Command::Unpack) => applier::unpack::main(),

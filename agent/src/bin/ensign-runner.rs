@@ -17,6 +17,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    ensign_agent::durable::set_umask();
     ensign_agent::log::start(ensign_agent::log::Level::Normal);
     runner::main(&Paths::new(arguments.root))
 }

@@ -134,6 +134,7 @@ pub fn command() -> clap::Command {
 /// The whole program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    crate::durable::set_umask();
     log::start(match (cli.common.quiet, cli.common.verbose) {
         (true, _) => log::Level::Quiet,
         (_, true) => log::Level::Verbose,

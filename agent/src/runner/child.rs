@@ -198,3 +198,24 @@ fn last_line_of(file: &mut File) -> io::Result<String> {
     file.take(TAIL_BYTES as u64).read_to_end(&mut tail.0)?;
     Ok(tail.last_line())
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Killed: gone, or a zombie that its new parent has not yet reaped.
+    pub(in crate::runner) fn gone(pid: &str) -> bool {
+        let state = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit(") ").next()?.chars().next()
+        };
+        let deadline = clock::boot() + Duration::from_secs(20);
+        while !matches!(state(), None | Some('Z' | 'X')) {
+            if clock::boot() > deadline {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        true
+    }
+}

@@ -34,11 +34,15 @@ pub(super) fn perform(paths: &Paths, probe: &Probe<'_>) -> FromRunner {
         Ok(command) => command,
         Err(refusal) => return FromRunner::Refused(refusal),
     };
-    let timeout = Duration::from_secs(probe.timeout_s.clamp(1, MAX_TIMEOUT_S));
+    let timeout = limit(probe.timeout_s);
     match child::run(&mut command, timeout, Leftovers::Kill) {
         Err(error) => failed(format!("{} cannot be started: {error}", probe.args.join(" "))),
         Ok(outcome) => judge(&outcome, timeout),
     }
+}
+
+fn limit(timeout_s: u64) -> Duration {
+    Duration::from_secs(timeout_s.clamp(1, MAX_TIMEOUT_S))
 }
 
 /// Success, or how it failed with the last line it printed.
@@ -179,7 +183,7 @@ mod tests {
         assert_eq!(probe(&device, &["hang"], 1), failed("killed after 1 s"));
         assert!(crate::clock::boot() < started + Duration::from_secs(5));
         let pid = fs::read_to_string(device.paths.root().join("pid")).unwrap();
-        assert!(gone(pid.trim()), "{pid}");
+        assert!(child::tests::gone(pid.trim()), "{pid}");
     }
 
     #[test]
@@ -189,22 +193,15 @@ mod tests {
         assert_eq!(probe(&device, &["fork"], 10), FromRunner::Ok);
         assert!(crate::clock::boot() < started + Duration::from_secs(5));
         let pid = fs::read_to_string(device.paths.root().join("pid")).unwrap();
-        assert!(gone(pid.trim()), "{pid}");
+        assert!(child::tests::gone(pid.trim()), "{pid}");
     }
 
-    /// Killed: gone, or a zombie that its new parent has not yet reaped.
-    fn gone(pid: &str) -> bool {
-        let state = || {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            stat.rsplit(") ").next()?.chars().next()
-        };
-        for _ in 0..1000 {
-            if matches!(state(), None | Some('Z' | 'X')) {
-                return true;
-            }
-            std::thread::yield_now();
-        }
-        false
+    #[test]
+    fn no_probe_gets_more_than_ten_seconds() {
+        assert_eq!(
+            [0, 1, 7, 10, 11, u64::MAX].map(|s| limit(s).as_secs()),
+            [1, 1, 7, 10, 10, 10]
+        );
     }
 
     #[test]

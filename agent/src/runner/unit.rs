@@ -141,6 +141,20 @@ mod tests {
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     }
 
+    /// The limit of hooks is [`HOOK`]; here it is shorter, nothing else differs.
+    #[test]
+    fn a_hook_that_hangs_is_killed_with_its_children() {
+        let (_dir, paths) = device(Some("sleep 1000 & echo $! > \"$ENSIGN_ROOT/pid\"; wait"));
+        let mut hook = Command::new(paths.unit_hook());
+        hook.env("ENSIGN_ROOT", paths.root());
+        let started = crate::clock::boot();
+        assert_eq!(run(&mut hook, Duration::from_secs(1)), failed("killed after 1 s"));
+        assert!(crate::clock::boot() < started + HOOK);
+        let pid = std::fs::read_to_string(paths.root().join("pid")).unwrap();
+        assert!(child::tests::gone(pid.trim()), "{pid}");
+        assert_eq!(HOOK.as_secs(), 30);
+    }
+
     #[test]
     fn without_a_hook_nothing_is_managed() {
         let (_dir, paths) = device(None);
