@@ -14,6 +14,7 @@ use ensign_bundle::refuse;
 use ensign_bundle::statement::Signed;
 use ensign_bundle::trust::Source;
 use ensign_bundle::trust::roles::FileRef;
+use ensign_bundle::wire::DocKind;
 
 use super::offer::{Documents, open_plan};
 use super::shell::{Shell, ShellError};
@@ -152,7 +153,9 @@ fn judge_offer(shell: &mut Shell, offer: &Offer, documents: &Documents) -> Resul
         shell.offer = None;
         return Err(refusal);
     }
-    if refreshed.is_ok() && shell.degraded && trusted.check_fresh(clock).is_ok() {
+    // Without a timestamp nothing was refreshed: what an old copy holds may still be in date.
+    let brought = documents.of(DocKind::Timestamp).next().is_some();
+    if refreshed.is_ok() && brought && shell.degraded && trusted.check_fresh(clock).is_ok() {
         shell.degraded = false;
     }
     if held.as_ref().is_some_and(|h| h.lease.is_some()) {

@@ -94,6 +94,13 @@ impl Shell {
         super::directories(&paths)?;
         let sockets = Sockets::listen(&paths)?;
         let (journal, device) = Journal::open(&paths.journal())?;
+        let pointed = generations::current(&paths);
+        if journal.is_new() && pointed != 0 {
+            // Taking it for a new device would take down what runs.
+            let text =
+                format!("the journal is gone, but generation {pointed} runs: leave it, or remove deploy/current");
+            return Err(Refusal::new(Code::NeedsReprovision, text).into());
+        }
         let (store, found, lost) = match TrustStore::open(&paths.trust()) {
             Ok((store, found)) => (store, Some(found), None),
             Err(refusal) => {
@@ -134,9 +141,7 @@ impl Shell {
             sockets,
             todo: VecDeque::new(),
         };
-        let reality = Reality {
-            current: generations::current(&shell.paths),
-        };
+        let reality = Reality { current: pointed };
         let before = device.stage.phase();
         let step = device.resume(reality, &shell.wall.now());
         shell.commit(step, before)?;

@@ -27,7 +27,7 @@ pub(super) struct TrustStore {
 #[derive(Debug)]
 pub(super) struct Found {
     pub trusted: Option<Trusted>,
-    /// One of the two copies is unusable, so the other may be an old one: nothing is installed before a refresh.
+    /// One of the two copies is unusable or not the one before, so the other may be an old one: nothing is installed before a refresh.
     pub degraded: bool,
 }
 
@@ -36,12 +36,14 @@ impl TrustStore {
     pub(super) fn open(dir: &Path) -> Result<(Self, Found), Refusal> {
         let slots = [dir.join("a.cbor"), dir.join("b.cbor")];
         let mut best: Option<(u64, Digest, Trusted)> = None;
-        let mut broken = 0;
+        let (mut broken, mut before) = (0, 0);
         for slot in &slots {
             match read(slot) {
                 Ok(None) => {}
                 Ok(Some((sequence, digest, trusted))) => {
-                    if best.as_ref().is_none_or(|b| b.0 < sequence) {
+                    let newest = best.as_ref().map_or(0, |b| b.0);
+                    before = newest.min(sequence);
+                    if newest < sequence {
                         best = Some((sequence, digest, trusted));
                     }
                 }
@@ -67,7 +69,8 @@ impl TrustStore {
             sequence,
             stored,
         };
-        let degraded = broken > 0;
+        // They are written in turn: from the second state on there are two, one behind the other.
+        let degraded = broken > 0 || sequence > 1 && before != sequence - 1;
         Ok((store, Found { trusted, degraded }))
     }
 
@@ -104,7 +107,7 @@ impl TrustStore {
         for slot in &self.slots {
             durable::remove(slot).map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", slot.display())))?;
         }
-        self.stored = None;
+        (self.sequence, self.stored) = (0, None);
         Ok(())
     }
 }

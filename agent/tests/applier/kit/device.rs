@@ -90,6 +90,47 @@ impl Device {
         self.process = Some(child);
     }
 
+    pub(crate) fn start_with_umask(&mut self, umask: &str) {
+        let child = Command::new("/bin/sh")
+            .args([
+                "-c",
+                "umask $0; exec \"$@\"",
+                umask,
+                env!("CARGO_BIN_EXE_ensign-applier"),
+                "--root",
+            ])
+            .arg(self.paths.root())
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        self.process = Some(child);
+    }
+
+    /// How a process ended that ends by itself.
+    pub(crate) fn ended(&mut self) -> std::process::ExitStatus {
+        let deadline = ensign_agent::clock::boot() + PATIENCE;
+        loop {
+            // Its input stays open meanwhile: it must not end because of that.
+            if let Some(status) = self.process.as_mut().unwrap().try_wait().unwrap() {
+                return status;
+            }
+            assert!(ensign_agent::clock::boot() < deadline, "it goes on");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Starts a second applier on the same root, and waits for its end.
+    pub(crate) fn another(&self) -> std::process::ExitStatus {
+        let mut second = Command::new(env!("CARGO_BIN_EXE_ensign-applier"))
+            .arg("--root")
+            .arg(self.paths.root())
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _input = second.stdin.take();
+        second.wait().unwrap()
+    }
+
     /// kill -9.
     pub(crate) fn kill(&mut self) {
         let mut process = self.process.take().unwrap();
@@ -256,7 +297,16 @@ impl Link {
     }
 
     pub(crate) fn offer(&mut self, device: &Device, fleet: &Fleet, rollout: Option<&Rollout>) -> FromApplier {
-        let mut documents = fleet.roles();
+        self.offer_with(fleet.roles(), device, rollout)
+    }
+
+    /// Offers a rollout with these documents before it.
+    pub(crate) fn offer_with(
+        &mut self,
+        mut documents: Vec<(DocKind, Vec<u8>)>,
+        device: &Device,
+        rollout: Option<&Rollout>,
+    ) -> FromApplier {
         if let Some(rollout) = rollout {
             documents.push((DocKind::Plan, rollout.plan.clone()));
             documents.push((DocKind::Release, rollout.release.document.clone()));

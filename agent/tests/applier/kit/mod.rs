@@ -261,6 +261,27 @@ pub(crate) fn unix() -> u64 {
     ensign_agent::clock::unix()
 }
 
+/// A tree with everything that a tree can have.
+pub(crate) fn web(text: &str) -> Files {
+    let mut web = files(&[
+        ("index.html", text.as_bytes()),
+        ("copy.html", text.as_bytes()),
+        ("empty", b""),
+        ("lib/deep/er/link", b"-> ../../../index.html"),
+        ("*bin/run", b"#!/bin/sh\nexit 0\n"),
+        ("dangling", b"-> nowhere"),
+    ]);
+    web.insert("large".to_owned(), (false, noise(1, 3_500_000)));
+    web.insert("zero".to_owned(), (false, vec![0; 2_000_000]));
+    web
+}
+
+pub(crate) fn probed(version: &'static str, text: &str) -> Release {
+    let mut recipe = Recipe::new(version, files(&[("*check", text.as_bytes())])).unit("web.service");
+    recipe.probes = vec![exec("check")];
+    recipe.build()
+}
+
 /// A file with these bytes and no name.
 pub(crate) fn scratch(bytes: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();

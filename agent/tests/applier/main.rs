@@ -1,0 +1,10 @@
+//! The real applier process, driven as the link half, the runner and root drive it.
+
+mod cases;
+mod crashes;
+mod hostile;
+mod install;
+mod kit;
+mod permission;
+mod state;
+mod units;

@@ -1,0 +1,189 @@
+//! What the applier keeps, found damaged, lost, or used twice.
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
+use ensign_agent::ipc::FromApplier;
+use ensign_agent::link::run;
+use ensign_bundle::reason::Code;
+use ensign_bundle::wire::Phase;
+
+use crate::kit::device::Device;
+use crate::kit::{Fleet, Recipe, files, web};
+
+#[test]
+fn e63_a_lost_trust_state_installs_nothing() {
+    let fleet = Fleet::new();
+    let mut device = Device::enrolled(&fleet);
+    device.kill();
+    for slot in ["a.cbor", "b.cbor"] {
+        let path = device.paths.trust().join(slot);
+        if path.exists() {
+            ensign_agent::durable::write(&path, b"damaged by the disk", 0o600).unwrap();
+        }
+    }
+    device.start();
+    let mut link = device.link();
+    let answer = link.offer(&device, &fleet, None);
+    assert!(matches!(answer, FromApplier::Refused(r) if r.code == Code::NeedsReprovision));
+}
+
+fn installed(device: &Device, fleet: &mut Fleet) {
+    let state = device.update(fleet, &Recipe::new("1.0.0", web("one")).build());
+    assert_eq!(state.report.status.phase, Phase::Confirmed);
+}
+
+/// Whatever became of one copy, the other is taken, and nothing is installed on it before the roles are fresh again.
+#[test]
+fn one_copy_of_the_trust_state_is_enough_once_it_is_fresh() {
+    for damage in [&b""[..], b"damaged", b"removed"] {
+        let mut fleet = Fleet::new();
+        let mut device = Device::enrolled(&fleet);
+        installed(&device, &mut fleet);
+        for version in ["1.1.0", "1.2.0"] {
+            let release = Recipe::new(version, files(&[("page", version.as_bytes())])).build();
+            fleet.publish(&release);
+            device.link().offer(&device, &fleet, None);
+            device.kill();
+            // The older one of both: what is offered is known to the other.
+            let copies = ["a.cbor", "b.cbor"].map(|name| device.paths.trust().join(name));
+            let path = copies
+                .into_iter()
+                .min_by_key(|path| std::fs::read(path).unwrap()[..8].to_vec())
+                .unwrap();
+            if damage == b"removed" {
+                std::fs::remove_file(&path).unwrap();
+            } else {
+                ensign_agent::durable::write(&path, damage, 0o600).unwrap();
+            }
+            device.start();
+            let rollout = device.rollout(&mut fleet, &release);
+            let mut link = device.link();
+            link.offer_with(Vec::new(), &device, Some(&rollout));
+            let reason = link
+                .until(|state| state.report.status.reason.is_some())
+                .report
+                .status
+                .reason;
+            assert_eq!(reason.unwrap().code, Code::TrustDegraded, "{version} {damage:?}");
+            link.offer(&device, &fleet, Some(&rollout));
+            link.provide_all(&release.blobs);
+            assert_eq!(link.until_settled().report.status.phase, Phase::Confirmed);
+        }
+    }
+}
+
+/// A lost journal of a device on which something runs: stopping leaves it running, starting anew would take it down.
+#[test]
+fn a_lost_journal_takes_nothing_down() {
+    for lost in [true, false] {
+        let mut fleet = Fleet::new();
+        let mut device = Device::enrolled(&fleet);
+        installed(&device, &mut fleet);
+        device.kill();
+        if lost {
+            std::fs::remove_file(device.paths.journal()).unwrap();
+        } else {
+            ensign_agent::durable::write(&device.paths.journal(), b"", 0o600).unwrap();
+        }
+        device.start();
+        assert!(!device.ended().success());
+        assert_eq!(device.live("web"), web("one"));
+    }
+}
+
+/// Damage between whole steps is no torn tail: the device stops, says so, and what runs stays.
+#[test]
+fn a_journal_damaged_in_the_middle_is_refused() {
+    let mut fleet = Fleet::new();
+    let mut device = Device::enrolled(&fleet);
+    installed(&device, &mut fleet);
+    device.kill();
+    let mut journal = std::fs::read(device.paths.journal()).unwrap();
+    journal[40] ^= 1;
+    ensign_agent::durable::write(&device.paths.journal(), &journal, 0o600).unwrap();
+    device.start();
+    assert!(!device.ended().success());
+    assert_eq!(device.live("web"), web("one"));
+    assert!(
+        std::fs::read(device.paths.journal()).unwrap() == journal,
+        "it is kept as it was found"
+    );
+}
+
+#[test]
+fn a_second_applier_on_one_root_ends_and_the_first_goes_on() {
+    let mut fleet = Fleet::new();
+    let device = Device::enrolled(&fleet);
+    let mut link = device.link();
+    assert!(!device.another().success());
+    let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
+    fleet.publish(&release);
+    let rollout = device.rollout(&mut fleet, &release);
+    // The connection of before: the second one has not taken its place.
+    link.offer(&device, &fleet, Some(&rollout));
+    link.provide_all(&release.blobs);
+    assert_eq!(link.until_settled().report.status.phase, Phase::Confirmed);
+}
+
+#[test]
+fn a_second_link_half_on_one_root_is_refused() {
+    let device = Device::new();
+    ensign_agent::durable::create_dir(&device.paths.link(), 0o711).unwrap();
+    let first = run::lock(&device.paths).unwrap();
+    assert_eq!(run::lock(&device.paths).unwrap_err().code, Code::InUse);
+    drop(first);
+    run::lock(&device.paths).unwrap();
+}
+
+/// A tree is moved into place whole or not at all: that needs one file system.
+#[test]
+fn staging_on_another_file_system_is_refused() {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut device = Device::new();
+    ensign_agent::durable::create_dir(&device.paths.trees(), 0o755).unwrap();
+    let own = std::fs::metadata(device.paths.trees()).unwrap().dev();
+    let other = Path::new("/dev/shm");
+    if other.metadata().map_or(own, |m| m.dev()) == own {
+        println!("skipped: no second file system here");
+        return;
+    }
+    let elsewhere = tempfile::tempdir_in(other).unwrap();
+    symlink(elsewhere.path(), device.paths.staging()).unwrap();
+    device.start();
+    assert!(!device.ended().success());
+}
+
+#[test]
+fn any_umask_leaves_the_same_modes() {
+    for umask in ["000", "777"] {
+        let mut fleet = Fleet::new();
+        let mut device = Device::new();
+        device.start_with_umask(umask);
+        device.enroll(&fleet);
+        installed(&device, &mut fleet);
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let paths = &device.paths;
+        for secret in [
+            paths.receipt_key(),
+            paths.journal(),
+            paths.trust().join("a.cbor"),
+            paths.applier_lock(),
+        ] {
+            assert_eq!(mode(&secret), 0o600, "umask {umask}: {}", secret.display());
+        }
+        for secret in [paths.trust(), paths.manifests(), paths.applier(), paths.staging()] {
+            assert_eq!(mode(&secret), 0o700, "umask {umask}: {}", secret.display());
+        }
+        // What the mask keeps from others may stay kept; the owner reads, and nobody else writes.
+        for open in [
+            paths.trees(),
+            paths.generations().join("1"),
+            paths.live("web").join("lib/deep"),
+        ] {
+            assert_eq!(mode(&open) & 0o722, 0o700, "umask {umask}: {}", open.display());
+        }
+        assert_eq!(mode(&paths.live("web").join("bin/run")), 0o555);
+        assert_eq!(mode(&paths.live("web").join("index.html")), 0o444);
+    }
+}
