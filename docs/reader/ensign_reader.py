@@ -142,9 +142,10 @@ def read_bundle(file, keys, threshold, fleet):
     need(file.read(1) == b"", "bytes after the end")
     return found
 
-try:
-    path, fleet, threshold, *keys = sys.argv[1:]
-    with open(path, "rb") as file:
-        print(json.dumps(read_bundle(file, [bytes.fromhex(key) for key in keys], int(threshold), bytes.fromhex(fleet))))
-except Exception as error:
-    sys.exit(f"refused: {error!r}")
+if __name__ == "__main__":
+    try:
+        path, fleet, threshold, *keys = sys.argv[1:]
+        with open(path, "rb") as file:
+            print(json.dumps(read_bundle(file, [bytes.fromhex(key) for key in keys], int(threshold), bytes.fromhex(fleet))))
+    except Exception as error:
+        sys.exit(f"refused: {error!r}")

@@ -1,4 +1,5 @@
-//! The reader in `docs/reader`, written in another language from `docs/formats.md`, agrees with this library about a bundle.
+//! The readers in `docs/reader`, written in another language from `docs/formats.md`, agree with this library about bundles and
+//! about the golden bytes of every signed format.
 //!
 //! Needs python3 and its packages from the registry; without them it says `SKIPPED` and why.
 
@@ -11,7 +12,14 @@ use ensign_bundle::container::Writer;
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::manifest::Draft;
+use ensign_bundle::plan::evidence::{Binding, Gate, Lease, Receipt, TimeAttestation};
+use ensign_bundle::plan::statements::{Cancel, Grant, Hold, Plan, Promote};
+use ensign_bundle::plan::token::Token;
+use ensign_bundle::statement::{self, Document};
+use ensign_bundle::trust::roles::{Release, Root, Snapshot, Targets, Timestamp};
 use ensign_crypto::SecretKey;
+use ensign_testkit::key;
+use serde_json::Value;
 
 const FLEET: FleetId = FleetId([0x0f; 32]);
 const PACKAGES: [&str; 3] = ["cbor2", "zstandard", "cryptography"];
@@ -27,13 +35,14 @@ fn a_reader_written_from_the_docs_accepts_what_is_written_and_refuses_what_is_no
             return Ok(());
         }
     };
-    let keys = [SecretKey::from_seed([1; 32]), SecretKey::from_seed([2; 32])];
+    golden_bundles(&python)?;
+    golden_documents(&python, folder.path())?;
+    let keys = [key(1), key(2)];
     let bundle = bundle(&keys)?;
     let file = folder.path().join("app.bundle");
     let read = |bytes: &[u8], threshold: u32| -> Result<Output> {
         std::fs::File::create(&file)?.write_all(bytes)?;
-        let mut command = Command::new(&python);
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reader/ensign_reader.py"));
+        let mut command = reader(&python, "ensign_reader.py");
         command.arg(&file).arg(FLEET.to_string()).arg(threshold.to_string());
         for key in &keys {
             command.arg(Digest(*key.public().as_bytes()).to_string());
@@ -43,7 +52,7 @@ fn a_reader_written_from_the_docs_accepts_what_is_written_and_refuses_what_is_no
 
     let good = read(&bundle, 2)?;
     ensure!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
-    let found: serde_json::Value = serde_json::from_slice(&good.stdout)?;
+    let found: Value = serde_json::from_slice(&good.stdout)?;
     assert_eq!(
         found,
         serde_json::json!([{
@@ -66,6 +75,132 @@ fn a_reader_written_from_the_docs_accepts_what_is_written_and_refuses_what_is_no
         assert!(!read(&flipped, 2)?.status.success(), "byte {at} flipped");
     }
     Ok(())
+}
+
+/// The bundles of format 1 that are kept for ever, as every later version must read them.
+fn golden_bundles(python: &Path) -> Result<()> {
+    for (file, signatures) in [("bundle-v1.bin", 2), ("bundle-chain-v1.bin", 1)] {
+        let mut command = reader(python, "ensign_reader.py");
+        command
+            .arg(golden(file))
+            .args([hex::encode([3; 32]), signatures.to_string()]);
+        command.args([1, 2].map(|seed| hex::encode(key(seed).public().as_bytes())));
+        let [found] = &lines(&mut command)?[..] else {
+            bail!("{file}: not one line");
+        };
+        assert_eq!(found[0]["version"], "1.2.3", "{file}");
+        assert_eq!(found[0]["signatures"], signatures, "{file}");
+    }
+    Ok(())
+}
+
+/// Every role, statement, gate and token: the same fields with the same values as in this library, signed by as many keys.
+fn golden_documents(python: &Path, folder: &Path) -> Result<()> {
+    let device = |what: u8| SecretKey::from_seed(Digest::of(&[what, 0]).0);
+    let signers: Vec<SecretKey> = (1..=8).chain([60]).map(key).chain([device(0), device(1)]).collect();
+    let keys: Vec<String> = signers.iter().map(|key| hex::encode(key.public().as_bytes())).collect();
+    let read = |files: &[PathBuf]| {
+        let mut command = reader(python, "ensign_documents.py");
+        command.arg(hex::encode([0xf1; 32])).arg(keys.join(",")).args(files);
+        command
+    };
+    let mut expected = vec![
+        said::<Plan>(1)?,
+        said::<Root>(2)?,
+        said::<Targets>(1)?,
+        said::<Release>(1)?,
+        said::<Snapshot>(1)?,
+        said::<Timestamp>(1)?,
+        said::<Cancel>(1)?,
+        said::<Hold>(1)?,
+        said::<Promote>(1)?,
+        said::<Grant>(1)?,
+        said::<Binding>(3)?,
+        said::<Receipt>(1)?,
+        said::<Lease>(1)?,
+        said::<TimeAttestation>(1)?,
+    ];
+    let mut files: Vec<PathBuf> = expected
+        .iter()
+        .map(|found| golden(&format!("{}-v1.cose", found["kind"].as_str().unwrap_or_default())))
+        .collect();
+    let text = std::fs::read_to_string(golden("token-v1.txt"))?;
+    let token: Token = text.parse()?;
+    expected.push(serde_json::json!({"kind": "token", "body": {
+        "addresses": token.addresses, "fleet": token.fleet, "root": token.root, "controller": hex::encode(token.controller.0),
+    }}));
+    files.push(golden("token-v1.txt"));
+    let gate = Gate::decode(&std::fs::read(golden("gate-v1.cbor"))?)?;
+    files.push(golden("gate-v1.cbor"));
+    let mut envelopes = 0;
+    for entry in std::fs::read_dir(golden(""))? {
+        envelopes += u32::from(entry?.path().extension().is_some_and(|end| end == "cose"));
+    }
+    assert_eq!(envelopes, 14, "a golden envelope that this test does not read");
+
+    let mut found = lines(&mut read(&files))?;
+    let last = found.pop().context("the gate")?;
+    assert_eq!(found, expected);
+    assert_eq!((&last["kind"], &last["signatures"]), (&"gate".into(), &1.into()));
+    assert_eq!(last["body"]["plan"], serde_json::to_value(gate.plan)?);
+    let receipt = gate.receipts.first().context("a receipt")?;
+    assert_eq!(
+        last["body"]["receipts"][0]["member"],
+        serde_json::to_value(&receipt.member)?
+    );
+    assert_eq!(last["body"]["receipts"][0]["receipt"], hex::encode(&receipt.receipt));
+
+    // One bit of each file: refused, or a signature less.
+    for (file, whole) in files.iter().zip(&expected) {
+        let mut bytes = std::fs::read(file)?;
+        let middle = bytes.len() / 2;
+        if let Some(byte) = bytes.get_mut(middle) {
+            *byte ^= 1;
+        }
+        let flipped = folder.join(file.file_name().context("a name")?);
+        std::fs::File::create(&flipped)?.write_all(&bytes)?;
+        let output = read(&[flipped]).output()?;
+        let less =
+            serde_json::from_slice::<Value>(&output.stdout).is_ok_and(|f| f["signatures"] != whole["signatures"]);
+        ensure!(
+            !output.status.success() || less,
+            "{} with a flipped bit",
+            file.display()
+        );
+    }
+    Ok(())
+}
+
+/// What a reader must find in the golden file of a kind.
+fn said<T: Document + serde::Serialize>(signatures: u32) -> Result<Value> {
+    let bytes = std::fs::read(golden(&format!("{}-v1.cose", T::KIND)))?;
+    let opened = statement::open_unverified::<T>(&bytes)?;
+    Ok(serde_json::json!({"kind": T::KIND, "signatures": signatures, "body": opened.body}))
+}
+
+fn golden(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../bundle/testdata")
+        .join(file)
+}
+
+fn reader(python: &Path, program: &str) -> Command {
+    let mut command = Command::new(python);
+    command.arg("-B");
+    command.arg(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../docs/reader")
+            .join(program),
+    );
+    command
+}
+
+/// The lines that the program prints, as JSON.
+fn lines(command: &mut Command) -> Result<Vec<Value>> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout)?;
+    Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
 }
 
 /// A tree with a large file, a copy, an empty stretch and a symlink, in two components; signed by all `keys`.

@@ -5,10 +5,11 @@
 use std::io::{Cursor, Write};
 use std::path::Path;
 
-use crate::container::read;
+use crate::container::{ChainDocument, Member, Writer, read};
 use crate::fixture::{self, FLEET, NOW, key, noise, small_source, verify};
 use crate::limits::BLOCK_BYTES;
 use crate::manifest::{Handler, Kind, Probe, Restart, TreeDraft};
+use crate::plan::evidence::Gate;
 use crate::{digest::Digest, ids::Ident};
 
 /// Two components, every kind of entry, probe and block; signed by the keys of seeds 32 × 1 and 32 × 2 for the fleet 32 × 3.
@@ -91,4 +92,31 @@ fn golden_bytes_are_written_and_read() {
         digest,
         "9afd7f5592e3e2afa13f1609d247eae9a7ea0d57571b7a9f8ea55d99e0878a77"
     );
+}
+
+/// What a stick carries: the metadata chain, a plan with the place of one device in it, and a release.
+#[test]
+fn golden_bytes_of_a_chain_are_written_and_read() {
+    let kept = |name: &str| golden(name, &[]);
+    let gate = Gate::decode(&kept("gate-v1.cbor")).unwrap();
+    let mut chain = ["root", "timestamp", "snapshot", "targets", "plan"]
+        .map(|kind| ChainDocument::parse(kind, kept(&format!("{kind}-v1.cose"))).unwrap())
+        .to_vec();
+    let member = Member {
+        device: gate.receipts[0].device,
+        member: gate.receipts[0].member.clone(),
+    };
+    chain.push(ChainDocument::member(&member).unwrap());
+    let (mut unsigned, blocks) = fixture::release("1.2.3", &[("web", &small_source())]);
+    unsigned.sign(&key(1), &FLEET, NOW).unwrap();
+    let contents = [unsigned.into_contents()];
+    let mut writer = Writer::new(Vec::new(), &chain, &contents).unwrap();
+    for block in &blocks {
+        writer.block(block).unwrap();
+    }
+    let bytes = writer.finish().unwrap();
+    let kept = golden("bundle-chain-v1.bin", &bytes);
+    assert_eq!(kept, bytes);
+    verify(&kept).unwrap();
+    assert_eq!(read(&mut Cursor::new(&kept)).unwrap().chain, chain);
 }
