@@ -28,15 +28,19 @@ fn tree(root: &Path, version: &str) -> Result<()> {
     Ok(())
 }
 
-/// What one look through `current` saw: the versions named by the files of the generation that the link pointed at.
-fn look(deploy: &Path) -> Option<BTreeSet<Vec<u8>>> {
+/// What one look through `current` saw: the versions named by the files of the generation that the link pointed at, or why a file
+/// could not be read.
+fn look(deploy: &Path) -> Option<BTreeSet<String>> {
     let generation = fs::read_link(deploy.join("current")).ok()?;
     let root = deploy.join(&generation).join("web");
     let mut seen = BTreeSet::new();
     for number in (0..FILES).step_by(7) {
         match fs::read(root.join(format!("f{:02}/{number}", number % 20))) {
-            Ok(content) => seen.insert(content.split(|b| *b == b'\n').next().unwrap_or_default().to_vec()),
-            Err(e) => seen.insert(e.to_string().into_bytes()),
+            Ok(content) => {
+                let first = content.split(|b| *b == b'\n').next().unwrap_or_default();
+                seen.insert(String::from_utf8_lossy(first).into_owned())
+            }
+            Err(e) => seen.insert(e.to_string()),
         };
     }
     // A generation may be collected after the pointer moved on: such a look says nothing.
@@ -67,25 +71,31 @@ fn fifty_kills_neither_stop_a_rollout_nor_mix_a_tree() -> Result<()> {
         .map(|d| fleet.root(d).join("var/lib/ensign/deploy"))
         .collect();
     let (stop, looks) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let mixed = std::thread::scope(|scope| -> Result<Vec<BTreeSet<Vec<u8>>>> {
+    let (mixed, whole) = std::thread::scope(|scope| -> Result<_> {
         let watcher = scope.spawn(|| {
-            let mut mixed = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
+            let (mut mixed, mut whole) = (Vec::new(), BTreeSet::new());
+            loop {
+                // Asked before the looks: the last round sees how everything ended.
+                let last = stop.load(Ordering::SeqCst);
                 for deploy in &deploys {
                     let Some(seen) = look(deploy) else { continue };
                     looks.fetch_add(1, Ordering::Relaxed);
-                    if seen.len() != 1 || !(seen.contains(&b"1.0.0"[..]) || seen.contains(&b"1.1.0"[..])) {
+                    if seen.len() == 1 && (seen.contains("1.0.0") || seen.contains("1.1.0")) {
+                        whole.extend(seen);
+                    } else {
                         mixed.push(seen);
                     }
                 }
+                if last {
+                    return (mixed, whole);
+                }
                 pause(Duration::from_millis(5));
             }
-            mixed
         });
         let killed = kill_at_random(&mut fleet, &mut random);
-        stop.store(true, Ordering::Relaxed);
-        let mixed = watcher.join().unwrap_or_default();
-        killed.map(|()| mixed)
+        stop.store(true, Ordering::SeqCst);
+        let seen = watcher.join().unwrap_or_default();
+        killed.map(|()| seen)
     })?;
     assert!(
         mixed.is_empty(),
@@ -93,6 +103,11 @@ fn fifty_kills_neither_stop_a_rollout_nor_mix_a_tree() -> Result<()> {
         mixed.len(),
         looks.into_inner(),
         mixed.first()
+    );
+    assert_eq!(
+        whole,
+        BTreeSet::from(["1.0.0", "1.1.0"].map(str::to_owned)),
+        "the watcher saw the old release and the new one"
     );
     for device in fleet.device_names() {
         assert_eq!(difference(&new, &fleet.live(&device, "web"))?, None, "{device}");
