@@ -161,7 +161,10 @@ impl Shell {
             Progress::Lost(reason) => self.lose_worker(digest, reason),
             Progress::Whole => {
                 let new = self.unfinished_trees();
-                let kept = staging::sync(&self.paths.staging()).and_then(|()| tree::publish(&self.paths, &new));
+                tracing::debug!(trees = new.len(), "written");
+                let synced = staging::sync(&self.paths.staging());
+                tracing::debug!(ok = synced.is_ok(), "synced");
+                let kept = synced.and_then(|()| tree::publish(&self.paths, &new));
                 match kept {
                     Ok(()) => {
                         self.fresh.extend(new);

@@ -313,6 +313,9 @@ impl Engine {
         for digest in &left {
             self.in_flight.remove(digest);
         }
+        if error.is_none() {
+            tracing::debug!(received, "fetched");
+        }
         if let Some(error) = error {
             tracing::debug!(%error, left = left.len(), "a stream ended early");
             if !matches!(error, FetchError::Frame(_)) {

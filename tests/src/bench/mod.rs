@@ -1,6 +1,7 @@
 //! Speed and size of the whole product, measured from outside: real processes, release builds, ratios in one run.
 
 mod memory;
+mod stages;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +18,9 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// Prints one line per figure. `pair` is an old and a new tree; without one, trees of 56 MB are made.
 pub fn run(pair: Option<(PathBuf, PathBuf)>) -> Result<()> {
-    let mut fleet = Fleet::start(&build(Profile::Release)?, DEVICES)?;
+    let mut fleet = Fleet::start(&build(Profile::Release)?, 0)?;
+    fleet.verbose();
+    fleet.join(DEVICES)?;
     let (old, new) = match pair {
         Some(pair) => pair,
         None => made(&fleet)?,
@@ -58,10 +61,13 @@ fn update(fleet: &Fleet, new: &Path) -> Result<()> {
     fleet.ensign(["release", "sign"], [&out])?;
 
     let began = now();
+    let mut clock = stages::Clock::start();
     fleet.ensign(["release", "publish"], [&out])?;
     let published = began.elapsed();
+    clock.published();
     let exit = fleet.rollout("1.1.0", &["--waves", "100%", "--soak", "0s"])?;
     let ours = began.elapsed();
+    clock.ended();
     ensure!(exit == 0, "the second rollout did not complete\n{}", fleet.logs());
 
     let began = now();
@@ -78,6 +84,7 @@ fn update(fleet: &Fleet, new: &Path) -> Result<()> {
         copy.as_secs_f64(),
         ours.as_secs_f64() / copy.as_secs_f64()
     );
+    print!("{}", stages::table(fleet, "1.1.0", clock)?);
     Ok(())
 }
 

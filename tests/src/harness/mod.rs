@@ -32,6 +32,8 @@ pub struct Fleet {
     controller: Option<Process>,
     devices: BTreeMap<String, Process>,
     keep: bool,
+    /// Devices log every step, for whoever measures them.
+    verbose: bool,
 }
 
 impl Fleet {
@@ -55,6 +57,7 @@ impl Fleet {
             controller: None,
             devices: BTreeMap::new(),
             keep: false,
+            verbose: false,
         };
         let kit = fleet.path("kit");
         let address = fleet.address.clone();
@@ -63,6 +66,11 @@ impl Fleet {
             [&kit, Path::new("--no-passphrase")],
         )?;
         Ok(fleet)
+    }
+
+    /// Devices that are started from now on log every step.
+    pub fn verbose(&mut self) {
+        self.verbose = true;
     }
 
     /// Leaves folder and processes when dropped.
@@ -184,6 +192,9 @@ impl Fleet {
     pub fn start_device(&mut self, name: &str) -> Result<()> {
         let mut command = self.command("ensign-agent");
         command.arg("run").arg("--root").arg(self.root(name));
+        if self.verbose {
+            command.env("ENSIGN_LOG", "debug,quinn=warn,quinn_proto=warn,rustls=warn");
+        }
         let process = Process::start(
             command,
             &self.path(format!("{name}.ready")),
