@@ -41,6 +41,9 @@ pub struct Fleet {
 pub struct Frozen {
     pub since: Time,
     pub reason: String,
+    /// Name of the login that froze it; empty = not known.
+    #[serde(default)]
+    pub by: String,
 }
 
 /// Which version of a role is current, and until when.

@@ -16,6 +16,7 @@
 //! | `POST /v1/tokens/{key}/revoke` | [`Change`] | [`Token`] |
 //! | `GET /v1/devices` | | list of [`Device`] |
 //! | `GET /v1/devices/{id}` | | [`DeviceDetail`] |
+//! | `GET /v1/devices/{id}/why` | | [`Why`] |
 //! | `GET /v1/evidence` | | list of [`DeviceEvidence`] |
 //! | `POST /v1/devices/{id}/{accept,reject,suspend,unsuspend,revoke}` | [`Change`] | [`Device`] |
 //! | `POST /v1/devices/{id}/{grant,hold}` | envelope | [`Device`] |
@@ -28,7 +29,7 @@
 //! | `GET /v1/rollouts` | | list of [`Rollout`], newest first |
 //! | `GET /v1/rollouts/{id}` | [`RolloutQuery`] | [`Rollout`] |
 //! | `POST /v1/rollouts/{id}/{pause,resume}` | [`Change`] | [`Rollout`] |
-//! | `POST /v1/rollouts/{id}/cancel` | envelope | [`Rollout`] |
+//! | `POST /v1/rollouts/{id}/{cancel,promote}` | envelope | [`Rollout`] |
 //! | `POST /v1/rollouts/{id}/release` | [`ReleaseSlots`] | [`Rollout`] |
 //! | `GET /v1/rollouts/{id}/why` | [`WhyQuery`] | [`Why`] |
 #![warn(missing_debug_implementations)]
@@ -45,7 +46,7 @@ pub use device::{
 pub use fleet::{Fleet, Frozen, Metadata, MetadataKind, MetadataQuery, NewTargets, RoleState};
 pub use release::{BatchHeader, Component, Digests, Missing, Release, SignatureRow, Stored};
 pub use rollout::{
-    Member, ReleaseSlots, Rollout, RolloutQuery, RolloutState, StartRollout, TransferBytes, WaveState, WaveStatus, Why,
-    WhyQuery,
+    Away, Member, ReleaseSlots, Rollout, RolloutQuery, RolloutState, StartRollout, TransferBytes, WaveState,
+    WaveStatus, Why, WhyQuery,
 };
 pub use value::{Base64, ErrorBody, ErrorDocument, Reason, Time};

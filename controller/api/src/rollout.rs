@@ -7,6 +7,7 @@ pub use ensign_rollout::{RolloutState, TransferBytes, WaveState, WaveStatus};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::fleet::Frozen;
 use crate::value::{Base64, Reason, Time};
 
 /// A signed plan and the devices under its Merkle roots.
@@ -40,6 +41,15 @@ pub struct Rollout {
     pub reason: Option<Reason>,
     pub waves: Vec<WaveStatus>,
     pub bytes: TransferBytes,
+    /// Devices that open waves wait for and that are not connected: the first to count against it first, at most 8.
+    #[serde(default)]
+    pub away: Vec<Away>,
+    /// The brake on the whole fleet, where it holds this rollout.
+    #[serde(default)]
+    pub frozen: Option<Frozen>,
+    /// Steps, separated by `; `: each is a command, or words, a colon and a command. Empty: nothing is to be done.
+    #[serde(default)]
+    pub hint: String,
     /// Goes up with every change: what a long poll waits for.
     pub revision: u64,
     /// The plan's digest: what a cancel names.
@@ -48,6 +58,21 @@ pub struct Rollout {
     pub seq: u64,
     pub started: Time,
     pub expires: Time,
+}
+
+/// A device that was asked, or could be, and is not there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Away {
+    #[schema(value_type = String)]
+    pub device: DeviceId,
+    pub name: String,
+    pub wave: u32,
+    /// Last sign of life.
+    pub since: Time,
+    /// `dark` or `unreached` ...
+    pub counts_as: String,
+    /// ... from then on.
+    pub at: Time,
 }
 
 /// Waits until the rollout's revision is above `after`, at most `wait_s` seconds (0 to 60), then answers what is.
@@ -109,6 +134,7 @@ mod tests {
             dark: 0,
             unreached: 0,
             held: 0,
+            away: 1,
             soak_left_s: 60,
         };
         let status = Rollout {
@@ -119,6 +145,9 @@ mod tests {
             reason: None,
             waves: vec![wave],
             bytes: TransferBytes { sent: 1, saved: 2 },
+            away: Vec::new(),
+            frozen: None,
+            hint: String::new(),
             revision: 1,
             plan: Digest([2; 32]),
             seq: 1,

@@ -1,7 +1,6 @@
 //! What a device should be told right now. Follows from state alone, so it is the same after any restart.
 
 use ensign_bundle::digest::{DeviceId, Digest, PlanId};
-use ensign_bundle::plan::statements::GateKind;
 
 use crate::event::DeviceState;
 use crate::fleet::Fleet;
@@ -53,16 +52,9 @@ pub fn desired(fleet: &Fleet, device: &DeviceId, now: u64) -> Option<Desired> {
         plan: rollout.plan,
         wave: member.wave,
         evidence: wave.evidence.clone(),
-        promote: is_manual(rollout, member.wave),
+        promote: rollout.is_manual(member.wave),
         lease,
     })
-}
-
-fn is_manual(rollout: &Rollout, wave: u32) -> bool {
-    (wave as usize)
-        .checked_sub(1)
-        .and_then(|i| rollout.spec.waves.get(i))
-        .is_some_and(|spec| spec.gate == GateKind::Manual)
 }
 
 impl Rollout {

@@ -91,8 +91,7 @@ impl Fleet {
                     standing,
                     Standing::Pending | Standing::Active | Standing::Unreached | Standing::Held
                 ),
-            sent: member.transfer.received,
-            saved: member.transfer.plain.saturating_sub(member.transfer.received),
+            fetched: member.fetched,
         })
     }
 }
@@ -190,11 +189,10 @@ impl Rollout {
         for (before, after, n) in [
             (old.taken, new.taken, &mut index.taken),
             (old.open, new.open, &mut index.open),
+            (old.fetched, new.fetched, &mut index.fetched),
         ] {
             *n = n.saturating_sub(u32::from(before)) + u32::from(after);
         }
-        index.sent = index.sent.saturating_sub(old.sent).saturating_add(new.sent);
-        index.saved = index.saved.saturating_sub(old.saved).saturating_add(new.saved);
     }
 }
 

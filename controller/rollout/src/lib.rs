@@ -25,10 +25,12 @@
 #![warn(missing_debug_implementations)]
 
 mod action;
+mod brakes;
 mod check;
 mod desired;
 mod event;
 mod fleet;
+mod hints;
 mod index;
 mod member;
 mod observe;
@@ -42,6 +44,7 @@ mod wakeup;
 mod why;
 
 pub use action::{Action, Planned, Report};
+pub use brakes::{WaveBrakes, brakes};
 pub use check::check;
 pub use desired::{Desired, desired};
 pub use event::{DeviceState, Event, Order, RolloutSpec, Subject, WaveSpec};
@@ -50,6 +53,6 @@ pub use member::{Counts, Member, Outcome, Standing};
 pub use observe::observe;
 pub use planner::{ACTIONS_AT_ONCE, plan};
 pub use rollout::{Control, Rollout, Stage, Wave};
-pub use status::{RolloutState, RolloutStatus, TransferBytes, WaveState, WaveStatus, is_dark, status};
+pub use status::{AWAY_SHOWN, Away, RolloutState, RolloutStatus, WaveState, WaveStatus, is_dark, status};
 pub use wakeup::next_wakeup;
 pub use why::{Why, why};

@@ -1,7 +1,6 @@
 //! One device in one rollout: what is kept of it, and where it therefore stands.
 
 use ensign_bundle::reason::{Code, Refusal};
-use ensign_bundle::wire::Transfer;
 use serde::{Deserialize, Serialize};
 
 /// A row of the ledger: `slot/<rollout>/<device>`.
@@ -24,7 +23,9 @@ pub struct Member {
     pub unreached_since: Option<u64>,
     /// Which resume its failure or silence came after: older ones are acknowledged.
     pub epoch: u32,
-    pub transfer: Transfer,
+    /// It has the whole release on its disk, or had it.
+    #[serde(default)]
+    pub fetched: bool,
     /// How it is counted just now.
     #[serde(skip)]
     pub(crate) entry: Entry,
@@ -85,8 +86,7 @@ pub(crate) struct Entry {
     pub(crate) taken: bool,
     /// This rollout would still update it.
     pub(crate) open: bool,
-    pub(crate) sent: u64,
-    pub(crate) saved: u64,
+    pub(crate) fetched: bool,
 }
 
 impl Member {
@@ -100,7 +100,7 @@ impl Member {
             dark_since: None,
             unreached_since: None,
             epoch: 0,
-            transfer: Transfer::default(),
+            fetched: false,
             entry: Entry::default(),
         }
     }
@@ -112,6 +112,11 @@ impl Member {
     /// Counts against `max_parallel`.
     pub fn in_flight(&self) -> bool {
         self.entry.slot
+    }
+
+    /// When its silence will count against the device; `None`: it is connected, or its silence counts already or never will.
+    pub(crate) fn silence_counts_at(&self) -> Option<u64> {
+        self.entry.deadline
     }
 
     /// The device was heard: it is neither dark nor out of reach.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ensign_bundle::digest::{DeviceId, Digest, PlanId};
+use ensign_bundle::plan::statements::GateKind;
 use ensign_bundle::reason::Refusal;
 use serde::{Deserialize, Serialize};
 
@@ -135,8 +136,8 @@ pub(crate) struct Index {
     pub(crate) taken: u32,
     /// Members that this rollout would still update.
     pub(crate) open: u32,
-    pub(crate) sent: u64,
-    pub(crate) saved: u64,
+    /// Members that have the whole release.
+    pub(crate) fetched: u32,
 }
 
 impl Rollout {
@@ -190,6 +191,12 @@ impl Rollout {
 
     pub fn expired(&self, now: u64) -> bool {
         now >= self.spec.expires
+    }
+
+    /// Whether an operator opens wave `number`. The first one is opened by the plan itself.
+    pub fn is_manual(&self, number: u32) -> bool {
+        let wave = (number as usize).checked_sub(1).and_then(|i| self.spec.waves.get(i));
+        number > 1 && wave.is_some_and(|wave| wave.gate == GateKind::Manual)
     }
 
     /// Wave `number`, from 1.

@@ -1,7 +1,7 @@
 //! The rules that stop a rollout, end a wave and open the next one; each says its numbers.
 
 use ensign_bundle::digest::DeviceId;
-use ensign_bundle::plan::statements::{Bound, Evidence, GateKind};
+use ensign_bundle::plan::statements::{Bound, Evidence};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::words::{show_count, show_share};
 
@@ -173,6 +173,31 @@ pub(crate) fn soak(rollout: &Rollout, number: u32, wave: &Wave, now: u64) -> Soa
     }
 }
 
+/// Why no resume can bring a halted rollout further: too few devices of the wave can still vouch for the release.
+pub(crate) fn dead_end(rollout: &Rollout) -> Option<Refusal> {
+    let (number, wave) = rollout
+        .numbered()
+        .find(|(_, wave)| wave.opened_at.is_some() && wave.done_at.is_none())?;
+    let (next, _) = rollout
+        .numbered()
+        .find(|(later, w)| *later > number && w.counts.total() > 0)?;
+    let needed = match rollout.spec.waves.get(next as usize - 1)?.evidence {
+        Evidence::Receipts(needed) => needed,
+        Evidence::Dwell => 0,
+    };
+    let counts = wave.counts;
+    let can = counts.ok.saturating_add(counts.pending).saturating_add(counts.active);
+    (can < needed).then(|| {
+        Refusal::new(
+            Code::EvidenceMissing,
+            format!(
+                "a resume cannot help: the gate of wave {next} needs {} of wave {number} healthy, at most {can} can still be",
+                devices(needed)
+            ),
+        )
+    })
+}
+
 /// When the `needed`-th healthiest device of a wave will have soaked, by its last receipt. Seconds.
 fn soak_left_s(rollout: &Rollout, number: u32, min_soak_s: u64, needed: u32, now: u64) -> u64 {
     let mut left: Vec<u64> = rollout
@@ -202,11 +227,7 @@ pub(crate) fn soak_of(rollout: &Rollout, number: u32) -> u64 {
 
 /// The gate of wave `number` needs a signed promote statement that is not here yet.
 pub(crate) fn waits_for_promote(rollout: &Rollout, number: u32) -> bool {
-    let manual = (number as usize)
-        .checked_sub(1)
-        .and_then(|i| rollout.spec.waves.get(i))
-        .is_some_and(|wave| wave.gate == GateKind::Manual);
-    manual && rollout.wave(number).is_some_and(|wave| wave.promoted_at.is_none())
+    rollout.is_manual(number) && rollout.wave(number).is_some_and(|wave| wave.promoted_at.is_none())
 }
 
 /// The devices whose receipts make the gate of wave `number`: of the nearest earlier wave that has any. `None`: too few.

@@ -1,11 +1,14 @@
 //! Where a rollout stands: the document of `rollout status`.
 
+use std::collections::BTreeMap;
+
 use ensign_bundle::digest::{DeviceId, PlanId};
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::reason::{Code, Refusal};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
+use crate::hints;
 use crate::member::Standing;
 use crate::planner;
 use crate::rollout::{Rollout, Stage, Wave};
@@ -20,7 +23,29 @@ pub struct RolloutStatus {
     pub state: RolloutState,
     pub reason: Option<Refusal>,
     pub waves: Vec<WaveStatus>,
-    pub bytes: TransferBytes,
+    /// Devices that have the whole release, or had it: what was sent is less than that many times its size.
+    pub fetched: u32,
+    /// Devices that open waves wait for and that are not connected, the first to count against it first; at most [`AWAY_SHOWN`].
+    pub away: Vec<Away>,
+    /// What to type next; empty where nothing is to be done.
+    pub hint: String,
+}
+
+/// Most devices in [`RolloutStatus::away`].
+pub const AWAY_SHOWN: usize = 8;
+
+/// A device that was asked, or could be, and is not there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Away {
+    pub device: DeviceId,
+    pub name: String,
+    pub wave: u32,
+    /// Since when nothing is heard of it, unix seconds.
+    pub since: u64,
+    /// What it will count as ...
+    pub counts_as: Standing,
+    /// ... and when, unix seconds.
+    pub at: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -55,6 +80,8 @@ pub struct WaveStatus {
     pub dark: u32,
     pub unreached: u32,
     pub held: u32,
+    /// Of those pending and active, not connected.
+    pub away: u32,
     pub soak_left_s: u64,
 }
 
@@ -121,21 +148,57 @@ impl WaveState {
 pub fn status(fleet: &Fleet, rollout: &PlanId, now: u64) -> Option<RolloutStatus> {
     let rollout = fleet.rollout(rollout)?;
     let (state, reason) = state(fleet, rollout, now);
+    let (away, counts) = away(fleet, rollout);
+    let waits = reason.as_ref().map(|r| r.code);
     Some(RolloutStatus {
         id: rollout.id,
         product: rollout.spec.product.clone(),
         version: rollout.spec.version.clone(),
         state,
+        hint: hints::of_rollout(fleet, rollout, waits),
         reason,
         waves: rollout
             .numbered()
-            .map(|(number, wave)| wave_status(rollout, number, wave, now))
+            .map(|(number, wave)| WaveStatus {
+                away: counts.get(&number).copied().unwrap_or_default(),
+                ..wave_status(rollout, number, wave, now)
+            })
             .collect(),
-        bytes: TransferBytes {
-            sent: rollout.index.sent,
-            saved: rollout.index.saved,
-        },
+        fetched: rollout.index.fetched,
+        away,
     })
+}
+
+/// The name of the state of a rollout.
+pub(crate) fn state_name(fleet: &Fleet, rollout: &Rollout, now: u64) -> &'static str {
+    state(fleet, rollout, now).0.name()
+}
+
+/// Who is not there, and how many that are in each wave.
+fn away(fleet: &Fleet, rollout: &Rollout) -> (Vec<Away>, BTreeMap<u32, u32>) {
+    let (mut shown, mut counts) = (Vec::new(), BTreeMap::new());
+    for (at, id) in &rollout.index.deadlines {
+        let (Some(member), Some(device)) = (rollout.member(id), fleet.device(id)) else {
+            continue;
+        };
+        let counts_as = match member.standing() {
+            Standing::Active => Standing::Dark,
+            Standing::Pending => Standing::Unreached,
+            _ => continue,
+        };
+        *counts.entry(member.wave).or_default() += 1;
+        if shown.len() < AWAY_SHOWN {
+            shown.push(Away {
+                device: *id,
+                name: device.name.clone(),
+                wave: member.wave,
+                since: fleet.silent_since(device),
+                counts_as,
+                at: *at,
+            });
+        }
+    }
+    (shown, counts)
 }
 
 /// Took an update and is silent since.
@@ -159,7 +222,7 @@ fn state(fleet: &Fleet, rollout: &Rollout, now: u64) -> (RolloutState, Option<Re
             }
         }
         Stage::Paused { reason, .. } => (RolloutState::Paused, Some(reason.clone())),
-        Stage::Halted { reason, .. } => (RolloutState::Halted, Some(reason.clone())),
+        Stage::Halted { reason, .. } => (RolloutState::Halted, Some(halted(rollout, reason))),
         Stage::Aborted { reason, .. } => (RolloutState::Aborted, Some(reason.clone())),
         Stage::Reverting { reason, .. } => (RolloutState::Reverting, Some(reason.clone())),
         Stage::Reverted { .. } => (
@@ -181,6 +244,14 @@ fn state(fleet: &Fleet, rollout: &Rollout, now: u64) -> (RolloutState, Option<Re
     }
 }
 
+/// Why it halted, and where it cannot go on from here, that too.
+fn halted(rollout: &Rollout, reason: &Refusal) -> Refusal {
+    match rules::dead_end(rollout) {
+        Some(end) => Refusal::new(reason.code, format!("{reason}; {end}")),
+        None => reason.clone(),
+    }
+}
+
 /// What a running rollout waits for as a whole: a brake, its start, or an operator.
 pub(crate) fn waits_for(fleet: &Fleet, rollout: &Rollout, now: u64) -> Option<Refusal> {
     if let Some(frozen) = fleet.frozen() {
@@ -197,7 +268,7 @@ pub(crate) fn waits_for(fleet: &Fleet, rollout: &Rollout, now: u64) -> Option<Re
 }
 
 pub(crate) fn superseded(by: &PlanId) -> Refusal {
-    Refusal::new(Code::Superseded, format!("rollout {by} took its place"))
+    Refusal::new(Code::Superseded, format!("rollout {} took its place", hints::short(by)))
 }
 
 fn wave_status(rollout: &Rollout, number: u32, wave: &Wave, now: u64) -> WaveStatus {
@@ -207,7 +278,8 @@ fn wave_status(rollout: &Rollout, number: u32, wave: &Wave, now: u64) -> WaveSta
     let state = match (&rollout.stage, &soak) {
         _ if wave.done_at.is_some() => WaveState::Done,
         _ if wave.opened_at.is_none() => WaveState::Waiting,
-        (Stage::Halted { .. }, _) => WaveState::Halted,
+        // Whatever ended it, an open wave goes no further.
+        (stage, _) if stage.ended() || matches!(stage, Stage::Halted { .. }) => WaveState::Halted,
         (_, Some(Soak::Left { .. })) => WaveState::Soaking,
         _ => WaveState::Open,
     };
@@ -222,9 +294,27 @@ fn wave_status(rollout: &Rollout, number: u32, wave: &Wave, now: u64) -> WaveSta
         dark: counts.dark,
         unreached: counts.unreached,
         held: counts.held,
+        away: 0,
         soak_left_s: match soak {
-            Some(Soak::Left { seconds, .. }) => seconds,
+            Some(Soak::Left { seconds, .. }) if state == WaveState::Soaking => seconds,
             _ => 0,
         },
+    }
+}
+
+impl RolloutState {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Halted => "halted",
+            Self::Aborted => "aborted",
+            Self::Reverting => "reverting",
+            Self::Reverted => "reverted",
+            Self::Superseded => "superseded",
+            Self::Expired => "expired",
+            Self::Done => "done",
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a rollout, or a device of it, waits for: each reason in words, with its numbers.
 
 use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::text::utc;
 
 use crate::rollout::Rollout;
 use crate::rules;
@@ -8,7 +9,11 @@ use crate::rules;
 pub(crate) fn not_yet(rollout: &Rollout, now: u64) -> Refusal {
     Refusal::new(
         Code::NotYet,
-        format!("starts in {} s", rollout.spec.not_before.saturating_sub(now)),
+        format!(
+            "starts in {} s, at {}",
+            rollout.spec.not_before.saturating_sub(now),
+            utc(rollout.spec.not_before)
+        ),
     )
 }
 
@@ -22,7 +27,10 @@ pub(crate) fn soaking(wave: u32, proven: u32, needed: u32, seconds: u64) -> Refu
 }
 
 pub(crate) fn promote(wave: u32) -> Refusal {
-    Refusal::new(Code::GateNotOpen, format!("the gate of wave {wave} is manual"))
+    Refusal::new(
+        Code::GateNotOpen,
+        format!("wave {wave} waits for an operator to promote it"),
+    )
 }
 
 pub(crate) fn at_capacity(rollout: &Rollout) -> Refusal {

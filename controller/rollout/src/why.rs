@@ -1,19 +1,25 @@
 //! Why a device is where it is: the one rule that decides, with its numbers, and when it may move on.
 
+mod member;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
 use ensign_bundle::digest::{DeviceId, PlanId};
+use ensign_bundle::ids::Ident;
 use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::selector::{Selector, Subject};
+use ensign_bundle::text::utc;
 use ensign_bundle::wire::Phase;
 use serde::{Deserialize, Serialize};
 
+use self::member::Asked;
 use crate::event::DeviceState;
 use crate::fleet::{Device, Fleet};
-use crate::index;
-use crate::member::{Member, Outcome, Standing};
-use crate::planner;
-use crate::rollout::{Rollout, Stage};
-use crate::rules::{self, Soak};
+use crate::hints;
+use crate::member::{Member, Standing};
+use crate::rollout::Rollout;
 use crate::status;
-use crate::waits;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
@@ -28,27 +34,96 @@ pub struct Why {
     pub reason: Refusal,
     /// Unix seconds; none where only an event can change it.
     pub next_eligible: Option<u64>,
+    /// Steps, separated by `; `: each is a command, or words, a colon and a command.
     pub hint: String,
 }
 
 /// A reason, and when time alone ends it.
 type Reason = (Refusal, Option<u64>);
 
-/// Why `device` has, or has not, what `rollout` brings (`None` = the newest rollout that names the device).
+/// Why `device` has, or has not, what `rollout` brings. `None` asks about the device itself: what keeps it from every update comes
+/// first, then the newest rollout of each product that concerns it, those that leave something to be said before the others.
 pub fn why(fleet: &Fleet, rollout: Option<&PlanId>, device: &DeviceId, now: u64) -> Why {
-    let known = fleet.device(device);
-    let rollout = match rollout {
-        Some(id) => fleet.rollout(id),
-        None => fleet
-            .rollouts
-            .values()
-            .filter(|r| r.members.contains_key(device))
-            .max_by_key(|r| r.order),
+    let Some(d) = fleet.device(device) else {
+        let reason = Refusal::new(Code::NotFound, format!("there is no device {device}"));
+        return answer(fleet, None, None, device, (reason, None));
     };
+    let of = |rollout| in_rollout(fleet, rollout, d, device, now);
+    let (rollout, reason) = match rollout {
+        Some(id) => {
+            let rollout = fleet.rollout(id);
+            let reason = match rollout {
+                Some(rollout) => of(rollout),
+                None => only(Code::NotFound, format!("there is no rollout {id}")),
+            };
+            (rollout, reason)
+        }
+        None => {
+            let concerning = concerning(fleet, d, device);
+            let newest = concerning.first().copied();
+            let held = kept_out(d).map(|reason| (newest, (reason, None)));
+            let answers = || concerning.iter().map(|rollout| (Some(*rollout), of(rollout)));
+            let open = || answers().find(|(_, (reason, _))| reason.code != Code::UpToDate);
+            let untouched = || {
+                (
+                    None,
+                    only(Code::NoRollout, format!("no rollout was started yet for {}", d.name)),
+                )
+            };
+            held.or_else(open)
+                .or_else(|| answers().next())
+                .unwrap_or_else(untouched)
+        }
+    };
+    answer(fleet, rollout, Some(d), device, reason)
+}
+
+fn answer(
+    fleet: &Fleet,
+    rollout: Option<&Rollout>,
+    known: Option<&Device>,
+    device: &DeviceId,
+    (reason, next_eligible): Reason,
+) -> Why {
     let member = rollout.and_then(|r| r.member(device));
-    let (reason, next_eligible) = match (known, rollout, member) {
-        (None, _, _) => only(Code::NotFound, format!("there is no device {device}")),
-        (Some(d), Some(r), Some(m)) => Asked {
+    Why {
+        device: *device,
+        rollout: rollout.map(|r| r.id),
+        wave: member.map(|m| m.wave),
+        status: known.map(|d| d.phase).unwrap_or_default(),
+        standing: member.map(Member::standing),
+        hint: hints::of_device(fleet, rollout, known, device, reason.code),
+        reason,
+        next_eligible,
+    }
+}
+
+/// The newest rollout of each product that the device runs or was ever offered, newest first; else the newest of all.
+fn concerning<'a>(fleet: &'a Fleet, d: &Device, device: &DeviceId) -> Vec<&'a Rollout> {
+    let mut newest: BTreeMap<&Ident, &Rollout> = BTreeMap::new();
+    for rollout in fleet.rollouts.values() {
+        let known = newest.entry(&rollout.spec.product).or_insert(rollout);
+        if known.order < rollout.order {
+            *known = rollout;
+        }
+    }
+    let mut all: Vec<&Rollout> = newest.into_values().collect();
+    all.sort_by_key(|r| std::cmp::Reverse(r.order));
+    let mine = |r: &&Rollout| {
+        let product = &r.spec.product;
+        r.members.contains_key(device) || d.newest.contains_key(product) || d.runs(product).is_some()
+    };
+    if all.iter().any(mine) {
+        all.retain(mine);
+    } else {
+        all.truncate(1);
+    }
+    all
+}
+
+fn in_rollout(fleet: &Fleet, r: &Rollout, d: &Device, device: &DeviceId, now: u64) -> Reason {
+    match r.member(device) {
+        Some(m) => Asked {
             fleet,
             r,
             m,
@@ -57,292 +132,69 @@ pub fn why(fleet: &Fleet, rollout: Option<&PlanId>, device: &DeviceId, now: u64)
             now,
         }
         .reason(),
-        (Some(d), Some(r), None) => only(
-            Code::NotInPlan,
-            format!(
-                "rollout {} of {} {} does not name {}",
-                r.id, r.spec.product, r.spec.version, d.name
-            ),
-        ),
-        (Some(d), None, _) => match standing_of_device(d) {
-            Some(reason) => (reason, None),
-            None => only(Code::NoRollout, format!("no rollout names {}", d.name)),
-        },
-    };
-    Why {
-        device: *device,
-        rollout: rollout.map(|r| r.id),
-        wave: member.map(|m| m.wave),
-        status: known.map(|d| d.phase).unwrap_or_default(),
-        standing: member.map(Member::standing),
-        hint: reason.hint().to_owned(),
-        reason,
-        next_eligible,
+        None => (not_selected(r, d, device, status::state_name(fleet, r, now)), None),
     }
 }
 
 /// Nothing reaches a device in this state, whatever the rollout.
-fn standing_of_device(device: &Device) -> Option<Refusal> {
+pub(crate) fn kept_out(device: &Device) -> Option<Refusal> {
     let name = &device.name;
-    match device.state {
-        DeviceState::Pending => Some(Refusal::new(Code::Pending, format!("{name} waits for approval"))),
-        DeviceState::Revoked => Some(Refusal::new(Code::Revoked, format!("{name} is revoked"))),
-        _ if device.cloned => Some(Refusal::new(
+    let (code, text) = match device.state {
+        DeviceState::Pending => (
+            Code::Pending,
+            format!("{name} waits for approval{}", device.ordered.said()),
+        ),
+        DeviceState::Suspended => (Code::Suspended, format!("{name} is suspended{}", device.ordered.said())),
+        DeviceState::Revoked => (Code::Revoked, format!("{name} is revoked{}", device.ordered.said())),
+        DeviceState::Approved if device.cloned => (
             Code::CloneDetected,
-            format!("another copy of {name} connected: nothing is installed on either"),
-        )),
-        DeviceState::Suspended => Some(Refusal::new(Code::Suspended, format!("{name} is suspended"))),
-        DeviceState::Approved => device.hold.as_ref().map(|reason| {
-            let because = if reason.is_empty() {
-                String::new()
-            } else {
-                format!(": {reason}")
-            };
-            Refusal::new(Code::Held, format!("{name} is held{because}"))
-        }),
-    }
+            format!("another copy of {name} connected: it is held until that is cleared up"),
+        ),
+        DeviceState::Approved => {
+            let reason = device.hold.as_ref()?;
+            let mut order = device.held.clone();
+            order.reason.clone_from(reason);
+            (Code::Held, format!("{name} is held{}", order.said()))
+        }
+    };
+    Some(Refusal::new(code, text))
 }
 
-struct Asked<'a> {
-    fleet: &'a Fleet,
-    r: &'a Rollout,
-    m: &'a Member,
-    d: &'a Device,
-    device: &'a DeviceId,
-    now: u64,
-}
-
-impl Asked<'_> {
-    fn reason(&self) -> Reason {
-        match self.m.standing() {
-            Standing::Ok => self.ok(),
-            Standing::Failed | Standing::Held => (self.failed_or_held(), None),
-            Standing::Dark => self.dark(),
-            Standing::Unreached => self.unreached(),
-            Standing::Active => (self.active(), None),
-            Standing::Pending => self.pending(),
-        }
-    }
-
-    fn ok(&self) -> Reason {
-        let version = &self.r.spec.version;
-        let healthy = match self.m.outcome {
-            Some(Outcome::Confirmed { healthy_for_s, .. }) => healthy_for_s,
-            _ => 0,
+/// Why the newest rollout has no place for a device.
+fn not_selected(r: &Rollout, d: &Device, device: &DeviceId, state: &str) -> Refusal {
+    let name = &d.name;
+    let matches = |expr: &str| {
+        let subject = Subject {
+            id: device,
+            name,
+            labels: &d.labels,
         };
-        only(
-            Code::UpToDate,
-            format!(
-                "runs {} {version}, healthy for {healthy} s by its last receipt",
-                self.r.spec.product
-            ),
-        )
-    }
-
-    fn failed_or_held(&self) -> Refusal {
-        if let Some(Outcome::Failed { reason, .. } | Outcome::Spared { reason, .. }) = &self.m.outcome {
-            return reason.clone();
-        }
-        if self.d.state != DeviceState::Approved
-            && let Some(reason) = standing_of_device(self.d)
-        {
-            return reason;
-        }
-        if index::taken(self.r, self.d)
-            && let Some(newest) = self.d.newest.get(&self.r.spec.product)
-        {
-            return status::superseded(newest);
-        }
-        if let Some(reason) = standing_of_device(self.d) {
-            return reason;
-        }
-        match self.d.runs(&self.r.spec.product) {
-            Some(installed) => Refusal::new(
-                Code::NewerInstalled,
-                format!(
-                    "runs {} {}, the rollout brings {}",
-                    installed.product, installed.version, self.r.spec.version
-                ),
-            ),
-            None => Refusal::new(Code::Held, format!("{} is held", self.d.name)),
-        }
-    }
-
-    fn dark(&self) -> Reason {
-        let silent = self.now.saturating_sub(self.fleet.silent_since(self.d));
-        let limit = self.fleet.dark_after_s(self.r);
-        let slot = if self.m.in_flight() { ", and keeps its slot" } else { "" };
-        only(
-            Code::Dark,
-            format!("took the update and is silent for {silent} s, the limit is {limit} s{slot}"),
-        )
-    }
-
-    fn unreached(&self) -> Reason {
-        if let Some(reason) = self.stopped() {
-            return (reason, None);
-        }
-        let reach = self.r.spec.pace.stop.reach_s;
-        only(
-            Code::Offline,
-            format!(
-                "not connected for {reach} s while wave {} was open; {}; it updates when it returns",
-                self.m.wave,
-                self.last_heard()
-            ),
-        )
-    }
-
-    fn active(&self) -> Refusal {
-        // A stopped rollout gives no leases: only a device past the point of no return goes on.
-        if !self.d.is_switching(&self.r.plan)
-            && let Some(reason) = self.stopped()
-        {
-            return reason;
-        }
-        if !self.d.is_switching(&self.r.plan)
-            && let Some(reason) = standing_of_device(self.d)
-        {
-            return reason;
-        }
-        // What the device itself waits for says more than that it was offered.
-        let mine = self.d.plan == Some(self.r.plan);
-        if mine && let Some(reason) = &self.d.reason {
-            return reason.clone();
-        }
-        let since = self.m.offered_at.map_or(0, |at| self.now.saturating_sub(at));
-        let doing = if mine {
-            phase_name(self.d.phase)
-        } else {
-            "has not answered yet"
-        };
-        Refusal::new(Code::InProgress, format!("offered {since} s ago, {doing}"))
-    }
-
-    /// What stops the whole rollout.
-    fn stopped(&self) -> Option<Refusal> {
-        match &self.r.stage {
-            Stage::Running | Stage::Done { closed: false, .. } => None,
-            Stage::Paused { reason, .. }
-            | Stage::Halted { reason, .. }
-            | Stage::Aborted { reason, .. }
-            | Stage::Reverting { reason, .. } => Some(reason.clone()),
-            Stage::Reverted { .. } => Some(Refusal::new(Code::Reverted, "the rollout was reverted")),
-            Stage::Superseded { by, .. } => Some(status::superseded(by)),
-            Stage::Expired { .. } | Stage::Done { closed: true, .. } => Some(Refusal::new(
-                Code::PlanExpired,
-                "the plan expired before this device was updated",
-            )),
-        }
-    }
-
-    fn pending(&self) -> Reason {
-        let Self { fleet, r, d, now, .. } = *self;
-        if let Some(reason) = self.stopped() {
-            return (reason, None);
-        }
-        if let Some(reason) = fleet.frozen() {
-            return (reason, None);
-        }
-        if now < r.spec.not_before {
-            return (waits::not_yet(r, now), Some(r.spec.not_before));
-        }
-        if r.wave(self.m.wave).is_none_or(|wave| wave.opened_at.is_none()) {
-            return self.wave_waits();
-        }
-        if !d.connected {
-            return only(Code::Offline, format!("not connected, {}", self.last_heard()));
-        }
-        if let Some(other) = planner::busy_elsewhere(fleet, r, self.device) {
-            return only(Code::AtCapacity, format!("rollout {other} updates this device first"));
-        }
-        if let Some(reason) = self.site_busy() {
-            return (reason, None);
-        }
-        if r.in_flight() >= r.cap() {
-            return (waits::at_capacity(r), None);
-        }
-        if let Some(rate) = r.spec.pace.rate_per_h {
-            let opens = rules::rate_opens_at(r.rate_due_ms, rate);
-            if opens > now {
-                return (waits::at_rate(rate, opens, now), Some(opens));
-            }
-        }
-        only(Code::InProgress, "is offered the release next".to_owned())
-    }
-
-    fn wave_waits(&self) -> Reason {
-        let (r, mine) = (self.r, self.m.wave);
-        if let Some((number, wave)) = planner::current(r) {
-            let counts = wave.counts;
-            if rules::is_settled(&counts)
-                && let Soak::Left {
-                    proven,
-                    needed,
-                    seconds,
-                } = rules::soak(r, number, wave, self.now)
-            {
-                let next = (number + 1 == mine).then(|| self.now.saturating_add(seconds));
-                return (waits::soaking(number, proven, needed, seconds), next);
-            }
-            return only(
-                Code::WaveWaiting,
-                format!(
-                    "is in wave {mine}; wave {number} has {} of {} settled",
-                    counts.settled(),
-                    rules::devices(counts.total())
-                ),
-            );
-        }
-        match r.numbered().find(|(_, wave)| wave.opened_at.is_none()) {
-            Some((next, _)) if rules::waits_for_promote(r, next) => (waits::promote(next), None),
-            Some((next, _)) => only(Code::WaveWaiting, format!("is in wave {mine}; wave {next} opens next")),
-            None => only(Code::WaveWaiting, format!("is in wave {mine}")),
-        }
-    }
-
-    fn site_busy(&self) -> Option<Refusal> {
-        let (key, value) = planner::site(self.fleet, self.r, self.device)?;
-        let other = self
-            .fleet
-            .rollouts
-            .values()
-            .flat_map(|r| &r.index.slots)
-            .filter(|id| *id != self.device)
-            .filter_map(|id| self.fleet.device(id))
-            .find(|d| d.label(&key) == Some(&value))?;
-        Some(Refusal::new(
-            Code::AtCapacity,
-            format!(
-                "one device per {key} at a time: {} of {key} {value} is updating",
-                other.name
-            ),
-        ))
-    }
-
-    fn last_heard(&self) -> String {
-        match self.d.heard_at {
-            0 => "never heard of".to_owned(),
-            at => format!("last heard {} s ago", self.now.saturating_sub(at)),
-        }
-    }
+        Selector::parse(expr).is_ok_and(|s| s.matches(subject))
+    };
+    let spec = &r.spec;
+    let because = if d.added_at > r.started_at {
+        format!("{name} joined after its start, at {}", utc(d.added_at))
+    } else if !spec.select.is_empty() && !matches(&spec.select) {
+        format!("it selects `{}`", spec.select)
+    } else if let Some(excluded) = spec.exclude.iter().find(|e| matches(e)) {
+        format!("it leaves out `{excluded}`")
+    } else {
+        "when it was signed, the device was not approved, or was not selected yet".to_owned()
+    };
+    let mut text = format!(
+        "not selected by the rollout {} of {} {} ({state}): {because}",
+        hints::short(&r.id),
+        spec.product,
+        spec.version
+    );
+    // Writing to a string cannot fail.
+    let _ = match d.runs(&spec.product) {
+        Some(installed) => write!(text, "; {name} runs {} {}", installed.product, installed.version),
+        None => write!(text, "; {name} runs no {}", spec.product),
+    };
+    Refusal::new(Code::NotInPlan, text)
 }
 
 fn only(code: Code, text: String) -> Reason {
     (Refusal::new(code, text), None)
-}
-
-fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Idle => "idle",
-        Phase::Fetching => "fetching",
-        Phase::Staged => "staged",
-        Phase::Waiting => "waiting",
-        Phase::Switching => "switching",
-        Phase::Trial => "on trial",
-        Phase::Confirmed => "confirmed, its receipt is on the way",
-        Phase::RollingBack => "rolling back",
-        Phase::RolledBack => "rolled back",
-        Phase::Rejected => "rejected",
-    }
 }

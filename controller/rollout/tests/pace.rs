@@ -130,20 +130,25 @@ fn one_plan_is_bounded_and_the_next_goes_on() {
 }
 
 #[test]
-fn bytes_are_the_sum_of_what_devices_say_of_this_plan() {
-    let mut w = World::new(2);
-    w.start(1, &spec(&[2]));
+fn who_has_the_whole_release_is_counted_once() {
+    let mut w = World::new(3);
+    w.start(1, &spec(&[3]));
     w.settle();
-    for (n, received) in [(0, 10), (0, 30), (1, 100)] {
-        let mut status = working(plan_digest(1), Phase::Fetching, None);
-        status.transfer = Transfer { received, plain: 90 };
+    let mut says = |n, phase, plain| {
+        let mut status = working(plan_digest(1), phase, None);
+        status.transfer = Transfer { received: 10, plain };
         w.event(Event::Reported {
             device: dev(n),
             at: w.now,
             status,
         });
-    }
-    assert_eq!(w.status(1).bytes, TransferBytes { sent: 130, saved: 60 });
+        w.status(1).fetched
+    };
+    assert_eq!(says(0, Phase::Fetching, 90), 0, "under way");
+    assert_eq!(says(0, Phase::Staged, 90), 1);
+    assert_eq!(says(0, Phase::Confirmed, 90), 1);
+    assert_eq!(says(1, Phase::Rejected, 90), 1, "refused before it fetched anything");
+    assert_eq!(says(2, Phase::Confirmed, 0), 1, "it ran the release before");
 }
 
 #[test]

@@ -196,6 +196,128 @@ fn why_another_device_goes_first() {
     insta::assert_snapshot!(out);
 }
 
+/// What `device why` says: the device is asked about, not a rollout.
+fn of_device(out: &mut String, says: &str, w: &World, n: u32) {
+    let why = why(&w.fleet, None, &dev(n), w.now);
+    let rollout = (1..9).find(|r| why.rollout == Some(rollout_id(*r)));
+    let rollout = rollout.map_or("-".to_owned(), |r| r.to_string());
+    writeln!(
+        out,
+        "{says}\n    rollout {rollout} {}: {}\n    hint: {}",
+        why.reason.code, why.reason.text, why.hint
+    )
+    .unwrap();
+}
+
+#[test]
+fn why_of_a_device_names_the_rule_that_decides_about_it_now() {
+    let mut out = String::new();
+    let mut w = World::new(6);
+    w.start(1, &spec(&[4]));
+    w.settle();
+    (0..4).for_each(|n| {
+        w.confirm(1, n);
+        let mut status = runs(11, "1.1.0");
+        status.plan = Some(plan_digest(1));
+        w.event(Event::Reported {
+            device: dev(n),
+            at: w.now,
+            status,
+        });
+    });
+    w.settle();
+    w.wait(60);
+    of_device(&mut out, "up to date", &w, 0);
+    w.state_of(0, DeviceState::Suspended, "stolen");
+    of_device(&mut out, "suspended although up to date", &w, 0);
+    line(&mut out, "the same in the rollout", &w, 1, 0);
+    w.hold(1, true, "demo till");
+    of_device(&mut out, "held although up to date", &w, 1);
+    w.event(Event::Cloned {
+        device: dev(2),
+        cloned: true,
+    });
+    of_device(&mut out, "cloned", &w, 2);
+    w.state_of(3, DeviceState::Revoked, "scrapped");
+    of_device(&mut out, "revoked", &w, 3);
+    w.state_of(4, DeviceState::Pending, "");
+    of_device(&mut out, "pending", &w, 4);
+    of_device(&mut out, "never selected", &w, 5);
+
+    w.state_of(0, DeviceState::Approved, "");
+    w.hold(1, false, "");
+    let paris = [(Label::parse("site").unwrap(), Label::parse("paris").unwrap())];
+    w.event(Event::Labelled {
+        device: dev(1),
+        labels: paris.into(),
+    });
+    let mut newer = spec(&[0]);
+    newer.waves[0].members = vec![dev(5)];
+    (newer.version, newer.counter, newer.seq) = ("1.2.0".parse().unwrap(), 12, 2);
+    newer.select = "site = paris or name = dev5".to_owned();
+    newer.exclude = vec!["site = paris".to_owned()];
+    w.start(2, &newer);
+    w.settle();
+    of_device(&mut out, "not selected by the newest", &w, 0);
+    of_device(&mut out, "excluded from the newest", &w, 1);
+    w.event(Event::DeviceAdded {
+        device: dev(6),
+        name: "spare till".into(),
+        state: DeviceState::Approved,
+        at: w.now + 5,
+    });
+    of_device(&mut out, "joined later", &w, 6);
+    let mut other = spec(&[0]);
+    other.product = Ident::parse("os").unwrap();
+    other.waves[0].members = vec![dev(2)];
+    w.start(3, &other);
+    of_device(&mut out, "another product does not matter", &w, 0);
+    of_device(&mut out, "nobody knows it", &w, 99);
+    insta::assert_snapshot!(out);
+}
+
+#[test]
+fn why_a_device_that_died_under_way_is_silent() {
+    let mut out = String::new();
+    let mut w = World::new(4);
+    w.start(1, &capped(&[3, 1], 2));
+    w.settle();
+    w.report(1, 0, Phase::Trial, None);
+    w.wait(30);
+    (0..3).for_each(|n| w.disconnect(n));
+    w.wait(120).settle();
+    line(&mut out, "died on its trial", &w, 1, 0);
+    line(&mut out, "died before it answered", &w, 1, 1);
+    line(&mut out, "was not there when its wave opened", &w, 1, 2);
+    w.freeze("storm");
+    line(&mut out, "died on its trial, the fleet is frozen", &w, 1, 0);
+    line(&mut out, "offered, the fleet is frozen", &w, 1, 1);
+    w.event(Event::Unfrozen { at: w.now });
+    let status = w.status(1);
+    assert_eq!((status.waves[0].active, status.waves[0].away), (2, 3));
+    for away in &status.away {
+        writeln!(
+            out,
+            "{} in wave {} since T+{}, {} at T+{}",
+            away.name,
+            away.wave,
+            away.since - T0,
+            away.counts_as.name(),
+            away.at - T0
+        )
+        .unwrap();
+    }
+    w.connect(0);
+    assert_eq!(w.status(1).away.len(), 2, "it is back");
+    w.confirm(1, 0);
+    w.disconnect(0);
+    w.wait(60);
+    line(&mut out, "up to date and gone", &w, 1, 0);
+    w.wait(1800).settle();
+    line(&mut out, "up to date and gone for too long", &w, 1, 0);
+    insta::assert_snapshot!(out);
+}
+
 /// The reason of `rollout status`, once the story was told.
 fn halted(out: &mut String, says: &str, sizes: &[u32], change: impl Fn(&mut RolloutSpec), story: impl Fn(&mut World)) {
     let mut w = World::new(sizes.iter().sum());
@@ -205,13 +327,15 @@ fn halted(out: &mut String, says: &str, sizes: &[u32], change: impl Fn(&mut Roll
     w.settle();
     story(&mut w);
     w.settle();
-    let reason = w.status(1).reason.unwrap();
+    let status = w.status(1);
+    let reason = status.reason.unwrap();
     writeln!(
         out,
-        "{says}\n    {}: {}\n    hint: {}",
+        "{says}\n    {} {}: {}\n    hint: {}",
+        status.state.name(),
         reason.code,
         reason.text,
-        reason.hint()
+        status.hint
     )
     .unwrap();
 }
@@ -305,7 +429,85 @@ fn why_a_rollout_does_not_run() {
             w.start(2, &spec(&[2, 1]));
         },
     );
+    halted(
+        &mut out,
+        "paused",
+        &[2, 1],
+        |_| {},
+        |w| {
+            w.event(Event::Paused {
+                rollout: rollout_id(1),
+                order: w.order("lunch"),
+            });
+        },
+    );
+    halted(&mut out, "frozen", &[2, 1], |_| {}, |w| w.freeze("storm"));
+    halted(
+        &mut out,
+        "a manual gate",
+        &[1, 1],
+        |s| s.waves[1].gate = GateKind::Manual,
+        |w| w.confirm(1, 0),
+    );
+    halted(&mut out, "not yet", &[1, 1], |s| s.not_before = T0 + 600, |_| {});
+    halted(
+        &mut out,
+        "aborted",
+        &[2, 1],
+        |_| {},
+        |w| {
+            w.event(Event::Aborted {
+                rollout: rollout_id(1),
+                reason: "wrong prices".to_owned(),
+                at: w.now,
+            });
+        },
+    );
     insta::assert_snapshot!(out);
+}
+
+/// Where a resume only halts again, it is not proposed; where it leads on, it is.
+#[test]
+fn a_resume_is_proposed_where_it_helps() {
+    for (sizes, failed, helps) in [
+        (&[1, 3][..], 1, false),
+        (&[3, 3], 2, true),
+        (&[2], 2, true),
+        (&[2, 1], 2, false),
+    ] {
+        let mut w = World::new(sizes.iter().sum());
+        w.start(1, &spec(sizes));
+        w.settle();
+        (0..failed).for_each(|n| w.roll_back(1, n));
+        (failed..sizes[0]).for_each(|n| w.confirm(1, n));
+        w.settle();
+        assert_eq!(w.state(1), RolloutState::Halted);
+        assert_eq!(w.status(1).hint.contains("rollout resume"), helps, "{sizes:?} {failed}");
+        // Each of the rules may want its own acknowledgement.
+        for _ in 0..2 {
+            w.event(Event::Resumed {
+                rollout: rollout_id(1),
+                at: w.now,
+            });
+            w.settle();
+        }
+        assert_eq!(w.state(1) != RolloutState::Halted, helps, "{sizes:?} {failed}");
+    }
+}
+
+#[test]
+fn waves_of_what_was_ended_are_halted_and_nothing_soaks() {
+    let mut w = World::new(4);
+    w.start(1, &spec(&[2, 2]));
+    w.settle();
+    w.event(Event::Aborted {
+        rollout: rollout_id(1),
+        reason: String::new(),
+        at: w.now,
+    });
+    assert_eq!(w.wave(1, 1).state, WaveState::Halted);
+    assert_eq!(w.wave(1, 2).state, WaveState::Waiting);
+    assert!(w.fleet.rollout(&rollout_id(1)).unwrap().is_over());
 }
 
 #[test]

@@ -19,7 +19,7 @@ const REASON: usize = 200;
 impl State {
     /// An operator's stop: nothing new starts, leases end, what is switching finishes.
     pub fn pause(&mut self, id: &PlanId, reason: &str, by: &str) -> Result<(), Refusal> {
-        self.rollouts.entry(id)?;
+        self.require_unfinished(id)?;
         tracing::info!(rollout = %id, by, "paused");
         self.happened(&Event::Paused {
             rollout: *id,
@@ -30,14 +30,7 @@ impl State {
 
     /// Goes on, and acknowledges what halted it.
     pub fn resume(&mut self, id: &PlanId, reason: &str, by: &str) -> Result<(), Refusal> {
-        let ended = self
-            .rollouts
-            .model
-            .rollout(id)
-            .is_none_or(ensign_rollout::Rollout::ended);
-        if ended {
-            return refuse!(Conflict, "rollout {id} has ended: start a new one");
-        }
+        self.require_unfinished(id)?;
         tracing::info!(rollout = %id, by, reason = %printable(reason, REASON), "resumed");
         self.happened(&Event::Resumed {
             rollout: *id,
@@ -66,6 +59,19 @@ impl State {
                 entry.body.product
             );
         }
+        let known = entry.row.cancel;
+        if known.is_some_and(|known| known.digest == Digest::of(envelope)) {
+            return Ok(());
+        }
+        // A finished rollout that may still reach some devices has something left to end.
+        if self
+            .rollouts
+            .model
+            .rollout(id)
+            .is_none_or(ensign_rollout::Rollout::is_over)
+        {
+            return Err(self.over(id));
+        }
         // What only stops needs any one of the scopes that it touches.
         let mut last = Refusal::new(Code::NobodyMatches, "the plan lists nobody");
         let mut allowed = false;
@@ -80,13 +86,6 @@ impl State {
         }
         if !allowed {
             return Err(last);
-        }
-        if entry
-            .row
-            .cancel
-            .is_some_and(|known| known.digest == Digest::of(envelope))
-        {
-            return Ok(());
         }
         let row = self.keep_statement(envelope, 0)?;
         if let Some(entry) = self.rollouts.plans.get_mut(id) {
@@ -118,6 +117,7 @@ impl State {
         if wave == 0 || wave as usize > entry.waves.len() {
             return refuse!(NotFound, "rollout {id} has {} waves, no wave {wave}", entry.waves.len());
         }
+        self.require_promotable(id, wave)?;
         for device in self.label_sets(&entry.waves) {
             let row = self.device(&device)?;
             Scopes::of_device(self.roles.root(), subject_of(row))?.require(&promote.envelope, &self.fleet.fleet)?;
@@ -134,6 +134,45 @@ impl State {
             at: self.now,
         });
         Ok(())
+    }
+
+    /// A promotion opens a gate that an operator keeps shut, after the soak before it and never instead of it.
+    fn require_promotable(&self, id: &PlanId, wave: u32) -> Result<(), Refusal> {
+        self.require_unfinished(id)?;
+        let Some(rollout) = self.rollouts.model.rollout(id) else {
+            return refuse!(NotFound, "there is no rollout {id}");
+        };
+        if !rollout.is_manual(wave) {
+            return refuse!(Conflict, "wave {wave} of rollout {id} opens by itself");
+        }
+        for (earlier, number) in rollout.waves().iter().zip(1..=wave) {
+            if number == wave && earlier.opened_at.is_some() {
+                return refuse!(Conflict, "wave {wave} of rollout {id} is open already");
+            }
+            if number < wave && earlier.done_at.is_none() {
+                return refuse!(
+                    GateNotOpen,
+                    "wave {number} of rollout {id} is not done yet: wave {wave} can be promoted after it"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn require_unfinished(&self, id: &PlanId) -> Result<(), Refusal> {
+        self.rollouts.entry(id)?;
+        let unfinished = |r: &ensign_rollout::Rollout| r.is_stopped() || r.stage == ensign_rollout::Stage::Running;
+        if self.rollouts.model.rollout(id).is_some_and(unfinished) {
+            return Ok(());
+        }
+        Err(self.over(id))
+    }
+
+    /// What is told to whoever orders something of a rollout that has ended.
+    fn over(&self, id: &PlanId) -> Refusal {
+        let status = ensign_rollout::status(&self.rollouts.model, id, self.now);
+        let state = status.map_or("not there", |status| status.state.name());
+        Refusal::new(Code::Conflict, format!("the rollout {id} is {state}"))
     }
 
     /// Gives back the slots of dark devices.

@@ -1,17 +1,20 @@
 //! Rollouts as the API shows them.
 
-use ensign_api::{Reason, Rollout, Time, TransferBytes, Why};
+use ensign_api::{Away, Reason, Rollout, Time, TransferBytes, Why};
 use ensign_bundle::digest::{DeviceId, PlanId};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
 use ensign_bundle::words::{Fits, ROLLOUT_PREFIX, by_prefix};
 use ensign_rollout as model;
 
+use super::rows::DeviceRow;
 use super::state::State;
 use crate::clock;
 
 /// Characters of a reason: devices' texts are in some of them.
 const REASON: usize = 500;
+/// Characters of a device's name.
+const NAME: usize = 64;
 
 impl State {
     /// `rollout status`.
@@ -20,9 +23,10 @@ impl State {
         // The clock of the question, not that of the last change: what is left of a soak goes by it.
         let status = model::status(&self.rollouts.model, id, clock::unix_now())
             .ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no rollout {id}")))?;
-        let started = self.rollouts.model.rollout(id).map_or(0, |r| r.started_at);
-        // Devices report what they received and what it stands for; what was sent is counted here.
-        let plain = status.bytes.sent.saturating_add(status.bytes.saved);
+        let rollout = self.rollouts.model.rollout(id);
+        let release = self.release(&status.product, &status.version);
+        // What devices say decides whom it counts for; its size and what was sent are known here.
+        let plain = release.map_or(0, |r| r.bytes).saturating_mul(u64::from(status.fetched));
         let sent = entry.row.sent;
         Ok(Rollout {
             id: *id,
@@ -35,10 +39,13 @@ impl State {
                 sent,
                 saved: plain.saturating_sub(sent),
             },
+            away: status.away.into_iter().map(away).collect(),
+            frozen: self.frozen().filter(|_| rollout.is_some_and(|r| !r.is_over())),
+            hint: status.hint,
             revision: self.rollouts.revision(id),
             plan: entry.row.plan,
             seq: entry.body.seq,
-            started: Time(started),
+            started: Time(rollout.map_or(0, |r| r.started_at)),
             expires: Time(entry.body.expires),
         })
     }
@@ -54,15 +61,26 @@ impl State {
     pub fn view_why(&self, id: &PlanId, device: &DeviceId) -> Result<Why, Refusal> {
         let row = self.device(device)?;
         let why = model::why(&self.rollouts.model, Some(id), device, clock::unix_now());
-        Ok(Why {
-            device: *device,
+        Ok(self.show_why(row, why))
+    }
+
+    /// The rule that decides about a device just now, whichever rollout it comes from.
+    pub fn view_device_why(&self, device: &DeviceId) -> Result<Why, Refusal> {
+        let row = self.device(device)?;
+        let why = model::why(&self.rollouts.model, None, device, clock::unix_now());
+        Ok(self.show_why(row, why))
+    }
+
+    fn show_why(&self, row: &DeviceRow, why: model::Why) -> Why {
+        Why {
+            device: why.device,
             rollout: why.rollout,
             wave: why.wave,
             status: self.view_device(row).status.name().to_owned(),
             reason: Some(reason(&why.reason)),
             next_eligible: why.next_eligible.map(Time),
             hint: why.hint,
-        })
+        }
     }
 
     /// The rollout that `text` means: an id, a unique prefix of at least 4 digits, or a product (its newest).
@@ -118,5 +136,16 @@ fn reason(refusal: &Refusal) -> Reason {
     Reason {
         code: refusal.code,
         text: printable(&refusal.text, REASON),
+    }
+}
+
+fn away(away: model::Away) -> Away {
+    Away {
+        device: away.device,
+        name: printable(&away.name, NAME),
+        wave: away.wave,
+        since: Time(away.since),
+        counts_as: away.counts_as.name().to_owned(),
+        at: Time(away.at),
     }
 }

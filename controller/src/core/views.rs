@@ -30,10 +30,7 @@ impl State {
             address: self.fleet.address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             lab: root.policy.lab,
-            frozen: self.freeze.as_ref().map(|freeze| Frozen {
-                since: Time(freeze.since),
-                reason: freeze.reason.clone(),
-            }),
+            frozen: self.frozen(),
             devices,
             connected: self.sessions.count() as u64,
             dark: self.devices.keys().filter(|id| self.is_dark(id)).count() as u64,
@@ -47,6 +44,15 @@ impl State {
             snapshot: role(&self.roles.snapshot),
             timestamp: role(&self.roles.timestamp),
         }
+    }
+
+    /// The brake on the whole fleet.
+    pub(super) fn frozen(&self) -> Option<Frozen> {
+        self.freeze.as_ref().map(|freeze| Frozen {
+            since: Time(freeze.since),
+            reason: freeze.reason.clone(),
+            by: printable(&freeze.by, 64),
+        })
     }
 
     /// A row of `device ls`.

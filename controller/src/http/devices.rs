@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use ensign_api::{Base64, Change, Device, DeviceDetail, DeviceEvidence, ErrorDocument};
+use ensign_api::{Base64, Change, Device, DeviceDetail, DeviceEvidence, ErrorDocument, Why};
 use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 
@@ -33,6 +33,18 @@ pub(super) async fn show(State(app): State<App>, caller: Caller, Path(device): P
         Ok::<_, Refusal>(state.view_detail(state.device(&id)?))
     });
     Ok(Json(detail.await??))
+}
+
+/// The rule that decides about a device just now.
+#[utoipa::path(get, path = "/v1/devices/{device}/why", tag = "devices", params(("device" = String, Path)),
+    responses((status = 200, body = Why), (status = 404, body = ErrorDocument)))]
+pub(super) async fn why(State(app): State<App>, caller: Caller, Path(device): Path<String>) -> Answer<Why> {
+    caller.require(Permission::Read)?;
+    let why = app.core.read(move |state| {
+        let id = state.find_device(&device)?;
+        state.view_device_why(&id)
+    });
+    Ok(Json(why.await??))
 }
 
 /// What each device's place in the fleet rests on.

@@ -80,6 +80,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(tokens::revoke))
         .routes(routes!(devices::list))
         .routes(routes!(devices::show))
+        .routes(routes!(devices::why))
         .routes(routes!(devices::evidence))
         .routes(routes!(devices::act))
         .routes(routes!(blobs::missing))

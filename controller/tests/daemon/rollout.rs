@@ -1,6 +1,6 @@
 //! A rollout from the signed plan to its end, and the plans that nobody may start.
 
-use ensign_api::{Base64, Rollout, RolloutState, StartRollout};
+use ensign_api::{Base64, Rollout, RolloutState, StartRollout, WaveState, Why};
 use ensign_bundle::digest::{Digest, PlanId};
 use ensign_bundle::ids::Ident;
 use ensign_bundle::plan::evidence::Lease;
@@ -214,6 +214,9 @@ async fn brakes_take_the_lease_away_at_once_and_a_cancel_reaches_the_device() {
     let post = async |path: &str| scene.client.post(path, &json!({})).await;
     post("/v1/fleet/freeze").await.json::<Value>();
     link.desired(|d| !leased(d)).await;
+    let frozen: Rollout = scene.client.get(&format!("/v1/rollouts/{}", started.id)).await.json();
+    assert!(frozen.frozen.is_some_and(|f| !f.by.is_empty() && f.since.0 > 0));
+    assert_eq!(frozen.hint, "ensign fleet unfreeze");
     post("/v1/fleet/unfreeze").await.json::<Value>();
     link.desired(leased).await;
     let paused: Rollout = post(&format!("/v1/rollouts/{}/pause", started.id)).await.json();
@@ -243,5 +246,65 @@ async fn brakes_take_the_lease_away_at_once_and_a_cancel_reaches_the_device() {
         .desired(|d| d.documents.iter().any(|doc| doc.kind == DocKind::Cancel))
         .await;
     assert!(told.rollout.is_none());
+
+    // What has ended takes no orders any more, and says where it stands; its open wave is halted.
+    assert_eq!(aborted.waves[0].state, WaveState::Halted);
+    for verb in ["pause", "resume"] {
+        let path = format!("/v1/rollouts/{}/{verb}", started.id);
+        let answer = scene.client.post(&path, &json!({})).await;
+        assert!(answer.text().contains("is aborted"), "{verb}: {}", answer.text());
+        let (code, exit) = answer.refusal();
+        assert_eq!((code.as_str(), exit), ("conflict", 33), "{verb}");
+    }
+    let mut again = cancel(&deploy);
+    assert_eq!(
+        scene.client.post_bytes(&path, &again).await.status,
+        200,
+        "the same statement again"
+    );
+    again = {
+        let mut body = statement::open_unverified::<Cancel>(&again).unwrap().body;
+        body.reason = "another".to_owned();
+        statement::sign(&body, &[&deploy], &FLEET).unwrap()
+    };
+    let (code, exit) = scene.client.post_bytes(&path, &again).await.refusal();
+    assert_eq!((code.as_str(), exit), ("conflict", 33));
+    scene.running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_is_told_apart_from_what_its_last_rollout_says() {
+    let scene = Scene::new(2).await;
+    let (plan, waves) = scene.fleet.plan(&scene.package, &[&scene.devices[0]]);
+    let started: Rollout = scene.start(&plan, &scene.fleet.deploy.clone(), waves).await.json();
+    let why = async |device: &Device| {
+        let path = format!("/v1/devices/{}/why", device.id());
+        scene.client.get(&path).await.json::<Why>()
+    };
+    let outside = why(&scene.devices[1]).await;
+    let reason = outside.reason.unwrap();
+    assert_eq!(
+        (reason.code.name(), outside.rollout, outside.wave),
+        ("not-in-plan", Some(started.id), None)
+    );
+    let path = format!("/v1/devices/{}/suspend", scene.devices[0].id());
+    scene
+        .client
+        .post(&path, &json!({"reason": "stolen"}))
+        .await
+        .json::<Value>();
+    let suspended = why(&scene.devices[0]).await;
+    let reason = suspended.reason.unwrap();
+    assert_eq!(reason.code.name(), "suspended");
+    assert!(
+        reason.text.contains(" by ") && reason.text.ends_with(": stolen"),
+        "{}",
+        reason.text
+    );
+    assert!(
+        suspended.hint.starts_with("ensign device unsuspend "),
+        "{}",
+        suspended.hint
+    );
     scene.running.stop().await.unwrap();
 }

@@ -179,6 +179,7 @@ pub(super) mod tests {
             dark: 0,
             unreached: 0,
             held: 0,
+            away: 0,
             soak_left_s: 0,
         };
         Rollout {
@@ -196,6 +197,9 @@ pub(super) mod tests {
                 sent: 1_200_000,
                 saved: 55_000_000,
             },
+            away: Vec::new(),
+            frozen: None,
+            hint: String::new(),
             revision: 1,
             plan: Digest([byte; 32]),
             seq: 1,

@@ -57,9 +57,9 @@ pub(super) fn reported(fleet: &mut Fleet, device: &DeviceId, at: u64, status: &S
         return;
     };
     with_member(fleet, &PlanId::of(&plan), device, |m, epoch| {
-        if status.transfer.plain > 0 && status.transfer.received >= m.transfer.received {
-            m.transfer = status.transfer;
-        }
+        // Only what was fetched for this plan: a device that ran the release before had nothing to save.
+        m.fetched |=
+            status.transfer.plain > 0 && !matches!(status.phase, Phase::Idle | Phase::Fetching | Phase::Rejected);
         // A failure is believed without a receipt, a success is not. Once ended, only a receipt changes it: its slot is gone.
         if terminal && m.outcome.is_none() {
             m.finish(Outcome::refused(refusal(), at), epoch);

@@ -1,0 +1,158 @@
+//! What to type next. A hint is one or more steps separated by `; `: a command, or words, a colon and a command.
+
+use ensign_bundle::digest::{DeviceId, PlanId};
+use ensign_bundle::ids::Label;
+use ensign_bundle::reason::Code;
+
+use crate::event::DeviceState;
+use crate::fleet::{Device, Fleet};
+use crate::rollout::{Rollout, Stage};
+use crate::rules;
+
+/// Digits of an id that people are shown.
+const SHORT: usize = 12;
+
+/// The first digits of a rollout's id: enough for every command.
+pub(crate) fn short(id: &PlanId) -> String {
+    id.to_string().chars().take(SHORT).collect()
+}
+
+/// How commands name a rollout: by its product where it is the newest of it.
+fn named(fleet: &Fleet, rollout: &Rollout) -> String {
+    let newer = |r: &Rollout| r.spec.product == rollout.spec.product && r.order > rollout.order;
+    if fleet.rollouts.values().any(newer) {
+        short(&rollout.id)
+    } else {
+        rollout.spec.product.to_string()
+    }
+}
+
+/// For a rollout in its present state; empty where there is nothing to do but to wait.
+pub(crate) fn of_rollout(fleet: &Fleet, rollout: &Rollout, waits: Option<Code>) -> String {
+    let name = named(fleet, rollout);
+    let product = &rollout.spec.product;
+    let see = format!("see why: ensign rollout why --rollout {name}");
+    let mend = format!("mend it and bring a higher version: ensign rollout start --product {product} --version NEW");
+    let end = format!("or end it: ensign rollout abort {name} --keep");
+    match &rollout.stage {
+        Stage::Running => match waits {
+            Some(Code::Frozen) => "ensign fleet unfreeze".to_owned(),
+            Some(Code::GateNotOpen) => format!("open the next wave: ensign rollout promote {name}; {end}"),
+            _ => String::new(),
+        },
+        Stage::Paused { .. } => format!("go on: ensign rollout resume {name}; {end}"),
+        Stage::Halted { .. } if rules::dead_end(rollout).is_some() => format!("{see}; {mend}; {end}"),
+        Stage::Halted { .. } => format!("{see}; accept that and go on: ensign rollout resume {name}; {mend}; {end}"),
+        Stage::Aborted { .. } | Stage::Reverting { .. } | Stage::Reverted { .. } => mend,
+        Stage::Superseded { by, .. } => format!("the one that counts: ensign rollout status {}", short(by)),
+        Stage::Expired { .. } => format!(
+            "again for those that are left: ensign rollout start --product {product} --version {}",
+            rollout.spec.version
+        ),
+        Stage::Done { .. } if rollout.counts().failed > 0 => see,
+        Stage::Done { .. } => String::new(),
+    }
+}
+
+/// For a device that `code` keeps from what the rollout brings.
+pub(crate) fn of_device(
+    fleet: &Fleet,
+    rollout: Option<&Rollout>,
+    known: Option<&Device>,
+    device: &DeviceId,
+    code: Code,
+) -> String {
+    let Some(d) = known else {
+        return "ensign device ls".to_owned();
+    };
+    let name = word(fleet, d, device);
+    let on_device = |command: &str| format!("on the device: ensign-agent {command}");
+    match code {
+        Code::Pending => format!("ensign device accept {name}"),
+        Code::Suspended => format!("ensign device unsuspend {name}"),
+        Code::Held => format!("ensign device unhold {name}"),
+        Code::CloneDetected => format!("find the copy and take it away, then: ensign device accept {name}"),
+        Code::Revoked => "for ever; to bring it back it joins anew: ensign token create".to_owned(),
+        Code::NoRollout => "ensign release ls; ensign rollout start --product PRODUCT --version VERSION".to_owned(),
+        Code::Frozen => "ensign fleet unfreeze".to_owned(),
+        Code::UpToDate => "nothing to do".to_owned(),
+        Code::Locked => on_device("unlock"),
+        Code::Denied => on_device("clear-denied"),
+        Code::NoSpace => format!("free space on it, then {}", on_device("clear-denied")),
+        Code::Offline => format!("see whether it has power and network: ensign device show {name}"),
+        _ => match rollout {
+            Some(rollout) => in_rollout(fleet, rollout, device, &name, code),
+            None => code.hint().to_owned(),
+        },
+    }
+}
+
+fn in_rollout(fleet: &Fleet, rollout: &Rollout, device: &DeviceId, name: &str, code: Code) -> String {
+    let this = named(fleet, rollout);
+    let (product, version) = (&rollout.spec.product, &rollout.spec.version);
+    let alone = format!("--select '{}'", select(fleet, device));
+    match code {
+        Code::NotInPlan if rollout.serves() => {
+            format!("bring it there too: ensign rollout start --product {product} --version {version} {alone}")
+        }
+        Code::NotInPlan => format!("ensign rollout start --product {product} --version NEW {alone}"),
+        Code::NewerInstalled => format!(
+            "to go back on purpose: ensign rollout start --product {product} --version {version} {alone} --allow-downgrade --reason TEXT"
+        ),
+        Code::Dark => format!("look at it, then give its slot to others: ensign rollout release {this} {name}"),
+        Code::InProgress
+        | Code::WaveWaiting
+        | Code::Soaking
+        | Code::AtCapacity
+        | Code::NotYet
+        | Code::LeaseMissing
+        | Code::OutsideWindow
+        | Code::ClockSuspect => {
+            format!("ensign rollout status {this} -w")
+        }
+        Code::GateNotOpen => format!("ensign rollout promote {this}"),
+        Code::Superseded => match fleet.device(device).and_then(|d| d.newest.get(product)) {
+            Some(newest) => format!("ensign rollout why {name} --rollout {}", short(newest)),
+            None => "ensign rollout ls".to_owned(),
+        },
+        // What stops the rollout stops the device.
+        Code::Paused
+        | Code::TooManyFailed
+        | Code::TooManyDark
+        | Code::QuorumNotReached
+        | Code::EvidenceMissing
+        | Code::Aborted
+        | Code::Reverted
+        | Code::PlanExpired => of_rollout(fleet, rollout, None),
+        // It failed by itself.
+        _ => format!(
+            "what it says: ensign device show {name}; mend it and bring a higher version: ensign rollout start --product {product} --version NEW"
+        ),
+    }
+}
+
+/// A device as a word of a command: its name where that is one word and no other device's, else its id.
+fn word(fleet: &Fleet, d: &Device, device: &DeviceId) -> String {
+    if is_plain(fleet, d) {
+        d.name.clone()
+    } else {
+        device.to_string().chars().take(SHORT).collect()
+    }
+}
+
+/// A selector that means one device.
+fn select(fleet: &Fleet, device: &DeviceId) -> String {
+    match fleet.device(device) {
+        Some(d) if is_plain(fleet, d) => format!("name = {}", d.name),
+        _ => format!("id = {device}"),
+    }
+}
+
+/// One word, and no other living device's.
+fn is_plain(fleet: &Fleet, d: &Device) -> bool {
+    let others = fleet
+        .devices
+        .values()
+        .filter(|o| o.state != DeviceState::Revoked && o.name == d.name);
+    Label::parse(&d.name).is_ok() && d.state != DeviceState::Revoked && others.count() == 1
+}
