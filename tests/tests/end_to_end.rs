@@ -238,3 +238,52 @@ fn a_used_up_token_lets_nobody_else_in() -> Result<()> {
     assert_eq!(mode & 0o777, 0o600);
     Ok(())
 }
+
+#[test]
+fn a_manual_gate_opens_by_a_signed_promotion() -> Result<()> {
+    let fleet = Fleet::start(&build(Profile::Dev)?, 2)?;
+    let tree = fleet.path("tree");
+    write_tree(&tree, &[("v", "1")])?;
+    fleet.release("1.0.0", &[("web", &tree)], &[])?;
+    let start = "rollout start --product app --version 1.0.0 --waves 1,100% --soak 0s --gate manual --yes";
+    fleet.ensign(start.split(' '), [""; 0])?;
+    let code = |f: &Fleet| -> Result<String> {
+        let status = f.json(["rollout", "status"])?;
+        Ok(status["reason"]["code"].as_str().unwrap_or_default().to_owned())
+    };
+    fleet.wait_for("the second wave waits for an operator", |f| {
+        Ok(code(f)? == "gate-not-open")
+    })?;
+    let updated = fleet.versions()?.values().flatten().count();
+    assert_eq!(updated, 1, "nobody goes ahead of the operator\n{}", fleet.logs());
+    let exit = |words: &str| fleet.exit("ensign", words.split(' '));
+    assert_eq!(
+        exit("rollout promote app --wave 1")?.0,
+        33,
+        "the plan itself opens the first wave"
+    );
+    assert_eq!(exit("rollout promote app")?.0, 0);
+    fleet.wait_for("both devices are there", |f| {
+        Ok(f.versions()?.values().all(|v| v.as_deref() == Some("1.0.0")))
+    })?;
+    fleet.wait_for("the rollout is done", |f| {
+        Ok(f.json(["rollout", "status"])?["state"] == "done")
+    })?;
+    same(&fleet, "web", &tree)?;
+    for words in [
+        "rollout promote app --wave 2",
+        "rollout pause",
+        "rollout resume",
+        "rollout abort --keep --yes",
+    ] {
+        let (code, errors) = exit(words)?;
+        assert_eq!(code, 33, "{words}: {errors}");
+        assert!(errors.contains("is done"), "{words}: {errors}");
+    }
+    // A device that nothing reaches any more is not up to date.
+    fleet.ensign(["device", "suspend", "dev1", "--reason", "stolen"], [""; 0])?;
+    let why = fleet.json(["device", "why", "dev1"])?;
+    assert_eq!(why["reason"]["code"], "suspended", "{why}");
+    assert_eq!(why["hint"], "`ensign device unsuspend dev1`", "{why}");
+    Ok(())
+}

@@ -305,6 +305,35 @@ impl Facts {
     }
 }
 
+/// The steps of a hint, a line each: `words: command`, or the command alone. They stand where a person looks next.
+pub fn steps(hint: &str, paint: Paint) -> String {
+    let mut out = String::new();
+    if hint.is_empty() {
+        return out;
+    }
+    let steps: Vec<(&str, &str)> = hint
+        .split("; ")
+        .map(|step| match step.split_once('`') {
+            Some((words, command)) => (words.trim_end_matches([':', ' ']), command.trim_end_matches('`')),
+            None => (step, ""),
+        })
+        .collect();
+    let width = steps.iter().map(|(words, _)| words.chars().count()).max().unwrap_or(0);
+    out.push_str("\nNext:\n");
+    for (words, command) in steps {
+        let command = printable(command, SENTENCE);
+        let words = printable(words, SENTENCE);
+        let line = if width == 0 {
+            format!("  {}", paint.bold(&command))
+        } else {
+            format!("  {words:<width$}  {}", paint.bold(&command))
+        };
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
 /// Lines that `text` takes on the terminal behind standard error, long ones wrapped.
 pub fn rows_on_terminal(text: &str) -> usize {
     let width = Table::new().use_stderr().width().map_or(usize::MAX, usize::from).max(1);
@@ -392,6 +421,23 @@ mod tests {
         let mut facts = Facts::new();
         facts.add("id", "1").add("version", "2");
         assert_eq!(facts.text(Paint(false)), "id       1\nversion  2\n");
+    }
+
+    #[test]
+    fn steps_line_up() {
+        insta::assert_snapshot!(steps("see why: `ensign rollout why`; or end it: `ensign rollout abort app --keep`", Paint(false)), @r"
+
+        Next:
+          see why    ensign rollout why
+          or end it  ensign rollout abort app --keep
+        ");
+        insta::assert_snapshot!(steps("`ensign fleet unfreeze`", Paint(false)), @r"
+
+        Next:
+          ensign fleet unfreeze
+        ");
+        assert_eq!(steps("nothing to do", Paint(false)), "\nNext:\n  nothing to do\n");
+        assert_eq!(steps("", Paint(false)), "");
     }
 
     #[test]

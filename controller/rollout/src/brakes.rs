@@ -1,9 +1,10 @@
 //! The stop rules as they will hold in each wave of a plan: what a preview shows. [`crate::rules`] is what decides.
 
 use ensign_bundle::plan::statements::{Bound, Stop};
+use ensign_bundle::words::show_share;
 use serde::{Deserialize, Serialize};
 
-use crate::rules::{CONTROL_AT_LEAST, percent};
+use crate::rules::CONTROL_AT_LEAST;
 
 /// All of something, basis points.
 const ALL_BP: u64 = 10_000;
@@ -80,11 +81,11 @@ impl WaveBrakes {
         let shares = match (failed.share_bp, dark.share_bp) {
             (Some(f), Some(d)) => format!(
                 " ({} failed or {} dark from {sample} finished on)",
-                percent(f),
-                percent(d)
+                show_share(f),
+                show_share(d)
             ),
-            (Some(f), None) => format!(" ({} failed from {sample} finished on)", percent(f)),
-            (None, Some(d)) => format!(" ({} dark from {sample} finished on)", percent(d)),
+            (Some(f), None) => format!(" ({} failed from {sample} finished on)", show_share(f)),
+            (None, Some(d)) => format!(" ({} dark from {sample} finished on)", show_share(d)),
             (None, None) => String::new(),
         };
         let quorum = match (self.healthy, self.devices) {

@@ -31,22 +31,22 @@ fn named(fleet: &Fleet, rollout: &Rollout) -> String {
 pub(crate) fn of_rollout(fleet: &Fleet, rollout: &Rollout, waits: Option<Code>) -> String {
     let name = named(fleet, rollout);
     let product = &rollout.spec.product;
-    let see = format!("see why: ensign rollout why --rollout {name}");
-    let mend = format!("mend it and bring a higher version: ensign rollout start --product {product} --version NEW");
-    let end = format!("or end it: ensign rollout abort {name} --keep");
+    let see = format!("see why: `ensign rollout why --rollout {name}`");
+    let mend = format!("mend it and bring a higher version: `ensign rollout start --product {product} --version NEW`");
+    let end = format!("or end it: `ensign rollout abort {name} --keep`");
     match &rollout.stage {
         Stage::Running => match waits {
-            Some(Code::Frozen) => "ensign fleet unfreeze".to_owned(),
-            Some(Code::GateNotOpen) => format!("open the next wave: ensign rollout promote {name}; {end}"),
+            Some(Code::Frozen) => "`ensign fleet unfreeze`".to_owned(),
+            Some(Code::GateNotOpen) => format!("open the next wave: `ensign rollout promote {name}`; {end}"),
             _ => String::new(),
         },
-        Stage::Paused { .. } => format!("go on: ensign rollout resume {name}; {end}"),
+        Stage::Paused { .. } => format!("go on: `ensign rollout resume {name}`; {end}"),
         Stage::Halted { .. } if rules::dead_end(rollout).is_some() => format!("{see}; {mend}; {end}"),
-        Stage::Halted { .. } => format!("{see}; accept that and go on: ensign rollout resume {name}; {mend}; {end}"),
+        Stage::Halted { .. } => format!("{see}; accept that and go on: `ensign rollout resume {name}`; {mend}; {end}"),
         Stage::Aborted { .. } | Stage::Reverting { .. } | Stage::Reverted { .. } => mend,
-        Stage::Superseded { by, .. } => format!("the one that counts: ensign rollout status {}", short(by)),
+        Stage::Superseded { by, .. } => format!("the one that counts: `ensign rollout status {}`", short(by)),
         Stage::Expired { .. } => format!(
-            "again for those that are left: ensign rollout start --product {product} --version {}",
+            "again for those that are left: `ensign rollout start --product {product} --version {}`",
             rollout.spec.version
         ),
         Stage::Done { .. } if rollout.counts().failed > 0 => see,
@@ -63,23 +63,30 @@ pub(crate) fn of_device(
     code: Code,
 ) -> String {
     let Some(d) = known else {
-        return "ensign device ls".to_owned();
+        return "`ensign device ls`".to_owned();
     };
     let name = word(fleet, d, device);
-    let on_device = |command: &str| format!("on the device: ensign-agent {command}");
     match code {
-        Code::Pending => format!("ensign device accept {name}"),
-        Code::Suspended => format!("ensign device unsuspend {name}"),
-        Code::Held => format!("ensign device unhold {name}"),
-        Code::CloneDetected => format!("find the copy and take it away, then: ensign device accept {name}"),
-        Code::Revoked => "for ever; to bring it back it joins anew: ensign token create".to_owned(),
-        Code::NoRollout => "ensign release ls; ensign rollout start --product PRODUCT --version VERSION".to_owned(),
-        Code::Frozen => "ensign fleet unfreeze".to_owned(),
+        Code::Pending => format!("`ensign device accept {name}`"),
+        Code::Suspended => format!("`ensign device unsuspend {name}`"),
+        Code::Held => format!("`ensign device unhold {name}`"),
+        Code::CloneDetected => {
+            let genuine = match d.state {
+                DeviceState::Suspended => format!("`ensign device unsuspend {name}`"),
+                _ => format!("`ensign device accept {name}`"),
+            };
+            format!(
+                "if it was restored from a backup: {genuine}; else, and the genuine one joins again: `ensign device revoke {name}`"
+            )
+        }
+        Code::Revoked => "that is for ever, it may join anew: `ensign token create`".to_owned(),
+        Code::NoRollout => "`ensign release ls`; `ensign rollout start --product PRODUCT --version VERSION`".to_owned(),
+        Code::Frozen => "`ensign fleet unfreeze`".to_owned(),
         Code::UpToDate => "nothing to do".to_owned(),
-        Code::Locked => on_device("unlock"),
-        Code::Denied => on_device("clear-denied"),
-        Code::NoSpace => format!("free space on it, then {}", on_device("clear-denied")),
-        Code::Offline => format!("see whether it has power and network: ensign device show {name}"),
+        Code::Locked => "on the device: `ensign-agent unlock`".to_owned(),
+        Code::Denied => "on the device: `ensign-agent clear-denied`".to_owned(),
+        Code::NoSpace => "free space on it, then on the device: `ensign-agent clear-denied`".to_owned(),
+        Code::Offline => format!("see whether it has power and network: `ensign device show {name}`"),
         _ => match rollout {
             Some(rollout) => in_rollout(fleet, rollout, device, &name, code),
             None => code.hint().to_owned(),
@@ -90,16 +97,18 @@ pub(crate) fn of_device(
 fn in_rollout(fleet: &Fleet, rollout: &Rollout, device: &DeviceId, name: &str, code: Code) -> String {
     let this = named(fleet, rollout);
     let (product, version) = (&rollout.spec.product, &rollout.spec.version);
-    let alone = format!("--select '{}'", select(fleet, device));
+    let alone = select(fleet, device);
     match code {
         Code::NotInPlan if rollout.serves() => {
-            format!("bring it there too: ensign rollout start --product {product} --version {version} {alone}")
+            format!(
+                "bring it there too: `ensign rollout start --product {product} --version {version} --select '{alone}'`"
+            )
         }
-        Code::NotInPlan => format!("ensign rollout start --product {product} --version NEW {alone}"),
+        Code::NotInPlan => format!("`ensign rollout start --product {product} --version NEW --select '{alone}'`"),
         Code::NewerInstalled => format!(
-            "to go back on purpose: ensign rollout start --product {product} --version {version} {alone} --allow-downgrade --reason TEXT"
+            "to go back on purpose: `ensign rollout start --product {product} --version {version} --select '{alone}' --allow-downgrade --reason TEXT`"
         ),
-        Code::Dark => format!("look at it, then give its slot to others: ensign rollout release {this} {name}"),
+        Code::Dark => format!("look at it, then give its slot to others: `ensign rollout release {this} {name}`"),
         Code::InProgress
         | Code::WaveWaiting
         | Code::Soaking
@@ -108,12 +117,12 @@ fn in_rollout(fleet: &Fleet, rollout: &Rollout, device: &DeviceId, name: &str, c
         | Code::LeaseMissing
         | Code::OutsideWindow
         | Code::ClockSuspect => {
-            format!("ensign rollout status {this} -w")
+            format!("`ensign rollout status {this} -w`")
         }
-        Code::GateNotOpen => format!("ensign rollout promote {this}"),
+        Code::GateNotOpen => format!("`ensign rollout promote {this}`"),
         Code::Superseded => match fleet.device(device).and_then(|d| d.newest.get(product)) {
-            Some(newest) => format!("ensign rollout why {name} --rollout {}", short(newest)),
-            None => "ensign rollout ls".to_owned(),
+            Some(newest) => format!("`ensign rollout why {name} --rollout {}`", short(newest)),
+            None => "`ensign rollout ls`".to_owned(),
         },
         // What stops the rollout stops the device.
         Code::Paused
@@ -126,7 +135,7 @@ fn in_rollout(fleet: &Fleet, rollout: &Rollout, device: &DeviceId, name: &str, c
         | Code::PlanExpired => of_rollout(fleet, rollout, None),
         // It failed by itself.
         _ => format!(
-            "what it says: ensign device show {name}; mend it and bring a higher version: ensign rollout start --product {product} --version NEW"
+            "what it says: `ensign device show {name}`; mend it and bring a higher version: `ensign rollout start --product {product} --version NEW`"
         ),
     }
 }

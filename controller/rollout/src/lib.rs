@@ -53,6 +53,8 @@ pub use member::{Counts, Member, Outcome, Standing};
 pub use observe::observe;
 pub use planner::{ACTIONS_AT_ONCE, plan};
 pub use rollout::{Control, Rollout, Stage, Wave};
-pub use status::{AWAY_SHOWN, Away, RolloutState, RolloutStatus, WaveState, WaveStatus, is_dark, status};
+pub use status::{
+    AWAY_SHOWN, Away, RolloutState, RolloutStatus, TransferBytes, WaveState, WaveStatus, is_dark, status,
+};
 pub use wakeup::next_wakeup;
 pub use why::{Why, why};

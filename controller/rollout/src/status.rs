@@ -81,6 +81,7 @@ pub struct WaveStatus {
     pub unreached: u32,
     pub held: u32,
     /// Of those pending and active, not connected.
+    #[serde(default)]
     pub away: u32,
     pub soak_left_s: u64,
 }
@@ -101,7 +102,7 @@ pub enum WaveState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct TransferBytes {
-    /// Records of blocks and patches with their framing, retries included; in the model, what devices say they received.
+    /// Records of blocks and patches with their framing, retries included.
     pub sent: u64,
     /// Plain size less `sent`.
     pub saved: u64,
@@ -299,22 +300,5 @@ fn wave_status(rollout: &Rollout, number: u32, wave: &Wave, now: u64) -> WaveSta
             Some(Soak::Left { seconds, .. }) if state == WaveState::Soaking => seconds,
             _ => 0,
         },
-    }
-}
-
-impl RolloutState {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Scheduled => "scheduled",
-            Self::Running => "running",
-            Self::Paused => "paused",
-            Self::Halted => "halted",
-            Self::Aborted => "aborted",
-            Self::Reverting => "reverting",
-            Self::Reverted => "reverted",
-            Self::Superseded => "superseded",
-            Self::Expired => "expired",
-            Self::Done => "done",
-        }
     }
 }

@@ -48,34 +48,33 @@ pub fn why(fleet: &Fleet, rollout: Option<&PlanId>, device: &DeviceId, now: u64)
         let reason = Refusal::new(Code::NotFound, format!("there is no device {device}"));
         return answer(fleet, None, None, device, (reason, None));
     };
-    let of = |rollout| in_rollout(fleet, rollout, d, device, now);
-    let (rollout, reason) = match rollout {
-        Some(id) => {
-            let rollout = fleet.rollout(id);
-            let reason = match rollout {
-                Some(rollout) => of(rollout),
-                None => only(Code::NotFound, format!("there is no rollout {id}")),
-            };
-            (rollout, reason)
-        }
-        None => {
-            let concerning = concerning(fleet, d, device);
-            let newest = concerning.first().copied();
-            let held = kept_out(d).map(|reason| (newest, (reason, None)));
-            let answers = || concerning.iter().map(|rollout| (Some(*rollout), of(rollout)));
-            let open = || answers().find(|(_, (reason, _))| reason.code != Code::UpToDate);
-            let untouched = || {
-                (
-                    None,
-                    only(Code::NoRollout, format!("no rollout was started yet for {}", d.name)),
-                )
-            };
-            held.or_else(open)
-                .or_else(|| answers().next())
-                .unwrap_or_else(untouched)
-        }
+    let (rollout, reason) = match rollout.map(|id| (id, fleet.rollout(id))) {
+        None => deciding(fleet, d, device, now),
+        Some((_, Some(rollout))) => (Some(rollout), in_rollout(fleet, rollout, d, device, now)),
+        Some((id, None)) => (None, only(Code::NotFound, format!("there is no rollout {id}"))),
     };
     answer(fleet, rollout, Some(d), device, reason)
+}
+
+/// What decides about a device just now, and the rollout that this concerns.
+fn deciding<'a>(fleet: &'a Fleet, d: &Device, device: &DeviceId, now: u64) -> (Option<&'a Rollout>, Reason) {
+    let concerning = concerning(fleet, d, device);
+    if let Some(reason) = kept_out(d) {
+        return (concerning.first().copied(), (reason, None));
+    }
+    let mut answers: Vec<_> = concerning
+        .iter()
+        .map(|rollout| (Some(*rollout), in_rollout(fleet, rollout, d, device, now)))
+        .collect();
+    // What leaves something to be said comes first; the sort keeps the newest of these in front.
+    answers.sort_by_key(|(_, (reason, _))| reason.code == Code::UpToDate);
+    let untouched = || {
+        (
+            None,
+            only(Code::NoRollout, format!("no rollout was started yet for {}", d.name)),
+        )
+    };
+    answers.into_iter().next().unwrap_or_else(untouched)
 }
 
 fn answer(
@@ -139,17 +138,15 @@ fn in_rollout(fleet: &Fleet, r: &Rollout, d: &Device, device: &DeviceId, now: u6
 /// Nothing reaches a device in this state, whatever the rollout.
 pub(crate) fn kept_out(device: &Device) -> Option<Refusal> {
     let name = &device.name;
+    let ordered = device.ordered.said();
     let (code, text) = match device.state {
-        DeviceState::Pending => (
-            Code::Pending,
-            format!("{name} waits for approval{}", device.ordered.said()),
-        ),
-        DeviceState::Suspended => (Code::Suspended, format!("{name} is suspended{}", device.ordered.said())),
-        DeviceState::Revoked => (Code::Revoked, format!("{name} is revoked{}", device.ordered.said())),
-        DeviceState::Approved if device.cloned => (
+        DeviceState::Pending => (Code::Pending, format!("{name} waits for approval{ordered}")),
+        DeviceState::Revoked => (Code::Revoked, format!("{name} is revoked{ordered}")),
+        _ if device.cloned => (
             Code::CloneDetected,
-            format!("another copy of {name} connected: it is held until that is cleared up"),
+            format!("another copy of {name} connected: nothing is installed on either"),
         ),
+        DeviceState::Suspended => (Code::Suspended, format!("{name} is suspended{ordered}")),
         DeviceState::Approved => {
             let reason = device.hold.as_ref()?;
             let mut order = device.held.clone();
@@ -176,6 +173,8 @@ fn not_selected(r: &Rollout, d: &Device, device: &DeviceId, state: &str) -> Refu
         format!("{name} joined after its start, at {}", utc(d.added_at))
     } else if !spec.select.is_empty() && !matches(&spec.select) {
         format!("it selects `{}`", spec.select)
+    } else if d.ordered.at > r.started_at {
+        format!("{name} was let in after its start, at {}", utc(d.ordered.at))
     } else if let Some(excluded) = spec.exclude.iter().find(|e| matches(e)) {
         format!("it leaves out `{excluded}`")
     } else {

@@ -272,6 +272,13 @@ fn why_of_a_device_names_the_rule_that_decides_about_it_now() {
     other.waves[0].members = vec![dev(2)];
     w.start(3, &other);
     of_device(&mut out, "another product does not matter", &w, 0);
+    w.wait(60);
+    w.state_of(4, DeviceState::Approved, "");
+    w.event(Event::Labelled {
+        device: dev(4),
+        labels: [(Label::parse("site").unwrap(), Label::parse("paris").unwrap())].into(),
+    });
+    of_device(&mut out, "let in later", &w, 4);
     of_device(&mut out, "nobody knows it", &w, 99);
     insta::assert_snapshot!(out);
 }

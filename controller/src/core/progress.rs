@@ -39,7 +39,7 @@ impl State {
                 sent,
                 saved: plain.saturating_sub(sent),
             },
-            away: status.away.into_iter().map(away).collect(),
+            away: status.away.iter().map(away).collect(),
             frozen: self.frozen().filter(|_| rollout.is_some_and(|r| !r.is_over())),
             hint: status.hint,
             revision: self.rollouts.revision(id),
@@ -139,7 +139,7 @@ fn reason(refusal: &Refusal) -> Reason {
     }
 }
 
-fn away(away: model::Away) -> Away {
+fn away(away: &model::Away) -> Away {
     Away {
         device: away.device,
         name: printable(&away.name, NAME),

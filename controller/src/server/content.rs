@@ -14,11 +14,20 @@ use crate::store::blobs::BlobStore;
 
 /// The blobs of one release: sorted digests, so 32 bytes each.
 #[derive(Debug)]
-pub struct ReleaseBlobs(Vec<Digest>);
+pub struct ReleaseBlobs {
+    all: Vec<Digest>,
+    /// The manifest and the tables of blocks: what describes the content and is none.
+    describing: Vec<Digest>,
+}
 
 impl ReleaseBlobs {
     pub fn contains(&self, digest: &Digest) -> bool {
-        self.0.binary_search(digest).is_ok()
+        self.all.binary_search(digest).is_ok()
+    }
+
+    /// Counts for the bytes of a rollout.
+    pub fn is_block(&self, digest: &Digest) -> bool {
+        self.contains(digest) && !self.describing.contains(digest)
     }
 }
 
@@ -68,16 +77,21 @@ fn read(blobs: &dyn BlobStore, manifest: Digest) -> Result<ReleaseBlobs, Refusal
             .ok_or_else(|| Refusal::new(Code::NotFound, format!("blob {digest} is not stored")))
     };
     let parsed = Manifest::parse(&stored(manifest, limits::MANIFEST_BYTES)?)?;
-    let mut digests = vec![manifest];
+    let mut describing = vec![manifest];
+    let mut digests = Vec::new();
     for component in &parsed.components {
         let table = stored(component.blocks.digest, limits::BLOCK_TABLE_BYTES)?;
-        digests.push(component.blocks.digest);
+        describing.push(component.blocks.digest);
         // The release was checked whole when it was published.
         let rows = BlockTable::rows_of(&table).filter(|row| row.kind != BlockKind::Zero);
         digests.extend(rows.map(|row| row.stored));
     }
+    digests.extend(&describing);
     digests.sort_unstable();
     digests.dedup();
     digests.shrink_to_fit();
-    Ok(ReleaseBlobs(digests))
+    Ok(ReleaseBlobs {
+        all: digests,
+        describing,
+    })
 }

@@ -14,6 +14,7 @@ use ensign_bundle::wire::frame::{ABSENT, LENGTH_BYTES};
 use ensign_bundle::wire::{REQUEST_DIGESTS, Request};
 use quinn::{RecvStream, SendStream};
 
+use super::content::ReleaseBlobs;
 use super::frames::{self, FrameError};
 use super::session::Shared;
 use super::{PROTOCOL_ERROR, Server};
@@ -84,7 +85,12 @@ async fn answer(
             shared.keep(manifest, &list);
             let given = digests.into_iter().map(|d| list.contains(&d).then_some(d)).collect();
             let count = match fetch {
-                Fetch::Planned(plan) => Some(Count { shared, server, plan }),
+                Fetch::Planned(plan) => Some(Count {
+                    shared,
+                    server,
+                    plan,
+                    list,
+                }),
                 Fetch::Installed => None,
             };
             records(server, server.parts.blobs.clone(), given, send, count).await
@@ -107,6 +113,7 @@ struct Count<'a> {
     shared: &'a Shared,
     server: &'a Server,
     plan: PlanId,
+    list: Arc<ReleaseBlobs>,
 }
 
 /// Sends one record per entry; `None` = absent.
@@ -121,7 +128,11 @@ async fn records(
         given,
         next: 0,
         file: None,
+        counts: false,
+        counted: 0,
+        list: count.as_ref().map(|count| Arc::clone(&count.list)),
     };
+    // Bytes of blocks with their framing; the manifest and the tables are metadata.
     let mut sent = 0u64;
     let result = loop {
         let Ok(_place) = server.buffers.acquire().await else {
@@ -140,12 +151,15 @@ async fn records(
         let length = chunk.len() as u64;
         let deadline = PATIENCE + Duration::from_secs(length / SLOWEST);
         match tokio::time::timeout(deadline, send.write_chunk(chunk.into())).await {
-            Ok(Ok(())) => sent += length,
+            Ok(Ok(())) => sent += std::mem::take(&mut at.counted),
             Ok(Err(error)) => break Err(error.into()),
             Err(_) => break Err(StreamError::Slow),
         }
     };
-    if let Some(Count { shared, server, plan }) = count {
+    if let Some(Count {
+        shared, server, plan, ..
+    }) = count
+    {
         server.parts.bytes_sent.fetch_add(sent, Ordering::Relaxed);
         let device = shared.device;
         server.core.tell(move |state| state.bytes_sent(&plan, &device, sent));
@@ -159,6 +173,11 @@ struct Position {
     next: usize,
     /// A file that did not fit into the last chunk, and its bytes that are left.
     file: Option<(crate::store::blobs::Content, u64)>,
+    /// Whether that file counts for a rollout.
+    counts: bool,
+    /// Bytes of the last chunk that count for a rollout.
+    counted: u64,
+    list: Option<Arc<ReleaseBlobs>>,
 }
 
 impl Position {
@@ -177,6 +196,9 @@ impl Position {
                         "a stored file is shorter than it was",
                     ));
                 }
+                if self.counts {
+                    self.counted += read;
+                }
                 if left > read {
                     self.file = Some((content, left - read));
                 }
@@ -184,6 +206,10 @@ impl Position {
             }
             let Some(entry) = self.given.get(self.next) else { break };
             self.next += 1;
+            self.counts = self
+                .list
+                .as_ref()
+                .is_some_and(|list| entry.is_some_and(|digest| list.is_block(&digest)));
             let blob = entry.map(|digest| store.get(digest)).transpose()?.flatten();
             match blob.and_then(|blob| Some((u32::try_from(blob.len).ok().filter(|l| *l != ABSENT)?, blob.content))) {
                 Some((length, mut content)) => {
@@ -191,6 +217,9 @@ impl Position {
                         .seek(SeekFrom::Start(0))
                         .map_err(|e| Refusal::new(Code::Io, e.to_string()))?;
                     out.extend_from_slice(&length.to_be_bytes());
+                    if self.counts {
+                        self.counted += LENGTH_BYTES as u64;
+                    }
                     if length > 0 {
                         self.file = Some((content, u64::from(length)));
                     }

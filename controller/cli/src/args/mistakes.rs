@@ -45,7 +45,7 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "rollout",
-        &["promote", "retry", "history", "sign", "catch-up"],
+        &["retry", "history", "sign", "catch-up"],
         "this verb is not in this version; `ensign rollout --help` lists those that are",
     ),
     ("device", &["list", "devices"], "`ensign device ls`"),

@@ -49,6 +49,17 @@ Exit codes with --wait: 0 done, 10 paused or halted, 11 aborted or superseded, 2
         #[command(flatten)]
         rollout: Target,
     },
+    /// Open the next wave of a rollout with `--gate manual` (signed).
+    #[command(after_help = "Example:
+  ensign rollout promote app
+  ensign rollout promote app --wave 3")]
+    Promote {
+        #[command(flatten)]
+        rollout: Target,
+        /// Which wave, from 2 [default: the next one that waits].
+        #[arg(long, value_name = "N")]
+        wave: Option<u32>,
+    },
     /// End a rollout for ever (signed). Asks.
     #[command(after_help = "Example:
   ensign rollout abort --keep --reason 'shows wrong prices'")]
@@ -123,7 +134,7 @@ pub struct Start {
     /// How long a wave must be healthy before the next opens [default: 10m].
     #[arg(long, value_parser = units::seconds, value_name = "TIME")]
     pub soak: Option<u64>,
-    /// auto: the next wave opens by itself; manual is not in this version [default: auto].
+    /// auto: the next wave opens by itself; manual: after its soak, with `rollout promote` [default: auto].
     #[arg(long, value_parser = ["auto", "manual"])]
     pub gate: Option<String>,
     /// A first wave of exactly these, counted in --waves [default: none].

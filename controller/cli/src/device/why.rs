@@ -1,13 +1,12 @@
 //! `device why`: the one rule that decides about a device just now.
 
-use ensign_api::{Device, Reason, Rollout, Why};
-use ensign_bundle::reason::Code;
+use ensign_api::{Device, Rollout, Why};
 use serde::Serialize;
 
 use crate::app::{App, Session};
 use crate::device::which;
 use crate::failure::Result;
-use crate::output::{Document, Facts, Paint};
+use crate::output::{Document, Facts, Paint, steps};
 
 /// What the controller says, with the name that people use.
 #[derive(Debug, Serialize)]
@@ -17,27 +16,12 @@ pub struct Answer {
     name: String,
 }
 
-/// Rollouts that are looked through for the one that lists the device.
-const LOOKED_THROUGH: usize = 8;
-
 pub async fn run(app: &App, text: &str) -> Result<()> {
     let session = app.session()?;
     let devices: Vec<Device> = session.client.get("/v1/devices").await?;
     let device = which::find(&devices, text)?;
-    let rollouts: Vec<Rollout> = session.client.get("/v1/rollouts").await?;
-    let mut last = None;
-    for rollout in rollouts.iter().take(LOOKED_THROUGH) {
-        let why = ask(&session, rollout, device).await?;
-        let listed = why.why.wave.is_some();
-        // The newest rollout that lists the device decides about it; else the newest says that it does not.
-        if listed || last.is_none() {
-            last = Some(why);
-        }
-        if listed {
-            break;
-        }
-    }
-    app.shell.print(&last.unwrap_or_else(|| untouched(device)))
+    let why = session.client.get(&format!("/v1/devices/{}/why", device.id)).await?;
+    app.shell.print(&answer(why, device))
 }
 
 /// What the controller says about a device in one rollout.
@@ -52,24 +36,6 @@ fn answer(why: Why, device: &Device) -> Answer {
         why,
         name: device.name.clone(),
     }
-}
-
-/// There has been no rollout at all.
-fn untouched(device: &Device) -> Answer {
-    let reason = device.reason.clone().unwrap_or_else(|| Reason {
-        code: Code::NoRollout,
-        text: "no rollout was started yet".to_owned(),
-    });
-    let why = Why {
-        device: device.id,
-        rollout: None,
-        wave: None,
-        status: device.status.name().to_owned(),
-        reason: Some(reason),
-        next_eligible: None,
-        hint: Code::NoRollout.hint().to_owned(),
-    };
-    answer(why, device)
 }
 
 impl Document for Answer {
@@ -90,23 +56,25 @@ impl Document for Answer {
         if let Some(time) = why.next_eligible {
             facts.add("next chance", time.to_string());
         }
-        if !why.hint.is_empty() {
-            facts.add("hint", &why.hint);
-        }
-        facts.text(paint)
+        let mut out = facts.text(paint);
+        out.push_str(&steps(&why.hint, paint));
+        out
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ensign_api::{DeviceStatus, Time};
+    use clap::Parser as _;
+    use clap::error::ErrorKind;
+    use ensign_api::{DeviceStatus, Reason, Time};
     use ensign_bundle::digest::{DeviceId, PlanId};
+    use ensign_bundle::reason::Code;
 
     use super::*;
 
     #[test]
     fn says_what_and_what_to_type() {
-        let why = Why {
+        let mut why = Why {
             device: DeviceId([0xab; 32]),
             rollout: Some(PlanId([0x12; 16])),
             wave: Some(2),
@@ -116,10 +84,47 @@ mod tests {
                 text: "wave 1 must stay healthy for 10m, 4m 12s are left".to_owned(),
             }),
             next_eligible: Some(Time(1_796_090_400)),
-            hint: "wait".to_owned(),
+            hint: "`ensign rollout status app -w`".to_owned(),
         };
         let device = crate::device::show::tests::device(1, "dev1", "1.0.0", DeviceStatus::Idle);
+        insta::assert_snapshot!(answer(why.clone(), &device).table(Paint(false)));
+        why.reason = Some(Reason {
+            code: Code::NotInPlan,
+            text: "not selected by the rollout 121212121212 of app 1.1.0 (running): it selects `site = paris`; dev1 runs app 1.0.0"
+                .to_owned(),
+        });
+        (why.wave, why.next_eligible) = (None, None);
+        why.hint = "bring it there too: `ensign rollout start --product app --version 1.1.0 --select 'name = dev1'`"
+            .to_owned();
         insta::assert_snapshot!(answer(why, &device).table(Paint(false)));
-        insta::assert_snapshot!(untouched(&device).table(Paint(false)));
+    }
+
+    /// Every hint of the planner's snapshots is made of commands that this program has.
+    #[test]
+    fn hints_are_commands_that_exist() {
+        let snapshots = concat!(env!("CARGO_MANIFEST_DIR"), "/../rollout/tests/snapshots");
+        let mut seen = 0;
+        for file in std::fs::read_dir(snapshots).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let hints = text.lines().filter_map(|line| line.trim().strip_prefix("hint: "));
+            for step in hints.flat_map(|hint| hint.split("; ")) {
+                if step == "nothing to do" || step.contains("on the device: `ensign-agent ") {
+                    continue;
+                }
+                let command = step.split('`').nth(1).and_then(|c| c.strip_prefix("ensign "));
+                let command = command.unwrap_or_else(|| panic!("`{step}` is no command"));
+                // One argument in quotes is as much as a hint has.
+                let words = command.split('\'').enumerate().flat_map(|(i, part)| match i {
+                    1 => vec![part],
+                    _ => part.split_whitespace().collect(),
+                });
+                let parsed = crate::args::Cli::try_parse_from(std::iter::once("ensign").chain(words));
+                if let Err(e) = parsed {
+                    assert_eq!(e.kind(), ErrorKind::MissingRequiredArgument, "`{command}`: {e}");
+                }
+                seen += 1;
+            }
+        }
+        assert!(seen > 40, "{seen} hints");
     }
 }

@@ -146,12 +146,13 @@ mod tests {
             fleet.frozen = Some(Frozen {
                 since: Time(1_800_000_000),
                 reason: "a|b\nc".to_owned(),
+                by: "ada".to_owned(),
             });
         };
         let (exit, text) = line(frozen);
         assert_eq!((exit, text.lines().count()), (1, 1), "{text}");
         assert!(
-            text.starts_with("ENSIGN WARNING - acme: frozen since") && !text.contains('|'),
+            text.starts_with("ENSIGN WARNING - acme: the fleet is frozen since") && !text.contains('|'),
             "{text}"
         );
         let (exit, text) = line(|fleet| {
@@ -160,7 +161,10 @@ mod tests {
         });
         assert_eq!(exit, 2);
         assert!(text.starts_with("ENSIGN CRITICAL - acme: 2 devices dark"), "{text}");
-        assert!(text.contains("; frozen since"), "the warning is there too: {text}");
+        assert!(
+            text.contains("; the fleet is frozen since"),
+            "the warning is there too: {text}"
+        );
     }
 
     #[test]

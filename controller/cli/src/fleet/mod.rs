@@ -3,11 +3,11 @@
 mod check;
 mod files;
 mod founding;
+mod freeze;
 mod init;
 mod status;
 
 pub use check::check;
-use ensign_api::{Change, Fleet};
 
 use crate::app::App;
 use crate::args::FleetVerb;
@@ -37,20 +37,7 @@ pub async fn run(app: &App, verb: FleetVerb) -> Result<()> {
         }
         FleetVerb::Show => status::show(app).await,
         FleetVerb::Status { .. } => status::status(app).await,
-        FleetVerb::Freeze => set_frozen(app, "freeze").await,
-        FleetVerb::Unfreeze => set_frozen(app, "unfreeze").await,
+        FleetVerb::Freeze => freeze::run(app, true).await,
+        FleetVerb::Unfreeze => freeze::run(app, false).await,
     }
-}
-
-async fn set_frozen(app: &App, verb: &str) -> Result<()> {
-    if app.shell.dry_run {
-        app.shell.note(&format!("would {verb} the fleet"));
-        return Ok(());
-    }
-    let session = app.session()?;
-    let change = Change {
-        reason: app.shell.reason.clone(),
-    };
-    let fleet: Fleet = session.client.post(&format!("/v1/fleet/{verb}"), &change).await?;
-    app.shell.print(&status::Status::of(fleet))
 }

@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::clock;
 use crate::failure::Result;
 use crate::output::{Document, Facts, Paint, Shell};
+use crate::rollout::view;
 use crate::units;
 
 /// Offline roles that expire sooner than this need a signer, seconds: 30 days.
@@ -130,7 +131,7 @@ fn findings(fleet: &Fleet, now: u64) -> Vec<Finding> {
         });
     };
     if let Some(frozen) = &fleet.frozen {
-        let text = format!("frozen since {}: {}", frozen.since, frozen.reason);
+        let text = format!("{}; nothing starts, what switches already finishes", view::said(frozen));
         find(Level::Warning, text, "`ensign fleet unfreeze`");
     }
     if fleet.dark > 0 {
@@ -243,7 +244,13 @@ impl Document for Status {
                 ),
             )
             .add("releases", f.releases.to_string())
-            .add("rollouts", format!("{} not finished", f.rollouts))
+            .add(
+                "rollouts",
+                match (&f.frozen, f.rollouts) {
+                    (Some(_), rollouts) if rollouts > 0 => format!("{rollouts} not finished, standing still: frozen"),
+                    (_, rollouts) => format!("{rollouts} not finished"),
+                },
+            )
             .add("root", role(f.root))
             .add("targets", role(f.targets))
             .add("snapshot", role(f.snapshot))
@@ -303,11 +310,16 @@ pub mod tests {
         insta::assert_snapshot!(quiet.table(Paint(false)));
         let mut bad = fleet();
         bad.dark = 2;
+        bad.frozen = Some(ensign_api::Frozen {
+            since: Time(now - 60),
+            reason: String::new(),
+            by: "ada".to_owned(),
+        });
         bad.timestamp.expires = Time(now - 5);
         bad.targets.expires = Time(now + 3600);
         let findings = findings(&bad, now);
         assert_eq!(findings.iter().filter(|f| f.level == Level::Critical).count(), 2);
-        assert_eq!(findings.iter().filter(|f| f.level == Level::Warning).count(), 1);
+        assert_eq!(findings.iter().filter(|f| f.level == Level::Warning).count(), 2);
         insta::assert_snapshot!(Status { fleet: bad, findings }.table(Paint(false)));
     }
 }

@@ -1,7 +1,7 @@
 //! Verbs that stop, go on or end a rollout, and the question why.
 
-use ensign_api::{Change, Device, DeviceStatus, ReleaseSlots, Rollout, RolloutState};
-use ensign_bundle::plan::statements::Cancel;
+use ensign_api::{Change, Device, DeviceStatus, ReleaseSlots, Rollout, RolloutState, WaveState};
+use ensign_bundle::plan::statements::{Cancel, Promote};
 use ensign_bundle::reason::Code;
 use ensign_bundle::trust::roles::FORMAT;
 
@@ -21,7 +21,11 @@ pub async fn pause(app: &App, which: Option<&str>, pause: bool) -> Result<()> {
         reason: app.shell.reason.clone(),
     };
     let path = format!("/v1/rollouts/{}/{verb}", found.id);
-    let changed: Rollout = session.client.post(&path, &change).await?;
+    let changed: Rollout = session
+        .client
+        .post(&path, &change)
+        .await
+        .map_err(|e| ended(e, &found))?;
     app.shell.print(&changed)?;
     // What halted it was acknowledged, and the next rule stops it: that is no success.
     if !pause && changed.state == RolloutState::Halted {
@@ -30,8 +34,7 @@ pub async fn pause(app: &App, which: Option<&str>, pause: bool) -> Result<()> {
             .as_ref()
             .map_or_else(String::new, |r| format!(": {}", r.text));
         return Err(
-            Failure::new(Code::Paused, format!("{} is halted again{why}", named(&changed)))
-                .hint("`ensign rollout abort --keep`, mend, release a higher version"),
+            Failure::new(Code::Paused, format!("{} is halted again{why}", named(&changed))).hint(changed.hint.clone()),
         );
     }
     Ok(())
@@ -62,8 +65,53 @@ pub async fn abort(app: &App, which: Option<&str>, keep: bool) -> Result<()> {
         reason: app.shell.reason.clone(),
     })?;
     let path = format!("/v1/rollouts/{}/cancel", found.id);
-    let changed: Rollout = session.client.post_bytes(&path, cancel).await?;
+    let changed = session.client.post_bytes(&path, cancel).await;
+    let changed: Rollout = changed.map_err(|e| ended(e, &found))?;
     app.shell.print(&changed)
+}
+
+/// Opens a manual gate: a signed statement that the devices of the wave want to see.
+pub async fn promote(app: &App, which: Option<&str>, wave: Option<u32>) -> Result<()> {
+    let session = app.signing_session().await?;
+    let found = rollout::find(&session, which).await?;
+    let wave = match wave {
+        Some(wave) => wave,
+        None => next_wave(&found)?,
+    };
+    if app.shell.dry_run {
+        app.shell.note(&format!("would open wave {wave} of {}", named(&found)));
+        return Ok(());
+    }
+    let promote = session.sign_deploy(&Promote {
+        format: FORMAT,
+        issued: clock::now(),
+        plan: found.plan,
+        wave,
+    })?;
+    let path = format!("/v1/rollouts/{}/promote", found.id);
+    let changed = session.client.post_bytes(&path, promote).await;
+    let changed: Rollout = changed.map_err(|e| ended(e, &found))?;
+    app.shell.print(&changed)
+}
+
+/// The first wave that waits.
+fn next_wave(rollout: &Rollout) -> Result<u32> {
+    let waiting = rollout
+        .waves
+        .iter()
+        .find(|w| w.state == WaveState::Waiting && w.target > 0);
+    waiting.map(|w| w.index).ok_or_else(|| {
+        Failure::new(Code::Conflict, format!("every wave of {} is open", named(rollout)))
+            .hint("`ensign rollout status`")
+    })
+}
+
+/// What the controller refuses because of where the rollout stands is seen in its status.
+fn ended(failure: Failure, rollout: &Rollout) -> Failure {
+    match failure.code {
+        Code::Conflict | Code::GateNotOpen => failure.hint(format!("`ensign rollout status {}`", rollout.id)),
+        _ => failure,
+    }
 }
 
 /// Gives back the slots of dark devices.

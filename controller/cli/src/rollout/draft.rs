@@ -31,8 +31,18 @@ pub struct Draft<'a> {
     pub plan: Plan,
     pub cut: Vec<CutWave>,
     pub chosen: Vec<&'a Known>,
+    /// Devices that the selector matches and that take no part all the same.
+    pub left_out: Vec<LeftOut>,
     /// Rollouts of the product that are not finished, for people.
     pub supersedes: Vec<String>,
+}
+
+/// A device that matches and is not in the plan: suspended, pending, or not-in-plan where it is excluded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Foreign text.
+    pub name: String,
+    pub why: Code,
 }
 
 pub fn draft<'a>(
@@ -42,7 +52,7 @@ pub fn draft<'a>(
     root: &Root,
     moment: &Moment,
 ) -> Result<Draft<'a>> {
-    let chosen = choose(words, inventory)?;
+    let (chosen, left_out) = choose(words, inventory)?;
     let candidates: Vec<Candidate> = chosen
         .iter()
         .map(|known| Candidate {
@@ -59,11 +69,21 @@ pub fn draft<'a>(
     check_first_wave(&cut, root)?;
     let evidence = evidence(words, &cut)?;
     let downgrade = downgrade(words, &moment.reason)?;
-    let waves = cut.iter().zip(evidence).map(|(wave, evidence)| Wave {
-        cohort: wave.cohort(),
-        min_soak_s: words.soak_s,
-        gate: GateKind::Auto,
-        evidence,
+    let mut first = true;
+    let waves = cut.iter().zip(evidence).map(|(wave, evidence)| {
+        // What starts the rollout needs no second word, nor does a wave that adds nobody.
+        let gate = if first || wave.count() == 0 {
+            GateKind::Auto
+        } else {
+            words.gate
+        };
+        first &= wave.count() == 0;
+        Wave {
+            cohort: wave.cohort(),
+            min_soak_s: words.soak_s,
+            gate,
+            evidence,
+        }
     });
     let plan = Plan {
         format: FORMAT,
@@ -103,12 +123,13 @@ pub fn draft<'a>(
         plan,
         cut,
         chosen,
+        left_out,
         supersedes: Vec::new(),
     })
 }
 
-/// The approved devices that are meant, by their signed labels.
-fn choose<'a>(words: &Words, inventory: &'a Inventory) -> Result<Vec<&'a Known>> {
+/// The approved devices that are meant, by their signed labels, and who else matches but takes no part.
+fn choose<'a>(words: &Words, inventory: &'a Inventory) -> Result<(Vec<&'a Known>, Vec<LeftOut>)> {
     let approved = || inventory.known.iter().filter(|k| k.state == DeviceState::Approved);
     if words.select.is_none() && approved().count() > SELECT_REQUIRED_ABOVE {
         return Err(Failure::usage(format!(
@@ -117,18 +138,51 @@ fn choose<'a>(words: &Words, inventory: &'a Inventory) -> Result<Vec<&'a Known>>
         ))
         .hint("--select EXPR; --select all means all of them"));
     }
-    let chosen: Vec<&Known> = approved()
-        .filter(|k| words.select.as_ref().is_none_or(|s| k.member.matches(s)))
-        .filter(|k| !words.exclude.iter().any(|e| k.member.matches(e)))
-        .collect();
-    if chosen.is_empty() {
-        return fail!(
-            NobodyMatches,
-            "none of {} approved devices is selected",
-            approved().count()
-        );
+    let (mut chosen, mut left_out) = (Vec::new(), Vec::new());
+    let selected = |k: &&Known| words.select.as_ref().is_none_or(|s| k.member.matches(s));
+    for known in inventory.known.iter().filter(selected) {
+        let excluded = words.exclude.iter().any(|e| known.member.matches(e));
+        let why = match known.state {
+            // Gone for ever: nobody expects it.
+            DeviceState::Revoked => continue,
+            DeviceState::Suspended => Code::Suspended,
+            DeviceState::Pending => Code::Pending,
+            DeviceState::Approved if excluded => Code::NotInPlan,
+            DeviceState::Approved => {
+                chosen.push(known);
+                continue;
+            }
+        };
+        left_out.push(LeftOut {
+            name: known.member.name.clone(),
+            why,
+        });
     }
-    Ok(chosen)
+    if chosen.is_empty() {
+        let count = |code| left_out.iter().filter(|l| l.why == code).count();
+        let others = [
+            (Code::Suspended, "suspended", "`ensign device unsuspend DEVICE`"),
+            (Code::Pending, "waiting for approval", "`ensign device accept DEVICE`"),
+            (Code::NotInPlan, "left out by --exclude", "a narrower --exclude"),
+        ];
+        let others: Vec<_> = others.into_iter().filter(|(code, ..)| count(*code) > 0).collect();
+        let said = others
+            .iter()
+            .map(|(code, words, _)| format!(", {} {words}", count(*code)));
+        let failure = Failure::new(
+            Code::NobodyMatches,
+            format!(
+                "none of {} approved devices is selected{}",
+                approved().count(),
+                said.collect::<String>()
+            ),
+        );
+        return Err(match others.first() {
+            Some((.., hint)) => failure.hint(*hint),
+            None => failure,
+        });
+    }
+    Ok((chosen, left_out))
 }
 
 /// `policy.first_wave_max` is a promise of the fleet's root.
@@ -370,11 +424,45 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_manual_gate_stands_between_waves_that_have_devices() {
+        let inventory = inventory(3);
+        let manual = words(|s| {
+            s.gate = Some("manual".to_owned());
+            s.waves = Some("1,10%,100%".to_owned());
+        });
+        let drafted = draft(&manual, &inventory, &release(), &root(None), &moment()).unwrap();
+        let gates: Vec<_> = drafted
+            .plan
+            .waves
+            .iter()
+            .zip(&drafted.cut)
+            .map(|(w, cut)| (cut.count(), w.gate))
+            .collect();
+        assert_eq!(gates, [(1, GateKind::Auto), (0, GateKind::Auto), (2, GateKind::Manual)]);
+    }
+
+    #[test]
     fn only_approved_devices_and_within_policy() {
         let mut three = inventory(3);
         three.known[0].state = DeviceState::Suspended;
         let drafted = draft(&words(|_| {}), &three, &release(), &root(None), &moment()).unwrap();
         assert_eq!(drafted.chosen.len(), 2);
+        assert_eq!(
+            drafted.left_out,
+            [LeftOut {
+                name: "dev0".to_owned(),
+                why: Code::Suspended
+            }]
+        );
+        for known in &mut three.known {
+            known.state = DeviceState::Suspended;
+        }
+        let nobody = draft(&words(|_| {}), &three, &release(), &root(None), &moment()).unwrap_err();
+        assert_eq!(nobody.text, "none of 0 approved devices is selected, 3 suspended");
+        assert_eq!(
+            (nobody.exit(), nobody.hint_text()),
+            (32, "`ensign device unsuspend DEVICE`")
+        );
         let all = words(|s| s.waves = Some("100%".to_owned()));
         let refused = draft(&all, &inventory(3), &release(), &root(Some(2)), &moment()).unwrap_err();
         assert_eq!(refused.exit(), 25);

@@ -4,7 +4,7 @@ mod change;
 mod draft;
 mod preview;
 mod start;
-mod view;
+pub mod view;
 mod wait;
 mod words;
 
@@ -35,6 +35,7 @@ pub async fn run(app: &App, verb: RolloutVerb) -> Result<()> {
         }
         RolloutVerb::Pause { rollout } => change::pause(app, rollout.rollout.as_deref(), true).await,
         RolloutVerb::Resume { rollout } => change::pause(app, rollout.rollout.as_deref(), false).await,
+        RolloutVerb::Promote { rollout, wave } => change::promote(app, rollout.rollout.as_deref(), wave).await,
         RolloutVerb::Abort { rollout, keep } => change::abort(app, rollout.rollout.as_deref(), keep).await,
         RolloutVerb::Release { rollout, devices } => change::release(app, &rollout, &devices).await,
         RolloutVerb::Why { device, rollout } => change::why(app, device.as_deref(), rollout.as_deref()).await,

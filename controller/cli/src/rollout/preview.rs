@@ -3,22 +3,26 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use ensign_api::{Device, Time};
+use ensign_api::{Device, Frozen, Time};
 use ensign_bundle::digest::DeviceId;
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::limits::LEASE_S;
-use ensign_bundle::plan::statements::Evidence;
+use ensign_bundle::plan::cohort::CutWave;
+use ensign_bundle::plan::statements::{Evidence, GateKind};
+use ensign_bundle::reason::Code;
 use ensign_bundle::text::printable;
+use ensign_rollout::WaveBrakes;
 use serde::Serialize;
 
 use crate::evidence::Inventory;
 use crate::output::{Document, Facts, Grid, Mood, Paint, bar, some_of};
 use crate::rollout::draft::Draft;
+use crate::rollout::view;
 use crate::units;
 
 /// Cells of a wave's bar.
-const BAR: usize = 20;
-/// Lines and names of one sort that a person is shown.
+const BAR: usize = 10;
+/// Reasons that a person is shown.
 const SHOWN: usize = 8;
 
 #[derive(Debug, Serialize)]
@@ -33,7 +37,9 @@ pub struct Preview {
     /// None: at once.
     start_at: Option<Time>,
     brakes: Brakes,
-    /// Devices that will not change, and why.
+    /// Nothing starts before the fleet is unfrozen.
+    frozen: Option<Frozen>,
+    /// Devices that match and will not change, and why.
     refused: Vec<Refused>,
     /// Selected devices that are not connected now: they take part when they return.
     away: Vec<String>,
@@ -48,6 +54,12 @@ struct PreviewWave {
     cumulative: u32,
     /// Receipts of the wave before that a device wants to see.
     evidence: u32,
+    /// `auto`, or `manual`: waits for `rollout promote`.
+    gate: GateKind,
+    /// What halts the rollout while this wave is under way.
+    halts: WaveBrakes,
+    /// The same in words.
+    halts_at: String,
     /// With `--print-devices`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     names: Vec<String>,
@@ -60,6 +72,7 @@ struct PreviewBytes {
     total: u64,
 }
 
+/// What holds for every wave; the numbers that differ are with the waves.
 #[derive(Debug, Serialize)]
 struct Brakes {
     stop_failed: String,
@@ -67,6 +80,8 @@ struct Brakes {
     stop_min_sample: u32,
     quorum: String,
     reach_s: u64,
+    /// None: three check-ins of the controller, at least 30 min.
+    dark_after_s: Option<u64>,
     max_parallel: Option<u32>,
     /// A halt reaches connected devices at once and all others within this time.
     lease_s: u64,
@@ -75,40 +90,59 @@ struct Brakes {
 #[derive(Debug, Serialize)]
 struct Refused {
     device: String,
+    code: Code,
     why: String,
     /// What it runs, where that is newer.
     #[serde(skip)]
     newer: Option<Version>,
 }
 
+/// What the controller says, only for showing.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub rows: Vec<Device>,
+    pub frozen: Option<Frozen>,
+    /// Plain size of the release, bytes.
+    pub bytes: u64,
+}
+
 impl Preview {
-    /// `rows`: what the controller says of devices; only for showing. `plain`: bytes of the release.
-    pub fn of(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device], plain: u64, print_devices: bool) -> Self {
-        let (refused, away) = unchanged(draft, inventory, rows);
+    pub fn of(draft: &Draft<'_>, inventory: &Inventory, seen: &Seen, print_devices: bool) -> Self {
+        let (refused, away) = unchanged(draft, inventory, &seen.rows);
         let plan = &draft.plan;
+        let sizes: Vec<u32> = draft.cut.iter().map(CutWave::count).collect();
+        let brakes = ensign_rollout::brakes(&plan.pace.stop, &sizes);
         let names: BTreeMap<DeviceId, &str> = draft
             .chosen
             .iter()
             .map(|k| (k.member.device, k.member.name.as_str()))
             .collect();
         let mut cumulative = 0u32;
-        let waves = draft.cut.iter().zip(&plan.waves).map(|(cut, wave)| {
-            cumulative = cumulative.saturating_add(cut.count());
-            let listed = cut.members.iter().filter(|_| print_devices);
-            PreviewWave {
-                index: cut.number,
-                devices: cut.count(),
-                cumulative,
-                evidence: match wave.evidence {
-                    Evidence::Receipts(m) => m,
-                    Evidence::Dwell => 0,
-                },
-                names: listed
-                    .filter_map(|m| names.get(&m.device))
-                    .map(|name| (*name).to_owned())
-                    .collect(),
-            }
-        });
+        let waves = draft
+            .cut
+            .iter()
+            .zip(&plan.waves)
+            .zip(brakes)
+            .map(|((cut, wave), halts)| {
+                cumulative = cumulative.saturating_add(cut.count());
+                let listed = cut.members.iter().filter(|_| print_devices);
+                PreviewWave {
+                    index: cut.number,
+                    devices: cut.count(),
+                    cumulative,
+                    evidence: match wave.evidence {
+                        Evidence::Receipts(m) => m,
+                        Evidence::Dwell => 0,
+                    },
+                    gate: wave.gate,
+                    halts,
+                    halts_at: if cut.count() == 0 { String::new() } else { halts.words() },
+                    names: listed
+                        .filter_map(|m| names.get(&m.device))
+                        .map(|name| (*name).to_owned())
+                        .collect(),
+                }
+            });
         let waves: Vec<PreviewWave> = waves.collect();
         let stop = &plan.pace.stop;
         let devices = u32::try_from(draft.chosen.len()).unwrap_or(u32::MAX);
@@ -118,8 +152,8 @@ impl Preview {
             devices,
             waves,
             bytes: PreviewBytes {
-                per_device: plain,
-                total: plain.saturating_mul(u64::from(devices)),
+                per_device: seen.bytes,
+                total: seen.bytes.saturating_mul(u64::from(devices)),
             },
             soak_s: plan.waves.first().map_or(0, |w| w.min_soak_s),
             expires: Time(plan.expires),
@@ -130,13 +164,19 @@ impl Preview {
                 stop_min_sample: stop.min_sample,
                 quorum: units::show_bound(ensign_bundle::plan::statements::Bound::BasisPoints(stop.quorum_bp)),
                 reach_s: stop.reach_s,
+                dark_after_s: stop.dark_after_s,
                 max_parallel: plan.pace.max_parallel,
                 lease_s: LEASE_S,
             },
+            frozen: seen.frozen.clone(),
             refused,
             away,
             supersedes: draft.supersedes.clone(),
         }
+    }
+
+    pub fn frozen(&self) -> Option<&Frozen> {
+        self.frozen.as_ref()
     }
 
     pub fn devices(&self) -> u32 {
@@ -159,10 +199,24 @@ fn unchanged(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> (Vec<
         .iter()
         .map(|(name, refusal)| Refused {
             device: name.clone(),
-            why: format!("left out, its evidence does not hold: {}", refusal.text),
+            code: refusal.code,
+            why: format!("left out, the evidence does not hold: {}", refusal.text),
             newer: None,
         })
         .collect();
+    refused.extend(draft.left_out.iter().map(|out| {
+        Refused {
+            device: out.name.clone(),
+            code: out.why,
+            newer: None,
+            why: match out.why {
+                Code::Suspended => "left out, suspended (`ensign device unsuspend DEVICE`)",
+                Code::Pending => "left out, waiting for approval (`ensign device accept DEVICE`)",
+                _ => "left out by --exclude",
+            }
+            .to_owned(),
+        }
+    }));
     let mut away = Vec::new();
     let rows: BTreeMap<DeviceId, &Device> = rows.iter().map(|r| (r.id, r)).collect();
     for known in &draft.chosen {
@@ -173,9 +227,20 @@ fn unchanged(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> (Vec<
         let newer = running
             .and_then(Version::counter)
             .is_some_and(|c| c > plan.release.counter);
-        let why = match running {
-            _ if row.held => "held by an operator".to_owned(),
-            Some(version) if newer && plan.downgrade.is_none() => format!("runs {version}, which is newer"),
+        let cloned = row.reason.as_ref().is_some_and(|r| r.code == Code::CloneDetected);
+        let (code, why) = match running {
+            _ if cloned => (
+                Code::CloneDetected,
+                "held, another copy of it connected (`ensign device why DEVICE`)".to_owned(),
+            ),
+            _ if row.held => (
+                Code::Held,
+                "held by an operator (`ensign device unhold DEVICE`)".to_owned(),
+            ),
+            Some(version) if newer && plan.downgrade.is_none() => (
+                Code::NewerInstalled,
+                format!("unchanged, running {version}, which is newer"),
+            ),
             _ if !row.connected => {
                 away.push(known.member.name.clone());
                 continue;
@@ -184,29 +249,48 @@ fn unchanged(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> (Vec<
         };
         refused.push(Refused {
             device: known.member.name.clone(),
+            code,
             why,
-            newer: running
-                .filter(|_| newer && plan.downgrade.is_none() && !row.held)
-                .cloned(),
+            newer: running.filter(|_| code == Code::NewerInstalled).cloned(),
         });
     }
     (refused, away)
 }
 
+/// One line for all devices with the same fate.
+fn alike(refused: &[Refused]) -> Vec<String> {
+    let mut groups: Vec<(&str, Vec<String>)> = Vec::new();
+    for r in refused {
+        match groups.iter_mut().find(|(why, _)| *why == r.why) {
+            Some((_, names)) => names.push(r.device.clone()),
+            None => groups.push((&r.why, vec![r.device.clone()])),
+        }
+    }
+    let line = |(why, names): &(&str, Vec<String>)| {
+        let count = units::show_count(names.len() as u64, "device");
+        format!("{count} {}: {}", printable(why, 200), some_of(names))
+    };
+    groups.iter().map(line).collect()
+}
+
 /// When a wave opens, in words.
 fn opens(wave: &PreviewWave, soak_s: u64) -> String {
-    match (wave.devices, wave.evidence, soak_s) {
+    let opens = match (wave.devices, wave.evidence, soak_s) {
         (0, ..) => "adds nobody".to_owned(),
         (_, 0, _) if wave.cumulative == wave.devices => "at once".to_owned(),
         (_, 0, _) => "with the wave before".to_owned(),
         (_, m, 0) => format!("after {m} healthy"),
         (_, m, s) => format!("after {m} healthy for {}", units::show_seconds(s)),
+    };
+    match wave.gate {
+        GateKind::Auto => opens,
+        GateKind::Manual => format!("{opens}, by promote"),
     }
 }
 
 impl Document for Preview {
     fn table(&self, paint: Paint) -> String {
-        let mut grid = Grid::new(&["WAVE", "DEVICES", "", "OPENS"], paint).right(&[0, 1]);
+        let mut grid = Grid::new(&["WAVE", "DEVICES", "", "OPENS", "HALTS AT"], paint).right(&[0, 1]);
         for w in &self.waves {
             let opens = opens(w, self.soak_s);
             grid.row([
@@ -214,6 +298,7 @@ impl Document for Preview {
                 (&w.devices.to_string(), Mood::Plain),
                 (&bar(u64::from(w.cumulative), u64::from(self.devices), BAR), Mood::Good),
                 (&opens, Mood::Plain),
+                (&w.halts_at, Mood::Plain),
             ]);
         }
         let brakes = &self.brakes;
@@ -231,16 +316,26 @@ impl Document for Preview {
             .add(
                 "bytes",
                 format!(
-                    "at most {} a device, {} in all",
+                    "at most {} a device, {} in all (blocks; 4 B more for each)",
                     units::show_bytes(self.bytes.per_device),
                     units::show_bytes(self.bytes.total)
                 ),
             )
             .add(
-                "halts at",
+                "brakes",
                 format!(
-                    "{} failed, {} dark (percentages from {} finished), below {} healthy in a wave",
-                    brakes.stop_failed, brakes.stop_dark, brakes.stop_min_sample, brakes.quorum
+                    "counted over the whole rollout; dark: took the update, then silent for {}",
+                    brakes.dark_after_s.map_or_else(
+                        || "30m (or 3 check-ins, if that is longer)".to_owned(),
+                        units::show_seconds
+                    )
+                ),
+            )
+            .add(
+                "a wave",
+                format!(
+                    "waits {} for devices that are not connected; they update when they return",
+                    units::show_seconds(brakes.reach_s)
                 ),
             )
             .add(
@@ -264,16 +359,18 @@ impl Document for Preview {
             let _ = writeln!(out, "wave {}: {}", w.index, names.join(" "));
         }
         let note = paint.yellow("note:");
-        for r in self.refused.iter().take(SHOWN) {
-            let _ = writeln!(out, "{note} {}: {}", printable(&r.device, 63), printable(&r.why, 200));
+        let lines = alike(&self.refused);
+        for line in lines.iter().take(SHOWN) {
+            let _ = writeln!(out, "{note} {line}");
         }
-        if self.refused.len() > SHOWN {
-            let _ = writeln!(out, "{note} {} more like these", self.refused.len() - SHOWN);
+        if lines.len() > SHOWN {
+            let _ = writeln!(out, "{note} {} more reasons: -o json names all", lines.len() - SHOWN);
         }
         if !self.away.is_empty() {
             let _ = writeln!(
                 out,
-                "{note} not connected now, taking part when they return: {}",
+                "{note} {} not connected now, taking part on return: {}",
+                units::show_count(self.away.len() as u64, "device"),
                 some_of(&self.away)
             );
         }
@@ -283,14 +380,23 @@ impl Document for Preview {
                 "{note} takes the place of the rollout {rollout} on the devices they share"
             );
         }
+        if let Some(frozen) = &self.frozen {
+            let warning = paint.red("frozen:");
+            let _ = writeln!(
+                out,
+                "{warning} {}; nothing starts until: {}",
+                view::said(frozen),
+                paint.bold("`ensign fleet unfreeze`")
+            );
+        }
         out
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ensign_api::DeviceStatus;
-    use ensign_bundle::reason::{Code, Refusal};
+    use ensign_api::{DeviceState, DeviceStatus, Reason};
+    use ensign_bundle::reason::Refusal;
 
     use super::*;
     use crate::device::tests::device;
@@ -298,10 +404,16 @@ mod tests {
 
     #[test]
     fn says_who_how_much_and_what_stops_it() {
-        let mut inventory = fixture::inventory(12);
+        let mut inventory = fixture::inventory(15);
         let refusal = Refusal::new(Code::NotAuthorised, "the binding is for another token");
         inventory.refused.push(("evil\u{1b}[2J".to_owned(), refusal));
-        let words = fixture::words(|s| s.max_parallel = Some(4));
+        inventory.known[12].state = DeviceState::Suspended;
+        inventory.known[13].state = DeviceState::Suspended;
+        inventory.known[14].state = DeviceState::Pending;
+        let words = fixture::words(|s| {
+            s.max_parallel = Some(4);
+            s.gate = Some("manual".to_owned());
+        });
         let mut drafted = draft(
             &words,
             &inventory,
@@ -311,13 +423,32 @@ mod tests {
         )
         .unwrap();
         drafted.supersedes.push("1f1f1f1f (halted)".to_owned());
-        let mut row = device(0, "dev0", "1.0.0", DeviceStatus::Idle);
-        (row.id, row.connected) = (drafted.chosen[0].member.device, false);
-        let mut ahead = device(0, "dev1", "9.0.0", DeviceStatus::Idle);
-        ahead.id = drafted.chosen[1].member.device;
-        let preview = Preview::of(&drafted, &inventory, &[row, ahead], 56_340_000, false);
+        let row = |n: usize, version| {
+            let mut row = device(0, "dev", version, DeviceStatus::Idle);
+            row.id = drafted.chosen[n].member.device;
+            row
+        };
+        let (mut away, ahead, mut held, mut cloned) =
+            (row(0, "1.0.0"), row(1, "9.0.0"), row(2, "1.0.0"), row(3, "1.0.0"));
+        away.connected = false;
+        held.held = true;
+        cloned.reason = Some(Reason {
+            code: Code::CloneDetected,
+            text: String::new(),
+        });
+        let seen = Seen {
+            rows: vec![away, ahead, held, cloned],
+            frozen: Some(Frozen {
+                since: Time(1_796_090_400),
+                reason: "storm".to_owned(),
+                by: "ada".to_owned(),
+            }),
+            bytes: 56_340_000,
+        };
+        let preview = Preview::of(&drafted, &inventory, &seen, false);
         insta::assert_snapshot!(preview.table(Paint(false)));
-        let listed = Preview::of(&drafted, &inventory, &[], 0, true);
+        let listed = Preview::of(&drafted, &inventory, &Seen::default(), true);
         assert_eq!(listed.waves.iter().map(|w| w.names.len()).sum::<usize>(), 12);
+        assert!(!listed.table(Paint(false)).contains("frozen"));
     }
 }

@@ -1,6 +1,6 @@
 //! `rollout plan` and `rollout start`.
 
-use ensign_api::{Base64, Device, Member, Rollout, StartRollout};
+use ensign_api::{Base64, Fleet, Member, Rollout, StartRollout};
 use ensign_bundle::digest::CutSeed;
 use ensign_bundle::plan::cohort::CutWave;
 use ensign_bundle::reason::Code;
@@ -12,7 +12,7 @@ use crate::evidence::Inventory;
 use crate::failure::{Failure, Result};
 use crate::output::{Document as _, Paint, Shell};
 use crate::rollout::draft::{self, Draft, Moment};
-use crate::rollout::preview::Preview;
+use crate::rollout::preview::{Preview, Seen};
 use crate::rollout::wait;
 use crate::rollout::words::Words;
 use crate::{clock, random};
@@ -61,8 +61,12 @@ pub async fn start(app: &App, flags: &Start) -> Result<()> {
         waves: draft.cut.iter().map(members).collect(),
     };
     let rollout: Rollout = session.client.post("/v1/rollouts", &body).await?;
+    let how = match preview.frozen() {
+        Some(_) => "is signed and waits: the fleet is frozen (`ensign fleet unfreeze`)",
+        None => "is on its way",
+    };
     app.shell.note(&format!(
-        "rollout {} of {}@{} is on its way",
+        "rollout {} of {}@{} {how}",
         rollout.id, rollout.product, rollout.version
     ));
     match flags.wait {
@@ -108,8 +112,13 @@ async fn preview(session: &Session, draft: &Draft<'_>, inventory: &Inventory, pr
     let plan = &draft.plan;
     let path = format!("/v1/releases/{}/{}", plan.product, plan.release.version);
     let release: ensign_api::Release = session.client.get(&path).await?;
-    let rows: Vec<Device> = session.client.get("/v1/devices").await?;
-    Ok(Preview::of(draft, inventory, &rows, release.bytes, print_devices))
+    let fleet: Fleet = session.client.get("/v1/fleet").await?;
+    let seen = Seen {
+        rows: session.client.get("/v1/devices").await?,
+        frozen: fleet.frozen,
+        bytes: release.bytes,
+    };
+    Ok(Preview::of(draft, inventory, &seen, print_devices))
 }
 
 /// What devices would refuse is not started: the thresholds of every scope that the plan touches.

@@ -2,9 +2,12 @@
 
 use std::fmt::Write as _;
 
-use ensign_api::{Rollout, RolloutState, WaveState, WaveStatus};
+use ensign_api::{Frozen, Rollout, RolloutState, WaveState, WaveStatus};
+use ensign_bundle::reason::Code;
+use ensign_bundle::text::printable;
 
-use crate::output::{Document, Facts, Grid, Mood, Paint, bar};
+use crate::clock;
+use crate::output::{Document, Facts, Grid, Mood, Paint, bar, steps};
 use crate::units;
 
 /// Cells of a wave's bar.
@@ -30,20 +33,6 @@ fn wave_mood(state: WaveState) -> Mood {
     }
 }
 
-/// What to type about a rollout in this state.
-fn next_step(state: RolloutState) -> Option<&'static str> {
-    match state {
-        RolloutState::Halted => {
-            Some("`ensign rollout why`, then `ensign rollout resume` or `ensign rollout abort --keep`")
-        }
-        RolloutState::Paused => Some("`ensign rollout resume`"),
-        RolloutState::Expired => {
-            Some("`ensign rollout start --product PRODUCT --version VERSION` for those that are left")
-        }
-        _ => None,
-    }
-}
-
 fn sum(rollout: &Rollout, count: impl Fn(&WaveStatus) -> u32) -> u64 {
     rollout.waves.iter().map(|w| u64::from(count(w))).sum()
 }
@@ -52,6 +41,49 @@ fn sum(rollout: &Rollout, count: impl Fn(&WaveStatus) -> u32) -> u64 {
 fn worry(n: u32) -> (String, Mood) {
     let mood = if n == 0 { Mood::Faint } else { Mood::Bad };
     (n.to_string(), mood)
+}
+
+/// Who is waited for and not there, and what becomes of that.
+fn absent(rollout: &Rollout, now: u64, paint: Paint) -> String {
+    let mut out = String::new();
+    for away in &rollout.away {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            out,
+            "{}{} {} (wave {}) is not connected for {} (since {}), counts as {} at {}",
+            if out.is_empty() { "\n" } else { "" },
+            paint.yellow("away:"),
+            printable(&away.name, 63),
+            away.wave,
+            units::show_seconds(now.saturating_sub(away.since.0)),
+            away.since,
+            printable(&away.counts_as, 20),
+            away.at
+        );
+    }
+    let all = sum(rollout, |w| w.away);
+    let more = all.saturating_sub(rollout.away.len() as u64);
+    if more > 0 {
+        let _ = writeln!(out, "{} {more} more", paint.yellow("away:"));
+    }
+    if !out.is_empty() {
+        out.push_str(
+            "      It goes on by itself when they are back; why a device is silent: `ensign device show DEVICE`\n",
+        );
+    }
+    out
+}
+
+/// `the fleet is frozen since 2026-12-01T02:00:00Z by bob: storm`.
+pub fn said(frozen: &Frozen) -> String {
+    let mut said = format!("the fleet is frozen since {}", frozen.since);
+    for (before, text) in [(" by ", &frozen.by), (": ", &frozen.reason)] {
+        if !text.is_empty() {
+            said.push_str(before);
+            said.push_str(&printable(text, 200));
+        }
+    }
+    said
 }
 
 impl Document for Rollout {
@@ -72,6 +104,11 @@ impl Document for Rollout {
         if let Some(reason) = &self.reason {
             facts.add("because", format!("{} ({})", reason.text, reason.code));
         }
+        if let Some(frozen) = &self.frozen
+            && self.reason.as_ref().is_none_or(|r| r.code != Code::Frozen)
+        {
+            facts.add("and", said(frozen));
+        }
         facts
             .add("started", self.started.to_string())
             .add("valid until", self.expires.to_string())
@@ -87,11 +124,11 @@ impl Document for Rollout {
         out.push('\n');
         // What is 0 everywhere and no worry only takes room.
         let any = |count: fn(&WaveStatus) -> u64| self.waves.iter().any(|w| count(w) > 0);
-        let (away, held) = (any(|w| u64::from(w.unreached)), any(|w| u64::from(w.held)));
+        let (unreached, held) = (any(|w| u64::from(w.unreached)), any(|w| u64::from(w.held)));
         let soaking = any(|w| w.soak_left_s);
         let mut headers = vec!["WAVE", "STATE", "", "OK", "OF", "ACTIVE", "WAITING", "FAILED", "DARK"];
         headers.extend(
-            [(away, "AWAY"), (held, "HELD"), (soaking, "SOAK")]
+            [(unreached, "UNREACHED"), (held, "HELD"), (soaking, "SOAK")]
                 .iter()
                 .filter(|h| h.0)
                 .map(|h| h.1),
@@ -111,7 +148,7 @@ impl Document for Rollout {
                 worry(w.failed),
                 worry(w.dark),
             ];
-            row.extend(away.then(|| number(w.unreached, Mood::Faint)));
+            row.extend(unreached.then(|| number(w.unreached, Mood::Faint)));
             row.extend(held.then(|| number(w.held, Mood::Faint)));
             let soak = |left| {
                 if left == 0 {
@@ -124,10 +161,8 @@ impl Document for Rollout {
             grid.row(row.iter().map(|(text, mood)| (text.as_str(), *mood)));
         }
         out.push_str(&grid.text());
-        if let Some(next) = next_step(self.state) {
-            // Writing to a string cannot fail.
-            let _ = writeln!(out, "\nNext: {}", paint.bold(next));
-        }
+        out.push_str(&absent(self, clock::now(), paint));
+        out.push_str(&steps(&self.hint, paint));
         out
     }
 }
@@ -161,9 +196,8 @@ impl Document for [Rollout] {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use ensign_api::{Reason, Time, TransferBytes};
-    use ensign_bundle::digest::{Digest, PlanId};
-    use ensign_bundle::reason::Code;
+    use ensign_api::{Away, Reason, Time, TransferBytes};
+    use ensign_bundle::digest::{DeviceId, Digest, PlanId};
 
     use super::*;
 
@@ -216,6 +250,40 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn one_that_waits_for_silent_devices_in_a_frozen_fleet() {
+        let mut r = rollout(0x1f, "app");
+        let now = clock::now();
+        let away = |name: &str, counts_as: &str| Away {
+            device: DeviceId([1; 32]),
+            name: name.to_owned(),
+            wave: 2,
+            since: Time(now - 125),
+            counts_as: counts_as.to_owned(),
+            at: Time(now + 1675),
+        };
+        r.away = vec![away("till7", "dark"), away("till\u{202e}8", "unreached")];
+        (r.waves[1].away, r.waves[1].active) = (3, 1);
+        let table = absent(&r, now, Paint(false));
+        let table = table
+            .replace(&Time(now - 125).to_string(), "[then]")
+            .replace(&Time(now + 1675).to_string(), "[later]");
+        insta::assert_snapshot!(table);
+        r.away.clear();
+        r.state = RolloutState::Paused;
+        r.reason = Some(Reason {
+            code: Code::Paused,
+            text: "paused since 2026-12-01T02:00:00Z by bob".to_owned(),
+        });
+        r.hint = "go on: `ensign rollout resume app`; or end it: `ensign rollout abort app --keep`".to_owned();
+        r.frozen = Some(Frozen {
+            since: Time(1_796_090_400),
+            reason: "storm".to_owned(),
+            by: "ada".to_owned(),
+        });
+        insta::assert_snapshot!(r.table(Paint(false)));
+    }
+
+    #[test]
     fn a_halted_one_says_why_and_what_to_type() {
         let mut r = rollout(0x1f, "app");
         r.state = RolloutState::Halted;
@@ -225,6 +293,8 @@ pub(super) mod tests {
         });
         r.waves[1].failed = 1;
         r.waves[1].state = WaveState::Halted;
+        r.hint = "see why: `ensign rollout why --rollout app`; accept that and go on: `ensign rollout resume app`"
+            .to_owned();
         insta::assert_snapshot!(r.table(Paint(false)));
         insta::assert_snapshot!([r, rollout(0x2e, "pos")][..].table(Paint(false)));
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use ensign_api::{Rollout, RolloutState, Time, WaveState};
 use ensign_bundle::reason::Code;
+use ensign_bundle::text::printable;
 
 use crate::app::Session;
 use crate::args::WaitFor;
@@ -51,10 +52,8 @@ fn outcome(rollout: &Rollout, goal: WaitFor) -> Option<Result<()>> {
                 fallback
             }
         });
-        let why = reason.map_or(String::new(), |r| {
-            format!(": {}", ensign_bundle::text::printable(&r.text, 400))
-        });
-        Some(Err(Failure::new(
+        let why = reason.map_or(String::new(), |r| format!(": {}", printable(&r.text, 400)));
+        let failure = Failure::new(
             code,
             format!(
                 "the rollout of {}@{} is {}{why}",
@@ -62,7 +61,12 @@ fn outcome(rollout: &Rollout, goal: WaitFor) -> Option<Result<()>> {
                 rollout.version,
                 rollout.state.name()
             ),
-        )))
+        );
+        Some(Err(if rollout.hint.is_empty() {
+            failure
+        } else {
+            failure.hint(printable(&rollout.hint, 500))
+        }))
     };
     match rollout.state {
         RolloutState::Done => Some(Ok(())),
@@ -152,6 +156,8 @@ struct View<'a> {
     /// Lines of the last drawing.
     drawn: usize,
     told: Vec<(u32, WaveState)>,
+    /// What was waited for when it was looked at last.
+    waits: Vec<String>,
 }
 
 impl<'a> View<'a> {
@@ -160,6 +166,7 @@ impl<'a> View<'a> {
             shell,
             drawn: 0,
             told: Vec::new(),
+            waits: Vec::new(),
         }
     }
 
@@ -171,6 +178,7 @@ impl<'a> View<'a> {
             self.shell.block(&text);
             return;
         }
+        self.tell_waits(rollout);
         for wave in &rollout.waves {
             let now = (wave.index, wave.state);
             if wave.state == WaveState::Waiting || self.told.contains(&now) {
@@ -188,6 +196,44 @@ impl<'a> View<'a> {
                 wave.dark
             ));
         }
+    }
+
+    /// What a rollout waits for that nothing has stopped: a frozen fleet, an operator, its start, devices that are gone. Each once.
+    fn tell_waits(&mut self, rollout: &Rollout) {
+        let mut waits: Vec<String> = Vec::new();
+        if let Some(reason) = &rollout.reason
+            && matches!(
+                rollout.state,
+                RolloutState::Scheduled | RolloutState::Running | RolloutState::Reverting
+            )
+        {
+            let text = printable(&reason.text, 400);
+            // What is left of a wait changes all the time; that it waits is told once.
+            let said = if reason.code == Code::NotYet {
+                "waits for its start".to_owned()
+            } else {
+                text
+            };
+            waits.push(if rollout.hint.is_empty() {
+                said
+            } else {
+                format!("{said} ({})", printable(&rollout.hint, 500))
+            });
+        }
+        waits.extend(rollout.away.iter().map(|away| {
+            format!(
+                "{} (wave {}) is not connected since {}, counts as {} at {}",
+                printable(&away.name, 63),
+                away.wave,
+                away.since,
+                printable(&away.counts_as, 20),
+                away.at
+            )
+        }));
+        for wait in waits.iter().filter(|wait| !self.waits.contains(wait)) {
+            self.shell.note(&format!("{} {wait}", Time(clock::now())));
+        }
+        self.waits = waits;
     }
 
     /// Takes the drawing away: the document follows on standard output.
@@ -232,6 +278,29 @@ mod tests {
             "its first wave is done"
         );
         assert_eq!(exit(RolloutState::Running, WaitFor::Wave(2)), None);
+    }
+
+    #[test]
+    fn each_wait_is_told_once() {
+        let shell = Shell {
+            quiet: true,
+            ..Shell::default()
+        };
+        let mut view = View::new(&shell);
+        let mut r = rollout(1, "app");
+        let waits = |view: &mut View<'_>, r: &Rollout| {
+            view.tell_waits(r);
+            view.waits.clone()
+        };
+        assert!(waits(&mut view, &r).is_empty());
+        r.reason = Some(Reason {
+            code: Code::Frozen,
+            text: "the fleet is frozen".to_owned(),
+        });
+        r.hint = "`ensign fleet unfreeze`".to_owned();
+        assert_eq!(waits(&mut view, &r), ["the fleet is frozen (`ensign fleet unfreeze`)"]);
+        r.state = RolloutState::Halted;
+        assert!(waits(&mut view, &r).is_empty(), "how it ends says that");
     }
 
     #[test]

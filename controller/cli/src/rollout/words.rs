@@ -6,7 +6,7 @@ use ensign_api::Time;
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::limits::{GATE_RECEIPTS, PLAN_LIFE_S};
 use ensign_bundle::plan::cohort::Waves;
-use ensign_bundle::plan::statements::{Bound, OnBreach, Pace, Stop};
+use ensign_bundle::plan::statements::{Bound, GateKind, OnBreach, Pace, Stop};
 use ensign_bundle::selector::Selector;
 use serde::Deserialize;
 
@@ -34,6 +34,8 @@ pub struct Words {
     pub canary: Option<Selector>,
     pub waves: Waves,
     pub soak_s: u64,
+    /// Of every wave but the first.
+    pub gate: GateKind,
     pub evidence: Option<u32>,
     pub pace: Pace,
     pub start_at: Option<Time>,
@@ -90,9 +92,14 @@ impl Words {
                 .ok_or_else(|| Failure::usage(format!("{flag} is missing, in the flags and in the file")))
         };
         let bad = |e: ensign_bundle::ids::BadName| Failure::usage(e.to_string());
-        if flags.gate.as_deref().is_some_and(|g| g != "auto") {
-            return Err(Failure::not_in_this_version("--gate manual").hint("use rollout pause and resume"));
-        }
+        let gate = match flags.gate.as_deref() {
+            None | Some("auto") => GateKind::Auto,
+            Some("manual") => GateKind::Manual,
+            Some(other) => {
+                let other = ensign_bundle::text::printable(other, 40);
+                return Err(Failure::usage(format!("gate `{other}`: write auto or manual")));
+            }
+        };
         if flags.on_breach.as_deref().is_some_and(|b| b != "halt") {
             return Err(Failure::not_in_this_version("--on-breach revert")
                 .hint("devices that fail go back by themselves; bring others back with --allow-downgrade"));
@@ -119,6 +126,7 @@ impl Words {
             canary: flags.canary.as_ref().map(selector).transpose()?,
             waves: Waves::parse(flags.waves.as_deref().unwrap_or(WAVES)).map_err(|e| Failure::usage(e.text))?,
             soak_s: flags.soak.unwrap_or(SOAK_S),
+            gate,
             evidence: flags.evidence,
             pace: Pace {
                 max_parallel: flags.max_parallel,
@@ -267,7 +275,7 @@ mod tests {
     fn what_this_version_does_not_have_is_exit_2() {
         let cases = [
             Start {
-                gate: Some("manual".to_owned()),
+                gate: Some("sometimes".to_owned()),
                 ..flags()
             },
             Start {

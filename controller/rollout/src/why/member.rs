@@ -114,7 +114,12 @@ impl Asked<'_> {
     fn active(&self) -> Refusal {
         // A stopped rollout gives no leases: only a device past the point of no return goes on.
         let switching = self.d.is_switching(&self.r.plan);
-        if !switching && let Some(reason) = self.stopped().or_else(|| self.fleet.frozen()) {
+        let stops = || {
+            kept_out(self.d)
+                .or_else(|| self.stopped())
+                .or_else(|| self.fleet.frozen())
+        };
+        if !switching && let Some(reason) = stops() {
             return reason;
         }
         let mine = self.d.plan == Some(self.r.plan);

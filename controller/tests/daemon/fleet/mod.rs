@@ -46,6 +46,8 @@ pub(crate) struct Package {
     pub(crate) manifest_length: u64,
     pub(crate) version: Version,
     pub(crate) counter: u64,
+    /// Which of the blobs are content.
+    pub(crate) blocks: Vec<Digest>,
 }
 
 impl Fleet {
@@ -166,6 +168,7 @@ impl Fleet {
         let made = ensign_testkit::component("web", &ensign_testkit::files(&[("file", content)]), &[]);
         let stored = made.blocks.into_iter().filter(|block| !block.stored.is_empty());
         let mut blobs: Vec<_> = stored.map(|block| (block.row.stored, block.stored)).collect();
+        let blocks = blobs.iter().map(|(digest, _)| *digest).collect();
         let mut draft = Draft::new(ident("app"), version.clone(), version.counter().unwrap());
         draft.add(made.tree);
         let mut unsigned = draft.freeze().unwrap();
@@ -176,6 +179,7 @@ impl Fleet {
         Package {
             document: signed.document(),
             blobs,
+            blocks,
             manifest: release.manifest.digest,
             manifest_length: release.manifest.length,
             counter: release.counter,
