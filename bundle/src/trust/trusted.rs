@@ -245,11 +245,6 @@ impl Trusted {
         self.release_at(name, &TIMELESS)
     }
 
-    /// Refuses unless every top-level role is there and fits the others, whatever their ages.
-    pub fn check_complete(&self) -> Result<(), Refusal> {
-        self.machine.check_fresh(&TIMELESS)
-    }
-
     /// Refuses unless every top-level role is there, fits the others and is unexpired.
     pub fn check_fresh(&self, clock: impl Into<Clock>) -> Result<(), Refusal> {
         self.machine.check_fresh(&self.at(clock, Source::Online))

@@ -21,6 +21,10 @@ mod golden;
 #[cfg(test)]
 mod machine;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
+mod noticed;
+#[cfg(test)]
 mod people;
 #[cfg(test)]
 mod scopes;

@@ -157,3 +157,33 @@ fn any_scope_stops_and_all_of_them_let_go() {
     assert!(taken.is_ok());
     bench.refused(Code::PlanCancelled, |_| {});
 }
+
+#[test]
+fn labels_change_by_the_scopes_of_the_device_before_and_after() {
+    let mut fleet = Fleet::new();
+    fleet.next_root(
+        |root| {
+            let mut lyon = root.scopes[0].clone();
+            lyon.name = ident("lyon");
+            lyon.select = "site = lyon".into();
+            lyon.role.keys = vec![public(50)];
+            root.scopes.push(lyon);
+        },
+        &[],
+    );
+    fleet.publish();
+    let id = Device::new(1).id();
+    let take = |from: &str, to: &str, signers: &[u8]| {
+        let mut trusted = fleet.fresh();
+        let before = sign(&device_grant(id, 1, &[("site", from)]), &[5, 50]);
+        trusted.take_grant(&before, &id, "dev1").unwrap();
+        let grant = sign(&device_grant(id, 2, &[("site", to)]), signers);
+        trusted.take_grant(&grant, &id, "dev1").err().map(|r| r.code)
+    };
+    // No label is protected here: only who covers the device has a say, where it comes from and where it goes.
+    assert_eq!(take("lyon", "paris", &[5]), Some(Code::RoleNotAuthorised));
+    assert_eq!(take("paris", "lyon", &[5]), Some(Code::RoleNotAuthorised));
+    assert_eq!(take("lyon", "paris", &[5, 50]), None);
+    assert_eq!(take("paris", "lyon", &[5, 50]), None);
+    assert_eq!(take("paris", "nice", &[5]), None);
+}

@@ -87,6 +87,17 @@ fn a_prepared_revert_needs_its_plan_its_time_and_failures() {
         let gate = b.gate.as_mut().unwrap();
         gate.receipts[1] = gate.receipts[0].clone();
     });
+    // Devices that are well are no failures, and it ends with the plan that it undoes.
+    bench.refused(Code::GateNotOpen, |b| {
+        let reverts = b.plan.reverts.clone().unwrap();
+        let devices = b.devices.clone();
+        for shown in &mut b.gate.as_mut().unwrap().receipts {
+            let owner = devices.iter().find(|d| d.id() == shown.device).unwrap();
+            let well = owner.receipt(reverts.plan, reverts.from, ReceiptState::Confirmed, 600, 2);
+            shown.receipt = ByteBuf::from(well);
+        }
+    });
+    bench.refused(Code::PlanExpired, |b| b.clock = (START + 7 * DAY).into());
     // Never below a floor, whatever failed.
     bench.refused(Code::BelowFloor, |b| {
         let mut release = b.fleet.releases[&b.release].clone();
