@@ -4,6 +4,7 @@ pub mod bench;
 pub mod demo;
 pub mod harness;
 pub mod hostile;
+pub mod mutants;
 pub mod random;
 pub mod simulation;
 pub mod tuf;
