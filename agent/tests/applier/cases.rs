@@ -1,7 +1,10 @@
 //! Cases of `docs/conformance.md` that need a whole applier.
 
-use ensign_agent::ipc::{FromRunner, ToRunner, UnitVerb};
+use ensign_agent::clock;
+use ensign_agent::ipc::{FromApplier, FromRunner, ToApplier, ToRunner, UnitVerb};
 use ensign_bundle::reason::Code;
+use ensign_bundle::wire::Phase;
+use serde_bytes::ByteBuf;
 
 use crate::kit::device::Device;
 use crate::kit::{Fleet, Recipe, Release, files};
@@ -36,4 +39,31 @@ fn e57_a_release_of_several_components_is_there_whole_or_not_at_all() {
     assert_eq!(state.report.status.reason.unwrap().code, Code::UnitFailed);
     assert_eq!(device.live("web"), files(&[("page", b"one")]));
     assert_eq!(device.live("api"), files(&[("handler", b"one")]));
+}
+
+#[test]
+fn a_clock_that_nothing_vouches_for_installs_nothing_until_the_controller_says_the_time() {
+    if clock::synchronised() {
+        println!("SKIPPED: a clock that nothing keeps right: this machine's is synchronised");
+        return;
+    }
+    let mut fleet = Fleet::new();
+    let device = Device::enrolled(&fleet);
+    let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
+    fleet.publish(&release);
+    let rollout = device.rollout(&mut fleet, &release);
+    let mut link = device.link_without_time();
+    link.offer(&device, &fleet, Some(&rollout));
+    let state = link.until_phase(Phase::Waiting);
+    assert_eq!(state.report.status.reason.unwrap().code, Code::ClockSuspect);
+    // Not by a time for another start of the applier, nor by anybody's word.
+    let other = ByteBuf::from(Fleet::time(device.id, ensign_bundle::digest::Nonce([0; 32])));
+    for attestation in [other, ByteBuf::from(b"now")] {
+        let answer = link.ask(&ToApplier::Time { attestation }, &[]);
+        assert!(matches!(answer, FromApplier::Refused(_)), "{answer:?}");
+    }
+    device.tell_time(&mut link);
+    link.offer(&device, &fleet, Some(&rollout));
+    link.provide_all(&release.blobs);
+    assert_eq!(link.until_settled().report.status.phase, Phase::Confirmed);
 }

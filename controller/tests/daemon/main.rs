@@ -21,3 +21,4 @@ mod process;
 mod publishing;
 mod rollout;
 mod sessions;
+mod time;

@@ -218,16 +218,26 @@ impl Device {
 
     /// Connects as the link half does, and tells the time.
     pub(crate) fn link(&self) -> Link {
-        let socket = connect(&self.paths, sockets::APPLIER);
-        let mut link = Link {
-            state: hello(&socket),
-            socket,
-        };
+        let mut link = self.link_without_time();
         if link.state.device.is_some() {
-            let attestation = ByteBuf::from(Fleet::time(self.id, link.state.nonce));
-            link.ask(&ToApplier::Time { attestation }, &[]);
+            self.tell_time(&mut link);
         }
         link
+    }
+
+    /// Connects as a link half does that has heard of no time.
+    pub(crate) fn link_without_time(&self) -> Link {
+        let socket = connect(&self.paths, sockets::APPLIER);
+        Link {
+            state: hello(&socket),
+            socket,
+        }
+    }
+
+    /// What the controller attests.
+    pub(crate) fn tell_time(&self, link: &mut Link) -> FromApplier {
+        let attestation = ByteBuf::from(Fleet::time(self.id, link.state.nonce));
+        link.ask(&ToApplier::Time { attestation }, &[])
     }
 
     /// The plan for this device alone.
