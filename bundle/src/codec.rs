@@ -56,6 +56,19 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8], max_items: usize) -> Result<T, 
     serde_cbor::from_slice(bytes).map_err(|e| CodecError::Shape(e.to_string()))
 }
 
+/// As [`decode`], and refuses bytes that [`encode`] would not write for the same value: serde takes a byte string for the name of a
+/// variant, null for a field that is missing, and a default that is spelled out. Verified bytes are never made anew; this only
+/// compares.
+pub fn decode_exact<T: Serialize + DeserializeOwned>(bytes: &[u8], max_items: usize) -> Result<T, CodecError> {
+    let value = decode(bytes, max_items)?;
+    if encode(&value)? != bytes {
+        return Err(CodecError::NotDeterministic(
+            "another spelling of the same value".to_owned(),
+        ));
+    }
+    Ok(value)
+}
+
 /// Appends `item` to a CBOR sequence (RFC 8742).
 pub fn append<T: Serialize>(sequence: &mut Vec<u8>, item: &T) -> Result<(), CodecError> {
     sequence.extend_from_slice(&encode(item)?);

@@ -137,8 +137,34 @@ fn envelope<T: Document>(bytes: &[u8]) -> Result<Envelope, Refusal> {
 }
 
 fn body<T: Document>(envelope: &Envelope) -> Result<T, Refusal> {
-    let body: T = codec::decode(envelope.payload(), T::MAX_ITEMS)
+    let body: T = codec::decode_exact(envelope.payload(), T::MAX_ITEMS)
         .map_err(|e| Refusal::new(Code::Malformed, format!("{}: {e}", T::KIND)))?;
     body.check()?;
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::statements::Plan;
+
+    /// Found by fuzzing: serde takes the name of a variant as a byte string too.
+    #[test]
+    fn a_document_has_one_spelling() {
+        let envelope = Envelope::parse(include_bytes!("../testdata/plan-v1.cose"), Plan::MAX_BYTES).unwrap();
+        let golden = envelope.payload().to_vec();
+        let at = golden.windows(5).position(|w| w == b"\x64halt").unwrap();
+        let mut other = golden.clone();
+        other[at] = 0x44;
+        let (key, fleet) = (SecretKey::from_seed([7; 32]), FleetId([1; 32]));
+        let open_signed = |payload: Vec<u8>| {
+            let mut envelope = Envelope::new(Plan::KIND, payload);
+            envelope.sign(&key, &aad(&fleet.0));
+            open::<Plan>(&envelope.encode(), &[key.public()], 1, &fleet)
+        };
+        assert!(open_signed(golden).is_ok());
+        let refusal = open_signed(other).unwrap_err();
+        assert_eq!(refusal.code, Code::Malformed);
+        assert!(refusal.text.contains("another spelling"), "{refusal}");
+    }
 }
