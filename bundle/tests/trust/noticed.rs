@@ -217,6 +217,42 @@ fn what_is_held_has_the_version_that_is_listed() {
         .update_snapshot(&fleet.snapshot_bytes, fleet.now, online)
         .unwrap();
     assert_eq!(code(device.check_fresh(fleet.now)), Code::RollbackRefused);
+    let refused = device.update_targets(&fleet.targets_bytes, fleet.now, online);
+    assert_eq!(code(refused), Code::RollbackRefused);
+}
+
+#[test]
+fn a_timestamp_goes_back_by_no_version_even_over_the_same_snapshot() {
+    let mut fleet = Fleet::new();
+    fleet.now += 60;
+    fleet.publish_timestamp();
+    let mut device = fleet.fresh();
+    let mut older = fleet.timestamp.clone().unwrap();
+    older.version -= 1;
+    let older = sign(&older, &fleet.seeds.timestamp);
+    let refused = device.update_timestamp(&older, fleet.now, ensign_bundle::trust::Source::Online);
+    assert_eq!(code(refused), Code::RollbackRefused);
+}
+
+#[test]
+fn a_root_keeps_its_own_rules() {
+    let mut root = Fleet::new().root;
+    root.policy.timestamp_life_s = Some(31 * DAY);
+    assert_eq!(code(statement::seal(&root)), Code::LifetimeRefused);
+    root.policy.timestamp_life_s = Some(30 * DAY);
+    statement::seal(&root).unwrap();
+    let mut twice = root.clone();
+    twice.scopes.push(twice.scopes[0].clone());
+    assert_eq!(code(statement::seal(&twice)), Code::Malformed, "a scope stands twice");
+    let mut targets = Fleet::new().targets;
+    targets.products[0].name = "../etc".into();
+    assert_eq!(code(statement::seal(&targets)), Code::Malformed, "no name of a product");
+    root.controller.keys.push(public(7).id());
+    assert_eq!(
+        code(statement::seal(&root)),
+        Code::KeysRefused,
+        "the controller's key signs timestamps"
+    );
 }
 
 #[test]

@@ -218,6 +218,10 @@ const EQUAL: &[(&str, &str)] = &[
         "trust/machine/snapshot.rs check_listed: RollbackRefused 2",
         "TUF's rule for formats whose snapshot may leave targets out; Ensign's cannot",
     ),
+    (
+        "trust/profile.rs check: check_targets_floor",
+        "the snapshot that lists such targets is refused before them",
+    ),
 ];
 
 /// A change that is described by what stands there; `MUTANT` becomes the question.
