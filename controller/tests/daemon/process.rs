@@ -40,7 +40,7 @@ fn assert_conflict(output: &Output, code: &str, value: &str) {
         .find(|line| line.starts_with("error: "))
         .unwrap_or_default();
     assert!(error.contains(&format!("({code})")) && error.contains(value), "{text}");
-    assert!(text.contains("\n hint: stop the other process"), "{text}");
+    assert!(text.contains("\nhint: stop the other process"), "{text}");
 }
 
 #[test]
