@@ -25,8 +25,7 @@ fn a_gate_has_a_format_and_an_end() {
     };
     assert_eq!(decode(&future), Some(Code::VersionUnknown));
     let mut small = gate.clone();
-    let receipts = |n: usize| std::iter::repeat_n(gate.receipts[0].clone(), n).collect::<Vec<_>>();
-    small.receipts = receipts(limits::GATE_RECEIPTS);
+    small.receipts = vec![gate.receipts[0].clone(); limits::GATE_RECEIPTS];
     for receipt in &mut small.receipts {
         receipt.receipt.truncate(10);
     }
@@ -247,6 +246,13 @@ fn a_root_keeps_its_own_rules() {
     let mut targets = Fleet::new().targets;
     targets.products[0].name = "../etc".into();
     assert_eq!(code(statement::seal(&targets)), Code::Malformed, "no name of a product");
+    targets = Fleet::new().targets;
+    targets.products[0].role.threshold = 2;
+    assert_eq!(
+        code(statement::seal(&targets)),
+        Code::KeysRefused,
+        "one key cannot sign twice"
+    );
     root.controller.keys.push(public(7).id());
     assert_eq!(
         code(statement::seal(&root)),
@@ -402,4 +408,54 @@ fn a_held_snapshot_is_judged_like_an_offered_one() {
         code(device.update_targets(&fleet.targets_bytes, fleet.now, online)),
         Code::MetadataMissing
     );
+}
+
+#[test]
+fn a_trust_state_begins_with_root_1_and_has_a_format() {
+    let mut fleet = Fleet::new();
+    fleet.next_root(|_| {}, &[]);
+    let second = &fleet.roots[1];
+    let refused = ensign_bundle::trust::TrustState::new(second, &Digest::of(second), &FLEET);
+    assert_eq!(code(refused), Code::Malformed);
+    let stored = fleet.trust().encode().unwrap();
+    let format = [&[0x66][..], b"format", &[1]].concat();
+    // The state's own number stands outside of every envelope in it; each place is tried.
+    let places = stored.windows(format.len()).enumerate().filter(|(_, w)| *w == format);
+    let mut codes = Vec::new();
+    for (at, _) in places {
+        let mut future = stored.clone();
+        future[at + format.len() - 1] = 2;
+        codes.push(code(ensign_bundle::trust::Trusted::decode(&future)));
+    }
+    assert!(codes.contains(&Code::VersionUnknown), "{codes:?}");
+}
+
+#[test]
+fn a_time_of_another_fleet_is_no_time() {
+    let mut bench = bench();
+    let time = ensign_bundle::plan::evidence::TimeAttestation {
+        format: FORMAT,
+        fleet: ensign_bundle::digest::FleetId([2; 32]),
+        device: bench.facts.id,
+        nonce: NONCE,
+        time: START + 60,
+    };
+    let clock = ensign_bundle::trust::Clock::untrusted(0);
+    let refused = bench
+        .trusted
+        .attest_time(&sign(&time, &[7]), &bench.facts.id, &NONCE, clock);
+    assert_eq!(code(refused), Code::WrongFleet);
+}
+
+#[test]
+fn plans_of_so_many_products_are_remembered() {
+    let bench = bench();
+    let (mut trusted, mut plan) = (bench.trusted.clone(), bench.plan.clone());
+    for n in 0..4096 {
+        plan.product = ident(&format!("p{n}"));
+        trusted.started(&plan, bench.digest()).unwrap();
+    }
+    trusted.started(&plan, bench.digest()).unwrap();
+    plan.product = ident("one-more");
+    assert_eq!(code(trusted.started(&plan, bench.digest())), Code::LimitExceeded);
 }

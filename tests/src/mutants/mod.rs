@@ -219,6 +219,10 @@ const EQUAL: &[(&str, &str)] = &[
         "TUF's rule for formats whose snapshot may leave targets out; Ensign's cannot",
     ),
     (
+        "trust/state.rs decode: LimitExceeded",
+        "a bound of 256 MiB on a file that its owner alone writes",
+    ),
+    (
         "trust/profile.rs check: check_targets_floor",
         "the snapshot that lists such targets is refused before them",
     ),

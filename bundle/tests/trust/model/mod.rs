@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use world::World;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Move {
     Release {
         n: u8,
