@@ -394,6 +394,8 @@ fn a_held_snapshot_is_judged_like_an_offered_one() {
         code(device.update_snapshot(&held, START + 600, online)),
         Code::MetadataExpired
     );
+    let refused = device.update_targets(&fleet.targets_bytes, START + 600, online);
+    assert_eq!(code(refused), Code::MetadataExpired);
     fleet.now += 60;
     fleet.publish();
     device
