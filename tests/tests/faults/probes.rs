@@ -1,6 +1,6 @@
 //! Releases that do not get healthy: a probe that hangs, a unit that keeps falling over, a unit that cannot be started.
 
-use std::process::Command;
+use std::fs;
 
 use anyhow::Result;
 use ensign_bundle::reason::Code;
@@ -32,8 +32,8 @@ fn comes_back(fleet: &Fleet, codes: &[Code], values: &[&str]) -> Result<()> {
 fn a_probe_that_hangs_does_not_hold_the_device() -> Result<()> {
     let (fleet, first) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;
     let tree = fleet.path("second");
-    // Found again by its number.
-    let sleep = "86421";
+    // Found again by its number, which is this run's own.
+    let sleep = format!("86400.{}", std::process::id());
     let hang = format!("#!/bin/sh\nsleep {sleep} &\nexec sleep {sleep}\n");
     write_tree(&tree, &[("check!", &hang), ("version", "1.1.0")])?;
     let health = [
@@ -48,10 +48,10 @@ fn a_probe_that_hangs_does_not_hold_the_device() -> Result<()> {
     comes_back(&fleet, &[Code::TrialDeadline, Code::Unhealthy], &[])?;
     fleet.runs("dev1", &first)?;
     fleet.wait_for("nothing of the probe is left", |_| {
-        let left = Command::new("pgrep")
-            .args(["-fx", &format!("sleep {sleep}")])
-            .output()?;
-        Ok(left.stdout.is_empty())
+        let command = format!("sleep\0{sleep}\0");
+        let processes = fs::read_dir("/proc")?.flatten();
+        let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+        Ok(lines.filter(|line| line == command.as_bytes()).count() == 0)
     })?;
     fleet.goes_on("1.2.0")?;
     Ok(())
