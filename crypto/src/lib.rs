@@ -14,6 +14,8 @@
 pub mod cbor;
 mod envelope;
 mod key;
+#[cfg(feature = "sealed")]
+pub mod sealed;
 mod threshold;
 
 pub use envelope::{AddError, Envelope, EnvelopeError, MAX_SIGNATURES, Signature, aad};
