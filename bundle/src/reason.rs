@@ -220,6 +220,10 @@ codes! {
     Revoked = "revoked", 31, "enrol the device again";
     /// Waiting for an operator's approval.
     Pending = "pending", 31, "`ensign device accept DEVICE`";
+    /// The passphrase does not open the signing key.
+    PassphraseWrong = "passphrase-wrong", 31, "try again with the passphrase of `fleet init`, or look at the file that ENSIGN_PASSPHRASE_FILE names";
+    /// The signing keys have a passphrase, and nobody can be asked for it.
+    PassphraseMissing = "passphrase-missing", 2, "run it in a terminal, or let ENSIGN_PASSPHRASE_FILE name a file whose first line is the passphrase";
     /// Too many requests.
     RateLimited = "rate-limited", 31, "try again later";
 

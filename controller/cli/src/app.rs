@@ -58,8 +58,8 @@ impl Session {
 
     /// Signs a statement with the deploy key of this machine.
     pub fn sign_deploy<T: Document>(&self, statement: &T) -> Result<Vec<u8>> {
-        let key = self.context.key(KeyRole::Deploy)?;
-        let public = key.public();
+        let stored = self.context.stored(KeyRole::Deploy)?;
+        let public = stored.public();
         if !self.trust.deploy_role().0.contains(&public) {
             return Err(Failure::new(
                 Code::RoleNotAuthorised,
@@ -69,6 +69,6 @@ impl Session {
                 ),
             ));
         }
-        Ok(statement::sign(statement, &[&key], &self.fleet())?)
+        Ok(statement::sign(statement, &[&stored.secret()?], &self.fleet())?)
     }
 }

@@ -8,7 +8,6 @@
 //! ```
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use ensign_bundle::digest::{Digest, FleetId};
@@ -19,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::failure::{Failure, Result, fail};
+use crate::keyring::{Keyring, Stored};
 
 /// The format number of `context.json`.
 pub const FORMAT: u16 = 1;
@@ -38,6 +38,7 @@ pub enum KeyRole {
 #[derive(Clone, Debug)]
 pub struct Home {
     dir: PathBuf,
+    keyring: Keyring,
 }
 
 /// `context.json`: which fleet, where, and what pins it.
@@ -59,6 +60,7 @@ pub struct Context {
     pub file: ContextFile,
     dir: PathBuf,
     keys: PathBuf,
+    keyring: Keyring,
 }
 
 impl Home {
@@ -66,17 +68,22 @@ impl Home {
     pub fn find() -> Result<Self> {
         let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         match (set("ENSIGN_HOME"), set("HOME")) {
-            (Some(dir), _) => Ok(Self { dir }),
-            (None, Some(home)) => Ok(Self {
-                dir: home.join(".config/ensign"),
-            }),
+            (Some(dir), _) => Ok(Self::in_dir(dir)),
+            (None, Some(home)) => Ok(Self::in_dir(home.join(".config/ensign"))),
             (None, None) => Err(Failure::usage("neither ENSIGN_HOME nor HOME is set")),
+        }
+    }
+
+    fn in_dir(dir: PathBuf) -> Self {
+        Self {
+            dir,
+            keyring: Keyring::default(),
         }
     }
 
     #[cfg(test)]
     pub fn at(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self::in_dir(dir.to_owned())
     }
 
     pub fn keys_dir(&self, fleet: &Ident) -> PathBuf {
@@ -126,6 +133,7 @@ impl Home {
             file: parsed,
             dir,
             keys: self.keys_dir(&name),
+            keyring: self.keyring.clone(),
         })
     }
 }
@@ -152,13 +160,26 @@ impl Context {
     }
 
     pub fn key_path(&self, role: KeyRole) -> PathBuf {
-        self.keys.join(format!("{}.pem", role.name()))
+        key_path(&self.keys, role)
     }
 
-    /// The key of a role. Refused when other users could read it.
+    pub fn keys_dir(&self) -> &Path {
+        &self.keys
+    }
+
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+
+    /// The key of a role, ready to sign: asks for the passphrase where there is one.
     pub fn key(&self, role: KeyRole) -> Result<SecretKey> {
+        self.stored(role)?.secret()
+    }
+
+    /// The key of a role as it lies in its file. Refused when other users could read it.
+    pub fn stored(&self, role: KeyRole) -> Result<Stored> {
         let path = self.key_path(role);
-        read_key(&path).map_err(|e| match e.code {
+        self.keyring.stored(&path).map_err(|e| match e.code {
             Code::NotFound => Failure::new(
                 Code::NotFound,
                 format!("the {} key is not here: {}", role.name(), path.display()),
@@ -169,11 +190,11 @@ impl Context {
     }
 
     /// Every key that is here, with its role.
-    pub fn keys(&self) -> Result<Vec<(KeyRole, SecretKey)>> {
+    pub fn keys(&self) -> Result<Vec<(KeyRole, Stored)>> {
         KeyRole::ALL
             .into_iter()
             .filter(|role| self.key_path(*role).exists())
-            .map(|role| Ok((role, read_key(&self.key_path(role))?)))
+            .map(|role| Ok((role, self.keyring.stored(&self.key_path(role))?)))
             .collect()
     }
 }
@@ -192,26 +213,9 @@ impl KeyRole {
     }
 }
 
-/// A private key from a PEM file that is its owner's alone.
-pub fn read_key(path: &Path) -> Result<SecretKey> {
-    let mode = fs::metadata(path)
-        .map_err(|e| Failure::io("read", path, &e))?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
-        return Err(Failure::new(
-            Code::ConfigRefused,
-            format!(
-                "the key {} is readable by others (mode {:o})",
-                path.display(),
-                mode & 0o777
-            ),
-        )
-        .hint(format!("chmod 600 {}", path.display())));
-    }
-    let pem = read(path)?;
-    SecretKey::from_pem(&String::from_utf8_lossy(&pem))
-        .map_err(|e| Failure::new(Code::ConfigRefused, format!("{}: {e}", path.display())))
+/// Where the key of a role lies in a folder.
+pub fn key_path(dir: &Path, role: KeyRole) -> PathBuf {
+    dir.join(format!("{}.pem", role.name()))
 }
 
 /// A small file.
@@ -236,17 +240,6 @@ pub fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_that_others_can_read_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deploy.pem");
-        let pem = SecretKey::from_seed([7; 32]).to_pem();
-        durable::write(&path, pem.as_bytes(), 0o644).unwrap();
-        assert_eq!(read_key(&path).unwrap_err().code, Code::ConfigRefused);
-        durable::write(&path, pem.as_bytes(), durable::SECRET).unwrap();
-        assert!(read_key(&path).is_ok());
-    }
 
     #[test]
     fn an_empty_home_says_what_to_do() {

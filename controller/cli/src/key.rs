@@ -19,6 +19,8 @@ struct Row {
     key: KeyId,
     /// Where the fleet's metadata names it; none = nobody listens to it.
     role: Option<String>,
+    /// Under a passphrase.
+    encrypted: bool,
     path: PathBuf,
 }
 
@@ -47,6 +49,7 @@ pub fn run(app: &App, verb: KeyVerb) -> Result<()> {
                             .role_of(&public)
                             .map(str::to_owned)
                             .or_else(|| released.map(|p| format!("release of {}", p.name))),
+                        encrypted: key.is_encrypted(),
                         path: context.key_path(role),
                     }
                 })
@@ -57,7 +60,7 @@ pub fn run(app: &App, verb: KeyVerb) -> Result<()> {
             let role = KeyRole::ALL.into_iter().find(|r| r.name() == role).ok_or_else(|| {
                 Failure::new(Code::NotFound, format!("there is no key `{role}`")).hint("`ensign key ls`")
             })?;
-            let public = context.key(role)?.public();
+            let public = context.stored(role)?.public();
             app.shell.print(&Exported {
                 key: public.id(),
                 pem: public.to_pem(),
@@ -68,7 +71,7 @@ pub fn run(app: &App, verb: KeyVerb) -> Result<()> {
 
 impl Document for [Row] {
     fn table(&self, paint: Paint) -> String {
-        let mut grid = Grid::new(&["KEY", "ROLE", "ID", "FILE"], paint);
+        let mut grid = Grid::new(&["KEY", "ROLE", "ID", "PASSPHRASE", "FILE"], paint);
         for r in self {
             let path = r.path.to_string_lossy();
             grid.row([
@@ -78,6 +81,10 @@ impl Document for [Row] {
                     if r.role.is_some() { Mood::Good } else { Mood::Bad },
                 ),
                 (&r.key.to_string()[..16], Mood::Plain),
+                (
+                    if r.encrypted { "yes" } else { "no" },
+                    if r.encrypted { Mood::Good } else { Mood::Busy },
+                ),
                 (&path, Mood::Faint),
             ]);
         }

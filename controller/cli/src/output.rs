@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table};
+use ensign_bundle::reason::Code;
 use ensign_bundle::text::printable;
 use serde::Serialize;
 
@@ -46,6 +47,28 @@ pub trait Document: Serialize {
     fn table(&self, paint: Paint) -> String;
 }
 
+/// What `--dry-run` prints.
+#[derive(Debug, Serialize)]
+struct Would {
+    dry_run: bool,
+    would: Vec<String>,
+}
+
+impl Document for Would {
+    fn table(&self, paint: Paint) -> String {
+        let lines = self
+            .would
+            .iter()
+            .map(|what| format!("would {}\n", printable(what, SENTENCE)));
+        let lines: String = lines.collect();
+        if lines.is_empty() {
+            format!("{}\n", paint.dim("nothing would change"))
+        } else {
+            lines
+        }
+    }
+}
+
 /// Colours, or none: they are for terminals, and `NO_COLOR` switches them off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paint(pub bool);
@@ -65,7 +88,7 @@ impl Shell {
     }
 
     fn render<D: Document + ?Sized>(&self, document: &D, paint: Paint) -> Result<String> {
-        let failed = |e: String| Failure::new(ensign_bundle::reason::Code::Failed, e);
+        let failed = |e: String| Failure::new(Code::Failed, e);
         match self.format {
             Format::Table => Ok(document.table(paint)),
             Format::Json => serde_json::to_string_pretty(document)
@@ -73,6 +96,16 @@ impl Shell {
                 .map_err(|e| failed(e.to_string())),
             Format::Yaml => serde_yaml::to_string(document).map_err(|e| failed(e.to_string())),
         }
+    }
+
+    /// The document of a run with `--dry-run`: what it would have done, beginning with a verb. Nothing was.
+    pub fn would(&self, what: impl Into<String>) -> Result<()> {
+        self.would_all(vec![what.into()])
+    }
+
+    /// The same for several things.
+    pub fn would_all(&self, would: Vec<String>) -> Result<()> {
+        self.print(&Would { dry_run: true, would })
     }
 
     /// A line for the operator that is not part of the document.
@@ -128,7 +161,7 @@ impl Shell {
         if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes") {
             return Ok(());
         }
-        fail!(Failed, "not confirmed: nothing was done")
+        Err(Failure::new(Code::Failed, "not confirmed: nothing was done").hint("answer y, or add --yes"))
     }
 
     /// Prints how the run failed.
@@ -376,8 +409,6 @@ pub fn some_of(names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ensign_bundle::reason::Code;
-
     use super::*;
 
     #[test]

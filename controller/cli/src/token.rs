@@ -81,6 +81,13 @@ async fn create(
     let key = random::key()?;
     let public = key.public();
     let expires = clock::now().saturating_add(ttl);
+    if app.shell.dry_run {
+        return app.shell.would(format!(
+            "make a token for {} until {}",
+            units::show_count(u64::from(uses), "device"),
+            Time(expires)
+        ));
+    }
     let token = Token {
         addresses: root.controller.addresses.clone(),
         fleet: session.fleet(),
@@ -101,13 +108,6 @@ async fn create(
         labels,
         label_seq: 0,
     })?;
-    if app.shell.dry_run {
-        app.shell.note(&format!(
-            "would make a token for {uses} devices until {}",
-            Time(expires)
-        ));
-        return Ok(());
-    }
     let _: Row = session
         .client
         .post("/v1/tokens", &NewToken { grant: Base64(grant) })
@@ -149,8 +149,7 @@ async fn revoke(app: &App, prefix: &str) -> Result<()> {
         }
     };
     if app.shell.dry_run {
-        app.shell.note(&format!("would revoke the token {}", row.key));
-        return Ok(());
+        return app.shell.would(format!("revoke the token {}", row.key));
     }
     let change = Change {
         reason: app.shell.reason.clone(),

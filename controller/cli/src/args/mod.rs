@@ -156,6 +156,19 @@ the first line of the file that ENSIGN_PASSPHRASE_FILE names."
         #[arg(long)]
         check: bool,
     },
+    /// Change what the fleet's root says. Asks.
+    ///
+    /// `lab=false` encrypts the private keys of this machine under a passphrase and publishes the next root, which no longer marks
+    /// the fleet as a lab. Interrupted, it loses no key; run again, it goes on.
+    #[command(after_help = "Example:
+  ensign fleet set lab=false
+
+The passphrase is asked for twice on the terminal, or read from the first line of the file that ENSIGN_PASSPHRASE_FILE names.")]
+    Set {
+        /// `lab=false`; other keys are not in this version.
+        #[arg(value_parser = units::key_value, value_name = "KEY=VALUE")]
+        change: (String, String),
+    },
     /// Start nothing anywhere; what is switching finishes.
     #[command(after_help = "Example:
   ensign fleet freeze --reason 'investigating 1.4.0'")]

@@ -25,8 +25,7 @@ pub async fn state(app: &App, verb: &str, words: &Devices) -> Result<()> {
         app.shell.confirm(&format!("Revoke {} for ever?", some_of(&names)))?;
     }
     if app.shell.dry_run {
-        app.shell.note(&format!("would {verb} {}", some_of(&names)));
-        return Ok(());
+        return app.shell.would(format!("{verb} {}", some_of(&names)));
     }
     let change = Change {
         reason: app.shell.reason.clone(),
@@ -52,20 +51,26 @@ pub async fn label(app: &App, words: &Devices, add: &[(String, String)], remove:
     let session = app.signing_session().await?;
     let inventory = Inventory::fetch(&session).await?;
     let mut changed: Vec<Device> = Vec::new();
+    let mut would = Vec::new();
     for known in which::several(&inventory.known, words)? {
         let member = &known.member;
         let mut labels: Labels = member.labels.clone();
         labels.retain(|key, _| !remove.contains(key));
         labels.extend(add.clone());
-        app.shell.note(&format!(
+        if labels == member.labels {
+            continue;
+        }
+        let difference = format!(
             "{}: {} → {}",
             printable(&member.name, 63),
             token::show_labels(&member.labels),
             token::show_labels(&labels)
-        ));
-        if app.shell.dry_run || labels == member.labels {
+        );
+        if app.shell.dry_run {
+            would.push(format!("label {difference}"));
             continue;
         }
+        app.shell.note(&difference);
         let grant = session.sign_deploy(&Grant {
             format: FORMAT,
             issued: clock::now(),
@@ -75,6 +80,9 @@ pub async fn label(app: &App, words: &Devices, add: &[(String, String)], remove:
         })?;
         let path = format!("/v1/devices/{}/grant", member.device);
         changed.push(session.client.post_bytes(&path, grant).await?);
+    }
+    if app.shell.dry_run {
+        return app.shell.would_all(would);
     }
     app.shell.print(&changed[..])
 }
@@ -87,8 +95,7 @@ pub async fn hold(app: &App, words: &Devices, held: bool) -> Result<()> {
     if app.shell.dry_run {
         let names: Vec<String> = chosen.iter().map(|k| k.member.name.clone()).collect();
         let verb = if held { "hold" } else { "let go" };
-        app.shell.note(&format!("would {verb} {}", some_of(&names)));
-        return Ok(());
+        return app.shell.would(format!("{verb} {}", some_of(&names)));
     }
     let mut changed: Vec<Device> = Vec::new();
     for known in chosen {

@@ -2,17 +2,21 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::ids::Ident;
 use ensign_bundle::reason::Code;
+use ensign_crypto::sealed::Cost;
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::durable::{self, PUBLIC, SECRET};
 use crate::failure::{Failure, Result};
 use crate::fleet::founding::{Online, Signing};
-use crate::home::{ContextFile, Home, KeyRole};
+use crate::home::{ContextFile, Home, key_path};
+use crate::keyring;
+use crate::passphrase::Passphrase;
 use crate::trust;
 
 /// `kit.json`.
@@ -34,15 +38,16 @@ struct ApiToken {
     sha256: Digest,
 }
 
-pub fn key_file(dir: &Path, role: KeyRole) -> PathBuf {
-    dir.join(format!("{}.pem", role.name()))
-}
-
-pub fn write_keys(home: &Home, name: &Ident, signing: &Signing) -> Result<()> {
+/// Under the passphrase, where there is one.
+pub fn write_keys(home: &Home, name: &Ident, signing: &Signing, passphrase: Option<(&Passphrase, Cost)>) -> Result<()> {
     into_place(&home.keys_dir(name), |dir| {
-        signing
-            .iter()
-            .try_for_each(|(role, key)| put(&key_file(dir, *role), key.to_pem().as_bytes(), SECRET))
+        signing.iter().try_for_each(|(role, key)| {
+            let pem = match passphrase {
+                Some((passphrase, cost)) => Zeroizing::new(keyring::seal(key, passphrase, cost)?),
+                None => key.to_pem(),
+            };
+            put(&key_path(dir, *role), pem.as_bytes(), SECRET)
+        })
     })
 }
 

@@ -57,6 +57,7 @@ pub fn root(
     name: &Ident,
     address: &str,
     now: u64,
+    lab: bool,
     signing: &Signing,
     online: &Online,
 ) -> Result<Vec<u8>> {
@@ -85,7 +86,7 @@ pub fn root(
         }],
         protected: Vec::new(),
         policy: Policy {
-            lab: true,
+            lab,
             ..Policy::default()
         },
         controller: Controller {

@@ -44,12 +44,11 @@ pub async fn run(app: &App, freeze: bool) -> Result<()> {
     let changed = before.frozen.is_none() == freeze;
     if app.shell.dry_run {
         let held = units::show_count(rollouts.len() as u64, "rollout");
-        app.shell.note(&if changed {
-            format!("would {verb} the fleet, with {held} under way")
-        } else {
-            format!("would change nothing: {}", standing(before.frozen.as_ref()))
-        });
-        return Ok(());
+        if !changed {
+            app.shell.note(&standing(before.frozen.as_ref()));
+            return app.shell.would_all(Vec::new());
+        }
+        return app.shell.would(format!("{verb} the fleet, with {held} under way"));
     }
     let change = Change {
         reason: app.shell.reason.clone(),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::ids::Ident;
 use ensign_bundle::reason::Code;
+use ensign_crypto::sealed::Cost;
 use serde::Serialize;
 
 use crate::client;
@@ -16,6 +17,7 @@ use crate::fleet::files;
 use crate::fleet::founding::{self, Online};
 use crate::home::{self, ContextFile, Home, KeyRole};
 use crate::output::{Document, Facts, Paint, Shell};
+use crate::passphrase::Passphrase;
 use crate::{clock, random};
 
 /// `fleet init`'s words.
@@ -47,18 +49,31 @@ struct MadeKey {
 pub fn run(shell: &Shell, home: &Home, words: &Init) -> Result<()> {
     let name = Ident::parse(&words.name).map_err(|e| Failure::usage(e.to_string()))?;
     let host = client::host(&words.address)?;
-    if !words.no_passphrase {
-        return Err(Failure::usage("encrypted keys are not available in this version")
-            .hint("add --no-passphrase (a lab fleet)"));
-    }
     refuse_existing(home, &name, &words.kit)?;
     if shell.dry_run {
-        shell.note(&format!(
-            "would make the fleet {name} with a kit in {}",
-            words.kit.display()
-        ));
-        return Ok(());
+        return shell.would(format!("make the fleet {name} with a kit in {}", words.kit.display()));
     }
+    let passphrase = if words.no_passphrase {
+        None
+    } else {
+        Some(Passphrase::new().map_err(|e| match e.code {
+            Code::PassphraseMissing => e.hint(
+                "ENSIGN_PASSPHRASE_FILE names a file whose first line is the passphrase; --no-passphrase makes a lab fleet",
+            ),
+            _ => e,
+        })?)
+    };
+    make(shell, home, words, &name, host, passphrase.as_ref())
+}
+
+fn make(
+    shell: &Shell,
+    home: &Home,
+    words: &Init,
+    name: &Ident,
+    host: &str,
+    passphrase: Option<&Passphrase>,
+) -> Result<()> {
     let signing = KeyRole::ALL
         .into_iter()
         .map(|role| Ok((role, random::key()?)))
@@ -66,7 +81,15 @@ pub fn run(shell: &Shell, home: &Home, words: &Init) -> Result<()> {
     let online = Online::make(host)?;
     let fleet = FleetId(random::bytes()?);
     let now = clock::now();
-    let root = founding::root(&fleet, &name, &words.address, now, &signing, &online)?;
+    let root = founding::root(
+        &fleet,
+        name,
+        &words.address,
+        now,
+        passphrase.is_none(),
+        &signing,
+        &online,
+    )?;
     let targets = founding::targets(&fleet, now, &signing)?;
     let api_token = hex::encode(random::bytes::<32>()?);
     let context = ContextFile {
@@ -77,15 +100,15 @@ pub fn run(shell: &Shell, home: &Home, words: &Init) -> Result<()> {
         root_hash: Digest::of(&root),
     };
 
-    files::write_keys(home, &name, &signing)?;
+    files::write_keys(home, name, &signing, passphrase.map(|p| (p, Cost::RECOMMENDED)))?;
     files::write_kit(&words.kit, &context, &root, &targets, &online, &api_token)?;
     files::write_context(home, &context, &root, &targets, &api_token)?;
-    home.select(&name)?;
+    home.select(name)?;
 
-    let keys_dir = home.keys_dir(&name);
+    let keys_dir = home.keys_dir(name);
     shell.print(&Made {
         id: fleet,
-        name,
+        name: name.clone(),
         controller: words.address.clone(),
         kit: words.kit.clone(),
         keys: signing
@@ -93,12 +116,12 @@ pub fn run(shell: &Shell, home: &Home, words: &Init) -> Result<()> {
             .map(|(role, key)| MadeKey {
                 role: role.name(),
                 key: key.public().id(),
-                path: files::key_file(&keys_dir, *role),
+                path: home::key_path(&keys_dir, *role),
             })
             .collect(),
-        lab: true,
+        lab: passphrase.is_none(),
     })?;
-    let recovery = files::key_file(&keys_dir, KeyRole::Recovery);
+    let recovery = home::key_path(&keys_dir, KeyRole::Recovery);
     Shell::warn(&format!(
         "move {} to a place of its own (a stick in a safe): it replaces a lost root key",
         recovery.display()
@@ -190,6 +213,10 @@ mod tests {
 
         let context = home.current().unwrap();
         let signing = context.keys().unwrap();
+        let signing: Vec<_> = signing
+            .iter()
+            .map(|(role, key)| (role, key.secret().unwrap()))
+            .collect();
         assert_eq!(signing.len(), KeyRole::ALL.len());
         let (mut at_home, mut in_kit) = (Vec::new(), Vec::new());
         files(&dir.path().join("home"), &mut at_home);
@@ -244,14 +271,22 @@ mod tests {
     }
 
     #[test]
-    fn encrypted_keys_are_refused_plainly() {
+    fn keys_under_a_passphrase_are_no_lab() {
         let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(&dir.path().join("home"));
         let words = Init {
             no_passphrase: false,
             ..words(dir.path())
         };
-        let failure = run(&shell(), &Home::at(dir.path()), &words).unwrap_err();
-        assert_eq!(failure.exit(), 2);
-        assert!(!dir.path().join("keys").exists() && !dir.path().join("kit").exists());
+        let name = Ident::parse("acme").unwrap();
+        let passphrase = Passphrase::from("correct horse");
+        make(&shell(), &home, &words, &name, "127.0.0.1", Some(&passphrase)).unwrap();
+        let context = home.current().unwrap();
+        for (role, key) in context.keys().unwrap() {
+            assert!(key.is_encrypted(), "{}", role.name());
+            let pem = fs::read_to_string(context.key_path(role)).unwrap();
+            assert!(!pem.contains("BEGIN PRIVATE KEY"), "{pem}");
+        }
+        assert!(!crate::trust::Trust::load(&context).unwrap().root().policy.lab);
     }
 }

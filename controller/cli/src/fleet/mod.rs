@@ -5,6 +5,7 @@ mod files;
 mod founding;
 mod freeze;
 mod init;
+mod set;
 mod status;
 
 pub use check::check;
@@ -35,6 +36,7 @@ pub async fn run(app: &App, verb: FleetVerb) -> Result<()> {
             };
             init::run(&app.shell, &app.home, &words)
         }
+        FleetVerb::Set { change: (key, value) } => set::run(app, &key, &value).await,
         FleetVerb::Show => status::show(app).await,
         FleetVerb::Status { .. } => status::status(app).await,
         FleetVerb::Freeze => freeze::run(app, true).await,

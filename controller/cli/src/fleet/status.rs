@@ -181,11 +181,11 @@ fn findings(fleet: &Fleet, now: u64) -> Vec<Finding> {
         );
     }
     if fleet.lab {
-        let text = "a lab fleet: its signing keys have no passphrase".to_owned();
+        let text = "a lab fleet: its signing keys have no passphrase, and devices on `/` do not join it".to_owned();
         find(
             Level::Advice,
             text,
-            "for production: keys on separate machines, targets and release 2 of 3, root 3 of 5",
+            "`ensign fleet set lab=false`; for production also: keys on separate machines, targets and release 2 of 3, root 3 of 5",
         );
     }
     out

@@ -175,16 +175,17 @@ fn check(shell: &Shell, file: &mut File) -> Result<u64> {
 }
 
 fn preview(shell: &Shell, words: &Words) -> Result<()> {
-    for component in &words.components {
+    let would = words.components.iter().map(|component| {
         let found = walk::walk(&component.dir)?;
-        shell.note(&format!(
-            "would put {} files and folders, {}, into {}",
+        check_probes(words, component, &found)?;
+        Ok(format!(
+            "put {} files and folders, {}, into {}",
             found.len(),
             units::show_bytes(bytes_of(&found)),
             component.name
-        ));
-    }
-    Ok(())
+        ))
+    });
+    shell.would_all(would.collect::<Result<_>>()?)
 }
 
 fn bytes_of(found: &[Found]) -> u64 {

@@ -54,13 +54,12 @@ pub async fn run(app: &App, path: &Path) -> Result<()> {
     let missing = missing(&session.client, pieces(&signed)).await?;
     let total = missing.iter().map(|p| p.length).sum();
     if app.shell.dry_run {
-        app.shell.note(&format!(
-            "would upload {} of {} blobs, {}",
+        return app.shell.would(format!(
+            "upload {} of {} blobs, {}, and publish",
             missing.len(),
             pieces(&signed).len(),
             units::show_bytes(total)
         ));
-        return Ok(());
     }
     let progress = Progress::bytes(&app.shell, "uploading", total);
     upload(&session, &mut file, &bundle, &signed, &missing, &progress).await?;

@@ -9,14 +9,14 @@ use ensign_bundle::manifest::Unsigned;
 use ensign_bundle::reason::Code;
 use ensign_bundle::text::printable;
 use ensign_bundle::{container, statement};
-use ensign_crypto::{KeyId, PublicKey, SecretKey, aad, valid_signers};
+use ensign_crypto::{KeyId, PublicKey, aad, valid_signers};
 use serde::Serialize;
 
 use crate::app::{App, Session};
 use crate::clock;
 use crate::durable::{PUBLIC, Pending};
 use crate::failure::{Failure, Result};
-use crate::home::{self, KeyRole};
+use crate::home::KeyRole;
 use crate::output::{Document, Facts, Paint, Shell};
 use crate::progress::Progress;
 use crate::release;
@@ -46,18 +46,20 @@ pub async fn run(app: &App, path: &Path, key_file: Option<&Path>) -> Result<()> 
         }
         Err(e) => return Err(e),
     }
-    let key = match key_file {
-        Some(file) => home::read_key(file)?,
-        None => session.context.key(KeyRole::Release)?,
+    let signer = match key_file {
+        Some(file) => session.context.keyring().stored(file)?,
+        None => session.context.stored(KeyRole::Release)?,
     };
+    let public = signer.public();
+    let public_id = public.id();
     let (mut file, bundle) = release::open(path)?;
     let contents = bundle.single().map_err(|e| release::named(path, &e))?;
     let product = contents.release.product.clone();
-    let keys = role_keys(&session, &product, &key)?;
+    let keys = role_keys(&session, &product, &public)?;
     // What devices would refuse is not signed.
     check_manifest(&contents.release, session.trust.product(&product)?, &contents.manifest)
         .map_err(|e| release::named(path, &e))?;
-    let signed_by_me = signers(contents, &keys.0, &session).contains(&key.public());
+    let signed_by_me = signers(contents, &keys.0, &session).contains(&public);
     let mut unsigned = Unsigned::from(contents.clone());
     if !signed_by_me {
         check_content(app, path, &mut file, &bundle)?;
@@ -71,20 +73,28 @@ pub async fn run(app: &App, path: &Path, key_file: Option<&Path>) -> Result<()> 
             )
             .hint("build the release again"));
         }
-        unsigned.sign(&key, &session.fleet(), now)?;
-        if !app.shell.dry_run {
-            let document = unsigned.contents().document.clone();
-            let mut pending = Pending::create(path, PUBLIC).map_err(|e| Failure::io("write", path, &e))?;
-            container::resign(&mut file, &mut pending.file, &document).map_err(|e| release::named(path, &e))?;
-            pending.commit().map_err(|e| Failure::io("write", path, &e))?;
+        if app.shell.dry_run {
+            let release = &contents.release;
+            return app.shell.would(format!(
+                "sign {product}@{} in {} with the key {public_id}",
+                release.release,
+                path.display()
+            ));
         }
+        unsigned.sign(&signer.secret()?, &session.fleet(), now)?;
+        let document = unsigned.contents().document.clone();
+        let mut pending = Pending::create(path, PUBLIC).map_err(|e| Failure::io("write", path, &e))?;
+        container::resign(&mut file, &mut pending.file, &document).map_err(|e| release::named(path, &e))?;
+        pending.commit().map_err(|e| Failure::io("write", path, &e))?;
+    } else if app.shell.dry_run {
+        return app.shell.would_all(Vec::new());
     }
     let contents = unsigned.contents();
     app.shell.print(&SignedFile {
         product,
         version: contents.release.release.clone(),
         file: path.to_owned(),
-        key: key.public().id(),
+        key: public_id,
         added: !signed_by_me,
         signatures: signers(contents, &keys.0, &session).len(),
         threshold: keys.1,
@@ -93,14 +103,14 @@ pub async fn run(app: &App, path: &Path, key_file: Option<&Path>) -> Result<()> 
 }
 
 /// The keys and threshold of the product, if this key is one of them.
-fn role_keys(session: &Session, product: &Ident, key: &SecretKey) -> Result<(Vec<PublicKey>, u32)> {
+fn role_keys(session: &Session, product: &Ident, key: &PublicKey) -> Result<(Vec<PublicKey>, u32)> {
     let role = &session.trust.product(product)?.role;
-    if !role.keys.contains(&key.public()) {
+    if !role.keys.contains(key) {
         return Err(Failure::new(
             Code::RoleNotAuthorised,
             format!(
                 "key {} is none of the {} that sign releases of {product}",
-                key.public().id(),
+                key.id(),
                 role.keys.len()
             ),
         ));

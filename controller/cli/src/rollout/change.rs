@@ -14,8 +14,7 @@ pub async fn pause(app: &App, which: Option<&str>, pause: bool) -> Result<()> {
     let found = rollout::find(&session, which).await?;
     let verb = if pause { "pause" } else { "resume" };
     if app.shell.dry_run {
-        app.shell.note(&format!("would {verb} {}", named(&found)));
-        return Ok(());
+        return app.shell.would(format!("{verb} {}", named(&found)));
     }
     let change = Change {
         reason: app.shell.reason.clone(),
@@ -54,8 +53,7 @@ pub async fn abort(app: &App, which: Option<&str>, keep: bool) -> Result<()> {
         named(&found)
     ))?;
     if app.shell.dry_run {
-        app.shell.note(&format!("would end {}", named(&found)));
-        return Ok(());
+        return app.shell.would(format!("end {}", named(&found)));
     }
     let cancel = session.sign_deploy(&Cancel {
         format: FORMAT,
@@ -79,8 +77,7 @@ pub async fn promote(app: &App, which: Option<&str>, wave: Option<u32>) -> Resul
         None => next_wave(&found)?,
     };
     if app.shell.dry_run {
-        app.shell.note(&format!("would open wave {wave} of {}", named(&found)));
-        return Ok(());
+        return app.shell.would(format!("open wave {wave} of {}", named(&found)));
     }
     let promote = session.sign_deploy(&Promote {
         format: FORMAT,
@@ -124,9 +121,9 @@ pub async fn release(app: &App, which: &str, names: &[String]) -> Result<()> {
         .map(|name| device::find(&rows, name).map(|d| d.id))
         .collect::<Result<Vec<_>>>()?;
     if app.shell.dry_run {
-        app.shell
-            .note(&format!("would give back {} slots of {}", devices.len(), named(&found)));
-        return Ok(());
+        return app
+            .shell
+            .would(format!("give back {} slots of {}", devices.len(), named(&found)));
     }
     let body = ReleaseSlots {
         devices,

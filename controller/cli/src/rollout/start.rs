@@ -15,6 +15,7 @@ use crate::rollout::draft::{self, Draft, Moment};
 use crate::rollout::preview::{Preview, Seen};
 use crate::rollout::wait;
 use crate::rollout::words::Words;
+use crate::units::show_count;
 use crate::{clock, random};
 
 /// On a terminal more devices than this are asked about.
@@ -48,8 +49,12 @@ pub async fn start(app: &App, flags: &Start) -> Result<()> {
         ));
     }
     if app.shell.dry_run {
-        app.shell.note("nothing was signed");
-        return Ok(());
+        return app.shell.would(format!(
+            "sign a plan for {}@{} and start it on {}",
+            draft.plan.product,
+            draft.plan.release.version,
+            show_count(u64::from(preview.devices()), "device")
+        ));
     }
     if preview.devices() > ASK_ABOVE && Shell::can_ask() {
         app.shell.confirm(&format!("Start on {} devices?", preview.devices()))?;

@@ -1,0 +1,139 @@
+//! `fleet set lab=false`: the keys of this machine get a passphrase, and the next root says that the fleet is no lab.
+//!
+//! Keys first, root last: a fleet that calls itself no lab while keys lie plain would be a lie, the other way round is a command to
+//! run again.
+
+use std::path::PathBuf;
+
+use ensign_api::Metadata;
+use ensign_bundle::reason::Code;
+use ensign_bundle::statement;
+use ensign_bundle::trust::issue::Next as _;
+use ensign_bundle::trust::roles::Root;
+use ensign_crypto::sealed::Cost;
+use serde::Serialize;
+
+use crate::app::{App, Session};
+use crate::clock;
+use crate::failure::{Failure, Result, fail};
+use crate::home::KeyRole;
+use crate::keyring;
+use crate::output::{Document, Facts, Paint, Shell};
+use crate::units::show_count;
+
+/// What was changed.
+#[derive(Debug, Serialize)]
+struct Changed {
+    lab: bool,
+    root_version: u64,
+    /// Files of keys that got the passphrase now.
+    encrypted: Vec<PathBuf>,
+}
+
+pub async fn run(app: &App, key: &str, value: &str) -> Result<()> {
+    match (key, value) {
+        ("lab", "false") => leave_lab(app).await,
+        ("lab", "true") => Err(Failure::usage("a fleet does not become a lab")
+            .hint("labs are made: `ensign fleet init --name NAME --controller HOST:PORT --kit DIR --no-passphrase`")),
+        ("lab", _) => {
+            Err(Failure::usage(format!("lab is true or false, not `{value}`")).hint("`ensign fleet set lab=false`"))
+        }
+        _ => Err(Failure::not_in_this_version(&format!("to set `{key}`")).hint("`ensign fleet set lab=false`")),
+    }
+}
+
+async fn leave_lab(app: &App) -> Result<()> {
+    let mut session = app.signing_session().await?;
+    let lab = session.trust.root().policy.lab;
+    let context = &session.context;
+    let plain: Vec<PathBuf> = context
+        .keys()?
+        .into_iter()
+        .filter(|(_, stored)| !stored.is_encrypted())
+        .map(|(role, _)| context.key_path(role))
+        .collect();
+    if lab {
+        can_sign_root(&session)?;
+    }
+    let mut would = Vec::new();
+    if !plain.is_empty() {
+        would.push(format!(
+            "encrypt {} in {}",
+            show_count(plain.len() as u64, "key"),
+            context.keys_dir().display()
+        ));
+    }
+    if lab {
+        let next = session.trust.root().version.saturating_add(1);
+        would.push(format!("sign and publish root {next}: lab true → false"));
+    }
+    if app.shell.dry_run {
+        return app.shell.would_all(would);
+    }
+    if !would.is_empty() {
+        app.shell
+            .confirm(&format!("This will {}. Go on?", would.join(", and ")))?;
+    }
+    // The root key is opened before anything is changed, so that a wrong passphrase changes nothing.
+    if plain.is_empty() && lab {
+        context.key(KeyRole::Root)?;
+    }
+    let roles = context
+        .keyring()
+        .encrypt_all(context.keys_dir(), Cost::RECOMMENDED, keyring::replace)?;
+    let encrypted = roles.into_iter().map(|role| context.key_path(role)).collect();
+    if lab {
+        publish(&mut session).await?;
+    }
+    if !session.context.key_path(KeyRole::Recovery).exists() {
+        Shell::warn("the recovery key is not here: where it is, it has no passphrase but its own safe");
+    }
+    app.shell.print(&Changed {
+        lab: session.trust.root().policy.lab,
+        root_version: session.trust.root().version,
+        encrypted,
+    })
+}
+
+/// Whether the root key of this machine alone makes the next root.
+fn can_sign_root(session: &Session) -> Result<()> {
+    let role = &session.trust.root().roles.root;
+    let public = session.context.stored(KeyRole::Root)?.public();
+    if !role.keys.contains(&public) {
+        return fail!(
+            RoleNotAuthorised,
+            "the root key {} of this machine is none of root's",
+            public.id()
+        );
+    }
+    if role.threshold > 1 {
+        return Err(Failure::new(
+            Code::ThresholdNotMet,
+            format!("root needs {} signatures, this machine makes 1", role.threshold),
+        )
+        .hint("a ceremony of several holders is not in this version"));
+    }
+    Ok(())
+}
+
+async fn publish(session: &mut Session) -> Result<()> {
+    let mut next: Root = session.trust.root().next(clock::now())?;
+    next.policy.lab = false;
+    let key = session.context.key(KeyRole::Root)?;
+    let envelope = statement::sign(&next, &[&key], &session.fleet())?;
+    let _: Vec<Metadata> = session.client.post_bytes("/v1/metadata/root", envelope).await?;
+    session.trust.refresh(&session.client).await
+}
+
+impl Document for Changed {
+    fn table(&self, paint: Paint) -> String {
+        let mut facts = Facts::new();
+        facts
+            .add("lab", if self.lab { "yes" } else { "no" })
+            .add("root", format!("version {}", self.root_version));
+        for path in &self.encrypted {
+            facts.add("encrypted", path.to_string_lossy());
+        }
+        facts.text(paint)
+    }
+}
