@@ -1,5 +1,5 @@
 //! What the project tells people to type is something they can type: commands in hints, examples, documents and units are parsed with
-//! the programs' own definitions, links in documents lead somewhere, and every help text is as it was last read.
+//! the programs' own definitions, and every help text is as it was last read.
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -387,52 +387,6 @@ fn help_texts_are_as_they_were_last_read() {
     }
 }
 
-/// `Said plainly` → `said-plainly`, as it is made on every common forge.
-fn anchor(heading: &str) -> String {
-    let plain = heading.replace('`', "").to_lowercase();
-    let kept = plain
-        .chars()
-        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
-}
-
-fn anchors(text: &str) -> BTreeSet<String> {
-    let (mut fenced, mut out) = (false, BTreeSet::new());
-    for line in text.lines() {
-        if line.starts_with("```") {
-            fenced = !fenced;
-        } else if !fenced && line.starts_with('#') {
-            out.insert(anchor(line.trim_start_matches('#').trim()));
-        }
-    }
-    out
-}
-
-#[test]
-fn links_in_documents_lead_somewhere() {
-    let mut wrong = Wrong::default();
-    for (path, text) in documents() {
-        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            if target.contains("://") || target.starts_with("mailto:") {
-                continue;
-            }
-            wrong.checked += 1;
-            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
-            let to = if file.is_empty() {
-                path.clone()
-            } else {
-                path.parent().expect("a folder").join(file)
-            };
-            if !to.exists() {
-                wrong.say(&path, &format!("{target} is not there"));
-            } else if !anchor.is_empty() && !anchors(&fs::read_to_string(&to).unwrap_or_default()).contains(anchor) {
-                wrong.say(&path, &format!("{file} has no heading #{anchor}"));
-            }
-        }
-    }
-    wrong.none(20);
-}
-
 #[test]
 fn the_checks_find_what_is_wrong() {
     assert!(check("ensign rollout stop", Strictness::Named).is_err());
@@ -441,8 +395,4 @@ fn the_checks_find_what_is_wrong() {
     assert!(check("ensign token create --uses N --ttl x", Strictness::Whole).is_err());
     assert!(check("ensign token create --uses N --ttl 1h | tee token", Strictness::Whole).is_ok());
     assert_eq!(quoted("a `b c` d `e").0, ["b c"]);
-    assert_eq!(
-        anchor("The README's `two` commands, both"),
-        "the-readmes-two-commands-both"
-    );
 }

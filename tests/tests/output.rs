@@ -1,0 +1,191 @@
+//! What every verb prints, against a real controller: one document on standard output in each format, everything else on standard
+//! error, flags anywhere, no colours where `NO_COLOR` is set. Verbs that change something are run with `--dry-run`, and change nothing.
+
+use std::collections::BTreeSet;
+use std::process::Output;
+
+use anyhow::{Context as _, Result, ensure};
+use ensign_tests::harness::{Fleet, Profile, build, write_tree};
+use serde_json::Value;
+
+/// Every verb that prints a document: its words, and whether it changes something.
+const VERBS: &[(&str, bool)] = &[
+    ("fleet init --name other --kit kit2 --no-passphrase", true),
+    ("fleet show", false),
+    ("fleet status", false),
+    ("fleet set lab=false", true),
+    ("fleet freeze", true),
+    ("fleet unfreeze", true),
+    ("key ls", false),
+    ("key export-pub deploy", false),
+    ("product ls", false),
+    ("product show app", false),
+    ("token create --uses 2 --ttl 1h", true),
+    ("token ls", false),
+    ("token revoke TOKEN", true),
+    ("device ls", false),
+    ("device show dev1", false),
+    ("device why dev1", false),
+    ("device accept dev1", true),
+    ("device reject dev1", true),
+    ("device suspend dev1", true),
+    ("device unsuspend dev1", true),
+    ("device revoke dev1", true),
+    ("device label dev1 --label a=b", true),
+    ("device hold dev1", true),
+    ("device unhold dev1", true),
+    (
+        "release build --product app --version 2.0.0 --tree app=tree --out two.bundle",
+        true,
+    ),
+    ("release sign app-1.0.0.bundle", true),
+    ("release publish app-1.0.0.bundle", true),
+    ("release ls", false),
+    ("release show app@1.0.0", false),
+    ("release diff app-1.0.0.bundle app-1.0.0.bundle", false),
+    ("release verify app-1.0.0.bundle", false),
+    ("rollout plan --product app --version 1.0.0 --waves 100%", false),
+    ("rollout start --product app --version 1.0.0 --waves 100%", true),
+    ("rollout status", false),
+    ("rollout ls", false),
+    ("rollout pause", true),
+    ("rollout resume", true),
+    ("rollout promote --wave 2", true),
+    ("rollout abort --keep", true),
+    ("rollout release app dev1", true),
+    ("rollout why dev1", false),
+];
+
+/// Those that print something else: scripts and pages.
+const OTHERS: [&str; 2] = ["completion", "man"];
+
+fn run(fleet: &Fleet, words: &[&str]) -> Result<Output> {
+    let out = fleet.command("ensign").args(words).output()?;
+    ensure!(
+        out.status.success(),
+        "{words:?}: {}\n{}",
+        out.status,
+        String::from_utf8_lossy(&out.stderr)
+    );
+    for (name, stream) in [("output", &out.stdout), ("error", &out.stderr)] {
+        ensure!(!stream.contains(&0x1b), "{words:?}: colours on standard {name}");
+    }
+    Ok(out)
+}
+
+/// Everything that a dry run could have changed.
+fn state(fleet: &Fleet) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    for words in [["token", "ls"], ["release", "ls"], ["rollout", "ls"], ["key", "ls"]] {
+        all.push(fleet.json(words)?);
+    }
+    let devices = fleet.json(["device", "ls"])?;
+    let lasting = |d: &Value| serde_json::json!([d["id"], d["state"], d["labels"], d["products"]]);
+    all.push(devices.as_array().context("a list")?.iter().map(lasting).collect());
+    let shown = fleet.json(["fleet", "status"])?;
+    all.push(serde_json::json!([shown["frozen"], shown["lab"], shown["root"]]));
+    Ok(all)
+}
+
+#[test]
+fn the_table_has_every_verb() {
+    let mut known: BTreeSet<String> = OTHERS.iter().map(|v| (*v).to_owned()).collect();
+    known.extend(
+        VERBS
+            .iter()
+            .map(|(words, _)| words.split(' ').take(2).collect::<Vec<_>>().join(" ")),
+    );
+    let mut real = BTreeSet::new();
+    for noun in ensign::command().get_subcommands() {
+        if noun.has_subcommands() {
+            real.extend(
+                noun.get_subcommands()
+                    .map(|verb| format!("{} {}", noun.get_name(), verb.get_name())),
+            );
+        } else {
+            real.insert(noun.get_name().to_owned());
+        }
+    }
+    assert_eq!(known, real);
+}
+
+#[test]
+fn every_verb_prints_one_document_in_each_format() -> Result<()> {
+    let fleet = Fleet::start(&build(Profile::Dev)?, 1)?;
+    write_tree(&fleet.path("tree"), &[("file", "content")])?;
+    fleet.release("1.0.0", &[("app", &fleet.path("tree"))], &[])?;
+    assert_eq!(fleet.rollout("1.0.0", &["--waves", "100%", "--soak", "0s"])?, 0);
+    let token = fleet.json(["token", "ls"])?[0]["key"]
+        .as_str()
+        .context("a key")?
+        .to_owned();
+    let before = state(&fleet)?;
+    for (words, changes) in VERBS {
+        let words = words.replace("TOKEN", &token);
+        let mut words: Vec<&str> = words.split(' ').collect();
+        let address = fleet.address().to_owned();
+        if words[..2] == ["fleet", "init"] {
+            words.extend(["--controller", &address]);
+        }
+        let flags = ["--dry-run", "--yes", "--reason", "to see"];
+        let with = |more: &[&'static str], last: bool| {
+            let mut all = words.clone();
+            // Right behind the verb, or at the end.
+            let at = if last { all.len() } else { 2 };
+            let changing = flags.iter().filter(|_| *changes);
+            all.splice(at..at, changing.chain(more).copied());
+            all.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>()
+        };
+        let ask = |more: &[&'static str], last: bool| {
+            let all = with(more, last);
+            run(&fleet, &all.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        for last in [true, false] {
+            let json = ask(&["-o", "json"], last)?;
+            let parsed: Value = serde_json::from_slice(&json.stdout).with_context(|| format!("{words:?} as JSON"))?;
+            ensure!(parsed.is_object() || parsed.is_array(), "{words:?}: {parsed}");
+            if *changes {
+                ensure!(parsed["dry_run"] == true, "{words:?}: {parsed}");
+            }
+        }
+        let yaml = ask(&["--format", "yaml"], true)?;
+        let text = String::from_utf8(yaml.stdout)?;
+        serde_yaml::from_str::<serde_yaml::Value>(&text).with_context(|| format!("{words:?} as YAML: {text}"))?;
+        let table = ask(&["--quiet"], true)?;
+        ensure!(!table.stdout.is_empty(), "{words:?} prints nothing");
+        let noise = String::from_utf8_lossy(&table.stderr);
+        ensure!(
+            noise.lines().all(|l| l.starts_with("warning:")),
+            "{words:?} is not quiet: {noise}"
+        );
+        ask(&["-v"], false)?;
+    }
+    assert_eq!(state(&fleet)?, before, "a dry run changed something");
+    assert!(!fleet.path("kit2").exists() && !fleet.path("two.bundle").exists());
+    Ok(())
+}
+
+#[test]
+fn monitoring_gets_one_line_and_an_exit_code() -> Result<()> {
+    let mut fleet = Fleet::start(&build(Profile::Dev)?, 0)?;
+    let check = |fleet: &Fleet| -> Result<(i32, String, String)> {
+        let out = fleet.command("ensign").args(["fleet", "status", "--check"]).output()?;
+        let code = out.status.code().context("it ended by itself")?;
+        Ok((code, String::from_utf8(out.stdout)?, String::from_utf8(out.stderr)?))
+    };
+    let (code, line, noise) = check(&fleet)?;
+    assert_eq!((code, line.lines().count(), noise.as_str()), (0, 1, ""), "{line}");
+    assert!(line.starts_with("ENSIGN OK - acme: "), "{line}");
+    fleet.ensign(["fleet", "freeze"], ["--reason", "a look"])?;
+    let (code, line, noise) = check(&fleet)?;
+    assert_eq!((code, line.lines().count(), noise.as_str()), (1, 1, ""), "{line}");
+    assert!(line.contains("WARNING") && line.contains("a look"), "{line}");
+    fleet.controller()?.terminate();
+    let (code, line, noise) = check(&fleet)?;
+    assert_eq!((code, line.lines().count(), noise.as_str()), (2, 1, ""), "{line}");
+    assert!(
+        line.contains("CRITICAL") && line.contains("controller-unreachable"),
+        "{line}"
+    );
+    Ok(())
+}
