@@ -34,6 +34,9 @@ pub(super) fn take(
     mut descriptors: Vec<OwnedFd>,
 ) -> Result<FromAdmin, ShellError> {
     tracing::debug!(?command, "asked by root");
+    if let (Err(loss), true) = (&shell.journal, !matches!(command, ToAdmin::Status)) {
+        return Ok(FromAdmin::Refused(loss.clone()));
+    }
     let file = descriptors.pop();
     let answer = match command {
         ToAdmin::Status => Ok(FromAdmin::State(Box::new(report::state(shell)))),

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 
 use ensign_apply::Generation;
 use ensign_bundle::digest::Digest;
+use ensign_bundle::reason::{Code, Refusal};
 
 use super::beneath::Dir;
 use crate::durable;
@@ -16,6 +17,34 @@ pub(super) fn current(paths: &Paths) -> u64 {
         .ok()
         .and_then(|target| target.to_str()?.strip_prefix("generations/")?.parse().ok())
         .unwrap_or(0)
+}
+
+/// Why the journal cannot be believed that knows generations up to `newest`: the step to a generation is on disk before its directory
+/// is made and before the pointer shows it, so one with a higher number proves that steps are lost. Acting on what is left would take
+/// down what runs.
+pub(super) fn beyond(paths: &Paths, newest: u64) -> Result<Option<Refusal>, Refusal> {
+    let pointed = current(paths);
+    let io = |e: io::Error| Refusal::new(Code::Io, format!("{}: {e}", paths.generations().display()));
+    let entries = match std::fs::read_dir(paths.generations()) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        entries => entries.map_err(io)?,
+    };
+    // Where nothing at all is known, the pointer alone will do; otherwise one that leads nowhere was only moved.
+    let mut highest = if newest == 0 { pointed } else { 0 };
+    for entry in entries {
+        let name = entry.map_err(io)?.file_name();
+        let number = name.to_str().and_then(|name| name.parse().ok()).unwrap_or(0);
+        highest = highest.max(number);
+    }
+    if highest <= newest {
+        return Ok(None);
+    }
+    let text = format!(
+        "the journal knows generations up to {newest}, but {highest} is there{}: steps are lost, and nothing is changed. Put the whole \
+         journal back; or stop the agent, remove applier/journal, deploy/current and deploy/generations, and start it: what runs ends",
+        if pointed == highest { " and runs" } else { "" }
+    );
+    Ok(Some(Refusal::new(Code::JournalLost, text)))
 }
 
 /// Makes the directory of a generation, durable. Making it again changes nothing.

@@ -29,6 +29,9 @@ pub(super) fn take(
     message: ToApplier,
     mut descriptors: Vec<OwnedFd>,
 ) -> Result<Result<(), Refusal>, ShellError> {
+    if let (Err(loss), ToApplier::Offer(_) | ToApplier::Provide { .. }) = (&shell.journal, &message) {
+        return Ok(Err(loss.clone()));
+    }
     match message {
         ToApplier::Hello => Ok(Ok(())),
         ToApplier::Offer(offer) => {

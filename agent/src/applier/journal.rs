@@ -68,11 +68,6 @@ impl Journal {
         Ok((this, replay.device))
     }
 
-    /// True where nothing was ever appended, or all of it is lost.
-    pub(super) fn is_new(&self) -> bool {
-        self.sequence == 0
-    }
-
     /// Appends the records of one step as one frame and returns when they survive a power cut. `device` is what they lead to.
     pub(super) fn append(&mut self, records: &[Record], device: &Device) -> Result<(), Trouble> {
         if records.is_empty() {

@@ -75,12 +75,16 @@ pub fn state_from_files(paths: &Paths) -> Result<Option<State>, Refusal> {
     let replay = journal::read(&paths.journal()).map_err(|e| Refusal::new(Code::Io, chain(&e)))?;
     let trusted = trust_store::TrustStore::open(&paths.trust())?.1.trusted;
     let identity = identity::load(paths)?;
-    Ok(Some(report::of(
+    let mut state = report::of(
         &replay.device,
         identity.as_ref(),
         trusted.as_ref(),
         Nonce([0; Nonce::BYTES]),
-    )))
+    );
+    if let Some(loss) = generations::beyond(paths, replay.device.newest)? {
+        report::disbelieve(&mut state, paths, &loss);
+    }
+    Ok(Some(state))
 }
 
 /// One applier per root.

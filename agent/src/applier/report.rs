@@ -2,15 +2,18 @@
 
 use ensign_apply::{Device, Statement};
 use ensign_bundle::plan::evidence::Receipt;
+use ensign_bundle::reason::Refusal;
 use ensign_bundle::statement;
 use ensign_bundle::trust::Trusted;
 use ensign_bundle::trust::roles::FORMAT;
-use ensign_bundle::wire::{Held, Installed, Report, Status, Transfer};
+use ensign_bundle::wire::{Held, Installed, Phase, Report, Status, Transfer};
 use serde_bytes::ByteBuf;
 
+use super::generations;
 use super::identity::Identity;
 use super::shell::Shell;
 use crate::ipc::State;
+use crate::paths::Paths;
 
 /// Denied manifests that a report names; the newest count.
 const DENIED: usize = 64;
@@ -32,7 +35,25 @@ pub(super) fn state(shell: &Shell) -> State {
     if let Some(lost) = &shell.lost {
         state.report.status.reason.get_or_insert_with(|| lost.clone());
     }
+    if let Err(loss) = &shell.journal {
+        disbelieve(&mut state, &shell.paths, loss);
+    }
     state
+}
+
+/// Says what is known where the journal lost steps: which generation runs, and why that is all. What is left of the journal would tell
+/// the operator of releases that are long gone.
+pub(super) fn disbelieve(state: &mut State, paths: &Paths, loss: &Refusal) {
+    state.report.receipts.clear();
+    state.report.status = Status {
+        generation: generations::current(paths),
+        installed: Vec::new(),
+        phase: Phase::Idle,
+        plan: None,
+        reason: Some(loss.clone()),
+        denied: Vec::new(),
+        transfer: Transfer::default(),
+    };
 }
 
 /// The state as far as files tell it.

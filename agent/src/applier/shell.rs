@@ -12,7 +12,7 @@ use ensign_bundle::wire::{Phase, Transfer};
 use super::checks::Check;
 use super::course::{Course, Errand};
 use super::identity::{self, Identity};
-use super::journal::{Journal, Trouble};
+use super::journal::{self, Journal, Trouble};
 use super::offer::{HeldOffer, Leases};
 use super::runner_client::RunnerClient;
 use super::sockets::Sockets;
@@ -52,7 +52,8 @@ pub struct Shell {
     pub(super) paths: Paths,
     pub(super) config: config::Applier,
     pub(super) wall: Wall,
-    pub(super) journal: Journal,
+    /// `Err` = it lost steps: nothing is done, nothing is written, what runs goes on running.
+    pub(super) journal: Result<Journal, Refusal>,
     pub(super) device: Device,
     pub(super) store: TrustStore,
     /// `None` before enrolment, or where it is lost.
@@ -93,14 +94,18 @@ impl Shell {
     pub fn start(paths: Paths, config: config::Applier) -> Result<Self, ShellError> {
         super::directories(&paths)?;
         let sockets = Sockets::listen(&paths)?;
-        let (journal, device) = Journal::open(&paths.journal())?;
+        let known = journal::read(&paths.journal())?.device;
+        let (journal, device) = match generations::beyond(&paths, known.newest)? {
+            None => {
+                let (journal, device) = Journal::open(&paths.journal())?;
+                (Ok(journal), device)
+            }
+            Some(loss) => {
+                tracing::error!(code = %loss.code, error = %loss.text, "nothing is changed on this device");
+                (Err(loss), known)
+            }
+        };
         let pointed = generations::current(&paths);
-        if journal.is_new() && pointed != 0 {
-            // Taking it for a new device would take down what runs.
-            let text =
-                format!("the journal is gone, but generation {pointed} runs: leave it, or remove deploy/current");
-            return Err(Refusal::new(Code::NeedsReprovision, text).into());
-        }
         let (store, found, lost) = match TrustStore::open(&paths.trust()) {
             Ok((store, found)) => (store, Some(found), None),
             Err(refusal) => {
@@ -118,7 +123,7 @@ impl Shell {
             paths,
             config,
             journal,
-            device: Device::default(),
+            device,
             store,
             trusted,
             degraded,
@@ -142,8 +147,11 @@ impl Shell {
             todo: VecDeque::new(),
         };
         let reality = Reality { current: pointed };
-        let before = device.stage.phase();
-        let step = device.resume(reality, &shell.wall.now());
+        if shell.journal.is_err() {
+            return Ok(shell);
+        }
+        let before = shell.device.stage.phase();
+        let step = std::mem::take(&mut shell.device).resume(reality, &shell.wall.now());
         shell.commit(step, before)?;
         labels::write(&mut shell);
         Ok(shell)
@@ -163,6 +171,9 @@ impl Shell {
 
     /// Tells the state machine, and notes what it wants done.
     pub(super) fn step(&mut self, event: Event) -> Result<(), ShellError> {
+        if self.journal.is_err() {
+            return Ok(());
+        }
         let now = self.wall.now();
         let before = self.device.stage.phase();
         let step = std::mem::take(&mut self.device).step(event, &now);
@@ -171,7 +182,9 @@ impl Shell {
 
     /// Persist, then act: the records are on disk before anything is done about them.
     fn commit(&mut self, step: Step, before: Phase) -> Result<(), ShellError> {
-        self.journal.append(&step.records, &step.device)?;
+        if let Ok(journal) = &mut self.journal {
+            journal.append(&step.records, &step.device)?;
+        }
         self.device = step.device;
         self.log(&step.records, before);
         self.todo.extend(step.actions);
@@ -214,6 +227,9 @@ impl Shell {
 
     /// Timers that have run out.
     fn take_time(&mut self) -> Result<(), ShellError> {
+        if self.journal.is_err() {
+            return Ok(());
+        }
         let now = clock::boot();
         self.runner.retry();
         self.take_silence()?;
@@ -233,6 +249,9 @@ impl Shell {
 
     /// How long nothing happens by itself.
     fn pause(&self) -> Option<Duration> {
+        if self.journal.is_err() {
+            return None;
+        }
         let now = clock::boot();
         let until = |at: Option<Duration>| at.map(|at| at.saturating_sub(now));
         let tick = self.device.next_tick_ms(&self.wall.now()).map(Duration::from_millis);

@@ -3,7 +3,8 @@
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
-use ensign_agent::ipc::FromApplier;
+use ensign_agent::applier::state_from_files;
+use ensign_agent::ipc::{FromAdmin, FromApplier, ToAdmin};
 use ensign_agent::link::run;
 use ensign_bundle::reason::Code;
 use ensign_bundle::wire::Phase;
@@ -73,23 +74,56 @@ fn one_copy_of_the_trust_state_is_enough_once_it_is_fresh() {
     }
 }
 
-/// A lost journal of a device on which something runs: stopping leaves it running, starting anew would take it down.
+/// A journal that lost steps, some or all: what runs goes on running, nothing is removed, and the operator hears of it. Acting on what is
+/// left would take it down, or go back to an older release.
 #[test]
-fn a_lost_journal_takes_nothing_down() {
-    for lost in [true, false] {
-        let mut fleet = Fleet::new();
-        let mut device = Device::enrolled(&fleet);
-        installed(&device, &mut fleet);
-        device.kill();
-        if lost {
-            std::fs::remove_file(device.paths.journal()).unwrap();
-        } else {
-            ensign_agent::durable::write(&device.paths.journal(), b"", 0o600).unwrap();
+fn a_journal_that_lost_steps_takes_nothing_down() {
+    let mut fleet = Fleet::new();
+    let mut device = Device::enrolled(&fleet);
+    installed(&device, &mut fleet);
+    let older = std::fs::read(device.paths.journal()).unwrap();
+    let state = device.update(&mut fleet, &Recipe::new("1.1.0", web("two")).build());
+    assert_eq!(state.report.status.phase, Phase::Confirmed);
+    device.kill();
+    let whole = std::fs::read(device.paths.journal()).unwrap();
+    let folder = device.paths.generations();
+    let generations = || {
+        let entries = std::fs::read_dir(&folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+    };
+    let before = generations();
+    // Removed, empty, cut in its first steps, and put back from a copy of before the second release.
+    let found = [None, Some(&b""[..]), Some(&whole[..700]), Some(&older)];
+    for left in found {
+        match left {
+            None => std::fs::remove_file(device.paths.journal()).unwrap(),
+            Some(left) => ensign_agent::durable::write(&device.paths.journal(), left, 0o600).unwrap(),
         }
+        let offline = state_from_files(&device.paths).unwrap().unwrap();
         device.start();
-        assert!(!device.ended().success());
-        assert_eq!(device.live("web"), web("one"));
+        let mut link = device.link_without_time();
+        let refused = link.offer(&device, &fleet, None);
+        assert!(matches!(refused, FromApplier::Refused(r) if r.code == Code::JournalLost));
+        let FromAdmin::State(state) = device.admin(&ToAdmin::Status, None) else {
+            panic!("no state");
+        };
+        for status in [state.report.status, offline.report.status] {
+            assert_eq!(status.reason.unwrap().code, Code::JournalLost);
+            assert_eq!((status.generation, status.installed.len()), (2, 0));
+        }
+        let unlock = device.refusal(&ToAdmin::Unlock, None);
+        assert_eq!(unlock.code, Code::JournalLost);
+        assert_eq!(device.live("web"), web("two"));
+        device.kill();
+        let kept = std::fs::read(device.paths.journal()).ok();
+        assert_eq!(kept.as_deref(), left, "it is kept as it was found");
+        assert_eq!(generations(), before);
     }
+    // The whole one put back: as if nothing had been.
+    ensign_agent::durable::write(&device.paths.journal(), &whole, 0o600).unwrap();
+    device.start();
+    assert_eq!(device.link().until_settled().report.status.reason, None);
+    assert_eq!(device.live("web"), web("two"));
 }
 
 /// Damage between whole steps is no torn tail: the device stops, says so, and what runs stays.
