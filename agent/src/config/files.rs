@@ -83,7 +83,7 @@ fn read(path: &Path) -> Result<Option<String>, ConfigError> {
 }
 
 /// Refuses a file where someone else could change it or a directory above it, from the root downwards.
-fn require_owned(paths: &Paths, file: &Path) -> Result<(), String> {
+pub(crate) fn require_owned(paths: &Paths, file: &Path) -> Result<(), String> {
     let owner = if paths.is_system() {
         0
     } else {

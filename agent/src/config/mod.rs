@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use files::Reader;
+pub(crate) use files::require_owned;
 
 use crate::paths::Paths;
 

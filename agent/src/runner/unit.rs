@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::child::{self, Leftovers};
 use super::exec::{judge, not_allowed};
 use super::failed;
+use crate::config::require_owned;
 use crate::ipc::{FromRunner, UnitVerb};
 use crate::paths::Paths;
 
@@ -16,6 +17,8 @@ const HOOK: Duration = Duration::from_secs(30);
 const JOB: Duration = Duration::from_secs(180);
 /// By fixed path: no environment decides what runs here.
 const SYSTEMCTL: &str = "/usr/bin/systemctl";
+/// Of hooks: what the system itself brings, whatever this process was started with.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Longest name of a unit (systemd.unit(5)).
 const NAME_BYTES: usize = 255;
 
@@ -34,13 +37,10 @@ pub(super) fn perform(paths: &Paths, allowed: &[String], verb: UnitVerb, name: &
     if !hook.exists() {
         return FromRunner::NotManaged;
     }
-    run(
-        Command::new(&hook)
-            .arg(verb_name(verb))
-            .arg(name)
-            .env("ENSIGN_ROOT", paths.root()),
-        HOOK,
-    )
+    match command(paths, &hook) {
+        Ok(mut command) => run(command.arg(verb_name(verb)).arg(name), HOOK),
+        Err(refused) => refused,
+    }
 }
 
 /// Runs the hook that tells applications about new labels, if there is one.
@@ -49,10 +49,21 @@ pub(super) fn labels_changed(paths: &Paths) -> FromRunner {
     if !hook.exists() {
         return FromRunner::Ok;
     }
-    run(
-        Command::new(&hook).arg(paths.labels()).env("ENSIGN_ROOT", paths.root()),
-        HOOK,
-    )
+    match command(paths, &hook) {
+        Ok(mut command) => run(command.arg(paths.labels()), HOOK),
+        Err(refused) => refused,
+    }
+}
+
+/// A hook that nobody else could have written, with an environment of its own: `PATH` and `ENSIGN_ROOT`.
+fn command(paths: &Paths, hook: &Path) -> Result<Command, FromRunner> {
+    require_owned(paths, hook).map_err(|why| {
+        tracing::warn!(hook = %hook.display(), why, "a hook is not run");
+        not_allowed(format!("the hook is not run: {why}"))
+    })?;
+    let mut command = Command::new(hook);
+    command.env_clear().env("PATH", PATH).env("ENSIGN_ROOT", paths.root());
+    Ok(command)
 }
 
 fn systemd(allowed: &[String], verb: UnitVerb, name: &str) -> FromRunner {
@@ -130,6 +141,37 @@ mod tests {
         assert_eq!(ask(UnitVerb::Stop), failed("exit status: 4: no"));
         let calls = std::fs::read_to_string(paths.root().join("calls")).unwrap();
         assert_eq!(calls, "start web.service\nis-active web.service\nstop web.service\n");
+    }
+
+    #[test]
+    fn a_hook_that_others_could_have_written_is_not_run() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (_dir, paths) = device(Some("touch \"$ENSIGN_ROOT/ran\""));
+        let labels = paths.labels_hook();
+        std::fs::copy(paths.unit_hook(), &labels).unwrap();
+        let hooks = labels.parent().unwrap().to_owned();
+        for (place, mode) in [(paths.unit_hook(), 0o757), (labels, 0o775), (hooks, 0o777)] {
+            let before = std::fs::metadata(&place).unwrap().permissions();
+            std::fs::set_permissions(&place, std::fs::Permissions::from_mode(mode)).unwrap();
+            let answers = [
+                perform(&paths, &[], UnitVerb::Start, "web.service"),
+                labels_changed(&paths),
+            ];
+            let refused = answers.iter().filter(|a| matches!(a, FromRunner::Refused(_))).count();
+            assert_eq!(refused, if place.is_dir() { 2 } else { 1 }, "{place:?}");
+            let ran = std::fs::remove_file(paths.root().join("ran")).is_ok();
+            assert_eq!(ran, !place.is_dir(), "{place:?}");
+            std::fs::set_permissions(&place, before).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_hook_sees_nothing_of_our_environment() {
+        let body = "env | cut -d= -f1 | grep -v '^PWD$\\|^SHLVL$\\|^_$\\|^OLDPWD$' | sort > \"$ENSIGN_ROOT/names\"";
+        let (_dir, paths) = device(Some(body));
+        assert_eq!(perform(&paths, &[], UnitVerb::Start, "web.service"), FromRunner::Ok);
+        let names = std::fs::read_to_string(paths.root().join("names")).unwrap();
+        assert_eq!(names, "ENSIGN_ROOT\nPATH\n");
     }
 
     #[test]
