@@ -54,7 +54,12 @@ impl Cache {
 
     /// The file for reading, if it is here with its whole length.
     pub fn file(&self, wanted: &FileRef) -> Option<File> {
-        let file = File::open(self.path(&wanted.digest)).ok()?;
+        // What is no file must not keep the link half waiting: a pipe does until somebody opens its other end.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags())
+            .open(self.path(&wanted.digest))
+            .ok()?;
         let whole = file.metadata().is_ok_and(|m| m.is_file() && m.len() == wanted.length);
         whole.then_some(file)
     }
@@ -82,11 +87,15 @@ impl Cache {
     /// Starts to receive a file.
     pub fn begin(&self, wanted: FileRef) -> Result<Incoming, CacheError> {
         let temporary = self.directory.join(format!("{}.{PART}", wanted.digest));
+        match fs::remove_file(&temporary) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(self.io(e)),
+            _ => {}
+        }
         let file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
+            .custom_flags(flags())
             .open(&temporary)
             .map_err(|e| self.io(e))?;
         Ok(Incoming {
@@ -140,6 +149,11 @@ impl Cache {
             source,
         }
     }
+}
+
+fn flags() -> i32 {
+    use rustix::fs::OFlags;
+    i32::try_from((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits()).unwrap_or(0)
 }
 
 /// A file on its way in: hashed while it is written, visible only when whole and right. Dropped before that, it leaves nothing.
@@ -258,6 +272,26 @@ mod tests {
         assert!(!cache.has(&wanted));
         put(&cache, b"abc").unwrap();
         durable::write(&dir.path().join(wanted.digest.to_string()), b"", 0o600).unwrap();
+        assert!(cache.file(&wanted).is_none());
+    }
+
+    /// Opened as files they would wait for ever, or lead out of the cache.
+    #[test]
+    fn pipes_and_links_in_the_cache_are_no_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let wanted = reference(b"");
+        let path = cache.path(&wanted.digest);
+        let part = dir.path().join(format!("{}.{PART}", wanted.digest));
+        for place in [&path, &part] {
+            nix::unistd::mkfifo(place, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+        assert!(cache.file(&wanted).is_none() && cache.bytes(&wanted).is_none());
+        put(&cache, b"").unwrap();
+        assert!(cache.has(&wanted));
+        fs::remove_file(&path).unwrap();
+        durable::write(&dir.path().join("elsewhere"), b"", 0o600).unwrap();
+        std::os::unix::fs::symlink("elsewhere", &path).unwrap();
         assert!(cache.file(&wanted).is_none());
     }
 

@@ -1,6 +1,7 @@
 //! `ensign-agent run`: starts the parts, says when it is ready, and ends them in order.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -66,6 +67,7 @@ pub fn lock(paths: &Paths) -> Result<File, Refusal> {
     let file = File::options()
         .create(true)
         .append(true)
+        .mode(0o600)
         .open(&path)
         .and_then(|file| identity::give_to_owner(&path).map(|()| file))
         .map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", path.display())))?;
