@@ -84,6 +84,8 @@ codes! {
     Reverted = "reverted", 11, "start a new rollout";
     /// A newer rollout of the product took its place.
     Superseded = "superseded", 11, "`ensign rollout ls`";
+    /// Somebody stopped waiting (Ctrl-C); what was waited for goes on.
+    Interrupted = "interrupted", 1, "`ensign rollout status -w`";
     /// Waiting ended before the rollout did; it goes on.
     TimedOut = "timed-out", 12, "`ensign rollout status -w`";
 
@@ -175,7 +177,7 @@ codes! {
     /// Withdrawn by its signers.
     Yanked = "yanked", 25, "release a newer version";
     /// Failed on this device before.
-    Denied = "denied", 25, "on the device: `ensign-agent clear-denied`; or release a higher version";
+    Denied = "denied", 25, "on the device: `ensign-agent clear-denied`, then `ensign rollout start` the same version again; or release a higher version";
     /// A later version is already there.
     NewerInstalled = "newer-installed", 25, "nothing to do";
     /// The trust state on the device was lost.
@@ -186,7 +188,7 @@ codes! {
     TrustDegraded = "trust-degraded", 25, "connect to the controller once";
 
     /// Not enough room, with the bytes or inodes that are missing.
-    NoSpace = "no-space", 26, "free space on the device";
+    NoSpace = "no-space", 26, "free space; a device that failed for it takes the same version by a new `ensign rollout start`";
     /// Unhealthy within its trial: rolled back.
     Unhealthy = "unhealthy", 27, "mend the release; on the device: `ensign-agent status`";
     /// The trial ended without a whole healthy window.
@@ -196,7 +198,7 @@ codes! {
     /// The device restarted too often during the trial.
     CrashLoop = "crash-loop", 27, "`ensign device why DEVICE`; mend the release";
     /// The operator on the device asked for the previous release.
-    OperatorRollback = "operator-rollback", 27, "nothing to do";
+    OperatorRollback = "operator-rollback", 27, "somebody on the device went back; to update it after all, there: `ensign-agent clear-denied`, then `ensign rollout start` again";
 
     /// No answer from the controller.
     ControllerUnreachable = "controller-unreachable", 30, "check address, firewall and the controller's log";
@@ -253,7 +255,7 @@ codes! {
     /// Not connected since the wave opened.
     Offline = "offline", 25, "bring the device online";
     /// Took the update and missed its check-in.
-    Dark = "dark", 25, "look at the device; `ensign rollout release ROLLOUT DEVICE` gives its slot back";
+    Dark = "dark", 25, "power the device on: it goes on by itself";
     /// Not touched by any rollout.
     NoRollout = "no-rollout", 32, "`ensign rollout start --product PRODUCT --version VERSION`";
     /// Runs what the rollout asks for.

@@ -6,6 +6,7 @@ use ensign_bundle::reason::Code;
 
 use crate::event::DeviceState;
 use crate::fleet::{Device, Fleet};
+use crate::member::{Member, Outcome};
 use crate::rollout::{Rollout, Stage};
 use crate::rules;
 
@@ -30,9 +31,8 @@ fn named(fleet: &Fleet, rollout: &Rollout) -> String {
 /// For a rollout in its present state; empty where there is nothing to do but to wait.
 pub(crate) fn of_rollout(fleet: &Fleet, rollout: &Rollout, waits: Option<Code>) -> String {
     let name = named(fleet, rollout);
-    let product = &rollout.spec.product;
     let see = format!("see why: `ensign rollout why --rollout {name}`");
-    let mend = format!("mend it and bring a higher version: `ensign rollout start --product {product} --version NEW`");
+    let remedy = remedy(rollout);
     let end = format!("or end it: `ensign rollout abort {name} --keep`");
     match &rollout.stage {
         Stage::Running => match waits {
@@ -41,17 +41,102 @@ pub(crate) fn of_rollout(fleet: &Fleet, rollout: &Rollout, waits: Option<Code>) 
             _ => String::new(),
         },
         Stage::Paused { .. } => format!("go on: `ensign rollout resume {name}`; {end}"),
-        Stage::Halted { .. } if rules::dead_end(rollout).is_some() => format!("{see}; {mend}; {end}"),
-        Stage::Halted { .. } => format!("{see}; accept that and go on: `ensign rollout resume {name}`; {mend}; {end}"),
-        Stage::Aborted { .. } | Stage::Reverting { .. } | Stage::Reverted { .. } => mend,
+        Stage::Halted { .. } if rules::dead_end(rollout).is_some() => format!("{see}; {remedy}; {end}"),
+        Stage::Halted { .. } => {
+            format!("{see}; accept that and go on: `ensign rollout resume {name}`; {remedy}; {end}")
+        }
+        Stage::Aborted { .. } | Stage::Reverting { .. } | Stage::Reverted { .. } => {
+            if rollout.counts().failed > 0 {
+                remedy
+            } else {
+                mend(rollout)
+            }
+        }
         Stage::Superseded { by, .. } => format!("the one that counts: `ensign rollout status {}`", short(by)),
-        Stage::Expired { .. } => format!(
-            "again for those that are left: `ensign rollout start --product {product} --version {}`",
-            rollout.spec.version
-        ),
-        Stage::Done { .. } if rollout.counts().failed > 0 => see,
+        Stage::Expired { .. } => format!("again for those that are left: {}", again(rollout)),
+        Stage::Done { .. } if rollout.counts().failed > 0 => format!("{see}; {remedy}"),
         Stage::Done { .. } => String::new(),
     }
+}
+
+/// What helps the devices that failed: another release where this one is at fault, else the same one again.
+fn remedy(rollout: &Rollout) -> String {
+    let blamed =
+        |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Failed { reason, .. }) if is_at_fault(reason.code));
+    if rollout.members().any(|(_, m)| blamed(&m.outcome)) {
+        mend(rollout)
+    } else {
+        format!(
+            "once the devices are put right, bring the same release again: {}",
+            again(rollout)
+        )
+    }
+}
+
+fn mend(rollout: &Rollout) -> String {
+    format!(
+        "mend it and bring a higher version: `ensign rollout start --product {} --version NEW`",
+        rollout.spec.product
+    )
+}
+
+/// The command that brings the same release to the same devices by a new plan.
+fn again(rollout: &Rollout) -> String {
+    let spec = &rollout.spec;
+    let mut select = spec.select.clone();
+    for excluded in &spec.exclude {
+        select = match select.as_str() {
+            "" | "all" => format!("not ({excluded})"),
+            _ => format!("({select}) and not ({excluded})"),
+        };
+    }
+    let select = match select.as_str() {
+        // A selector with a quote in it cannot stand between quotes: the preview shows whom the product's own one means.
+        quoted if quoted.contains('\'') => String::new(),
+        "" => String::new(),
+        "all" => " --select all".to_owned(),
+        _ => format!(" --select '{select}'"),
+    };
+    format!(
+        "`ensign rollout start --product {} --version {}{select}`",
+        spec.product, spec.version
+    )
+}
+
+/// Whether a failure with this code speaks against the release. The others are the device's own or come from around it: once that is put
+/// right, the same release may well succeed.
+const fn is_at_fault(code: Code) -> bool {
+    !matches!(
+        code,
+        Code::NoSpace
+            | Code::Io
+            | Code::Offline
+            | Code::Dark
+            | Code::Denied
+            | Code::Locked
+            | Code::OperatorRollback
+            | Code::ClockSuspect
+            | Code::TrustDegraded
+            | Code::NeedsReprovision
+            | Code::IdentityChanged
+            | Code::GenerationTampered
+            | Code::ContentMismatch
+            | Code::MetadataExpired
+            | Code::MetadataMissing
+            | Code::PlanExpired
+            | Code::PlanReplayed
+            | Code::PlanCancelled
+            | Code::LeaseMissing
+            | Code::NotYet
+            | Code::OutsideWindow
+            | Code::AgentTooOld
+            | Code::AgentNotRunning
+            | Code::StepMissing
+            | Code::ConfigRefused
+            | Code::InUse
+            | Code::ControllerUnreachable
+            | Code::TooSlow
+    )
 }
 
 /// For a device that `code` keeps from what the rollout brings.
@@ -84,8 +169,6 @@ pub(crate) fn of_device(
         Code::Frozen => "`ensign fleet unfreeze`".to_owned(),
         Code::UpToDate => "nothing to do".to_owned(),
         Code::Locked => "on the device: `ensign-agent unlock`".to_owned(),
-        Code::Denied => "on the device: `ensign-agent clear-denied`".to_owned(),
-        Code::NoSpace => "free space on it, then on the device: `ensign-agent clear-denied`".to_owned(),
         Code::Offline => format!("see whether it has power and network: `ensign device show {name}`"),
         _ => match rollout {
             Some(rollout) => in_rollout(fleet, rollout, device, &name, code),
@@ -98,6 +181,8 @@ fn in_rollout(fleet: &Fleet, rollout: &Rollout, device: &DeviceId, name: &str, c
     let this = named(fleet, rollout);
     let (product, version) = (&rollout.spec.product, &rollout.spec.version);
     let alone = select(fleet, device);
+    let again =
+        format!("bring it again: `ensign rollout start --product {product} --version {version} --select '{alone}'`");
     match code {
         Code::NotInPlan if rollout.serves() => {
             format!(
@@ -108,7 +193,20 @@ fn in_rollout(fleet: &Fleet, rollout: &Rollout, device: &DeviceId, name: &str, c
         Code::NewerInstalled => format!(
             "to go back on purpose: `ensign rollout start --product {product} --version {version} --select '{alone}' --allow-downgrade --reason TEXT`"
         ),
-        Code::Dark => format!("look at it, then give its slot to others: `ensign rollout release {this} {name}`"),
+        Code::NoSpace => format!("free space on it, then {again}"),
+        Code::Denied => format!("on the device: `ensign-agent clear-denied`; then {again}"),
+        Code::OperatorRollback => format!(
+            "somebody on the device went back, to update it after all, on the device: `ensign-agent clear-denied`; then {again}"
+        ),
+        Code::Dark => {
+            let look = format!("power it on, it goes on by itself: `ensign device show {name}`");
+            let holds_slot = rollout.member(device).is_some_and(Member::in_flight);
+            if holds_slot && rollout.spec.pace.max_parallel.is_some() {
+                format!("{look}; or give its slot to others: `ensign rollout release {this} {name}`")
+            } else {
+                look
+            }
+        }
         Code::InProgress
         | Code::WaveWaiting
         | Code::Soaking
@@ -134,9 +232,8 @@ fn in_rollout(fleet: &Fleet, rollout: &Rollout, device: &DeviceId, name: &str, c
         | Code::Reverted
         | Code::PlanExpired => of_rollout(fleet, rollout, None),
         // It failed by itself.
-        _ => format!(
-            "what it says: `ensign device show {name}`; mend it and bring a higher version: `ensign rollout start --product {product} --version NEW`"
-        ),
+        _ if is_at_fault(code) => format!("what it says: `ensign device show {name}`; {}", mend(rollout)),
+        _ => format!("what it says: `ensign device show {name}`; once that is put right, {again}"),
     }
 }
 

@@ -189,6 +189,11 @@ impl Rollout {
         self.ended() || (matches!(self.stage, Stage::Done { .. }) && self.remaining() == 0)
     }
 
+    /// Neither done nor ended: what an operator counts as not finished. Stragglers of a done one may still come.
+    pub fn is_under_way(&self) -> bool {
+        !self.ended() && !matches!(self.stage, Stage::Done { .. })
+    }
+
     pub fn expired(&self, now: u64) -> bool {
         now >= self.spec.expires
     }

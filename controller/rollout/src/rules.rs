@@ -173,8 +173,16 @@ pub(crate) fn soak(rollout: &Rollout, number: u32, wave: &Wave, now: u64) -> Soa
     }
 }
 
-/// Why no resume can bring a halted rollout further: too few devices of the wave can still vouch for the release.
-pub(crate) fn dead_end(rollout: &Rollout) -> Option<Refusal> {
+/// Why no resume can bring a halted rollout further: too few devices of the wave can still vouch for the release, or nobody is left who
+/// could still take it.
+pub(crate) fn dead_end(rollout: &Rollout) -> Option<String> {
+    gate_is_lost(rollout).or_else(|| {
+        (rollout.remaining() == 0)
+            .then(|| "a resume cannot help: each device has ended, none is left that could still become ok".to_owned())
+    })
+}
+
+fn gate_is_lost(rollout: &Rollout) -> Option<String> {
     let (number, wave) = rollout
         .numbered()
         .find(|(_, wave)| wave.opened_at.is_some() && wave.done_at.is_none())?;
@@ -185,17 +193,25 @@ pub(crate) fn dead_end(rollout: &Rollout) -> Option<Refusal> {
         Evidence::Receipts(needed) => needed,
         Evidence::Dwell => 0,
     };
-    let counts = wave.counts;
-    let can = counts.ok.saturating_add(counts.pending).saturating_add(counts.active);
+    let can = could_be_ok(&wave.counts);
     (can < needed).then(|| {
-        Refusal::new(
-            Code::EvidenceMissing,
-            format!(
-                "a resume cannot help: the gate of wave {next} needs {} of wave {number} healthy, at most {can} can still be",
-                devices(needed)
-            ),
+        format!(
+            "a resume cannot help: the gate of wave {next} needs {} of wave {number} healthy, at most {can} can still be",
+            devices(needed)
         )
     })
+}
+
+/// Whether a wave stays below its quorum even if everybody who is still under way becomes ok.
+pub(crate) fn quorum_is_lost(counts: &Counts, quorum_bp: u32) -> bool {
+    let under_way = counts.pending.saturating_add(counts.active);
+    let reached = counts.answered().saturating_add(under_way);
+    u64::from(could_be_ok(counts)) * ALL_BP < u64::from(reached) * u64::from(quorum_bp)
+}
+
+/// Devices that are ok, or that may become ok without coming back from somewhere first.
+fn could_be_ok(counts: &Counts) -> u32 {
+    counts.ok.saturating_add(counts.pending).saturating_add(counts.active)
 }
 
 /// When the `needed`-th healthiest device of a wave will have soaked, by its last receipt. Seconds.

@@ -119,7 +119,7 @@ impl State {
     }
 
     pub(super) fn live_rollouts(&self) -> u64 {
-        self.rollouts.model.rollouts().filter(|(_, r)| !r.ended()).count() as u64
+        self.rollouts.model.rollouts().filter(|(_, r)| r.is_under_way()).count() as u64
     }
 
     pub(super) fn newest_rollout_of(&self, device: &DeviceId) -> Option<PlanId> {

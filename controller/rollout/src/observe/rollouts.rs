@@ -8,6 +8,7 @@ use crate::event::{DeviceState, RolloutSpec};
 use crate::fleet::{Device, Fleet};
 use crate::member::Member;
 use crate::rollout::{Control, Index, Rollout, Stage, Wave};
+use crate::rules::quorum_is_lost;
 
 pub(super) fn rollout_started(fleet: &mut Fleet, id: PlanId, plan: Digest, spec: &RolloutSpec, at: u64) {
     if fleet.rollouts.contains_key(&id) {
@@ -121,14 +122,14 @@ pub(super) fn resumed(fleet: &mut Fleet, rollout: &PlanId) {
     match &r.stage {
         Stage::Paused { .. } => {}
         Stage::Halted { reason, .. } => {
-            if reason.code == Code::QuorumNotReached {
-                for wave in r
-                    .waves
-                    .iter_mut()
-                    .filter(|w| w.opened_at.is_some() && w.done_at.is_none())
-                {
-                    wave.quorum_acknowledged = true;
-                }
+            let quorum_bp = r.spec.pace.stop.quorum_bp;
+            let by_quorum = reason.code == Code::QuorumNotReached;
+            let by_devices = matches!(reason.code, Code::TooManyFailed | Code::TooManyDark);
+            for wave in &mut r.waves {
+                let open = wave.opened_at.is_some() && wave.done_at.is_none();
+                // Who accepts the failures accepts what follows from them: else the next halt would say the same again.
+                let follows = by_devices && quorum_is_lost(&wave.counts, quorum_bp);
+                wave.quorum_acknowledged |= open && (by_quorum || follows);
             }
         }
         _ => return,
