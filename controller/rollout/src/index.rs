@@ -1,6 +1,7 @@
 //! The counters: how a member is counted follows from its row, its device and its rollout. A change costs the difference.
 
 use ensign_bundle::digest::{DeviceId, PlanId};
+use ensign_bundle::wire::Phase;
 
 use crate::event::DeviceState;
 use crate::fleet::{Device, Fleet};
@@ -68,10 +69,13 @@ impl Fleet {
         let taken = open && taken(rollout, device);
         let silent = (!device.connected).then(|| self.silent_since(device));
         let deadline = match (standing, silent, wave.opened_at) {
-            (Standing::Active | Standing::Ok, Some(since), _) if open && !taken => {
+            (Standing::Active | Standing::Ok, Some(since), _) if open && !taken && took(rollout, member, device) => {
                 Some(since.saturating_add(self.dark_after_s(rollout)))
             }
-            (Standing::Pending, Some(since), Some(opened)) if open => {
+            // Who has not taken the update yet is waited for like one that was never there.
+            (Standing::Pending | Standing::Active, Some(since), Some(opened))
+                if open && (standing == Standing::Pending || !taken) =>
+            {
                 Some(since.max(opened).saturating_add(rollout.spec.pace.stop.reach_s))
             }
             _ => None,
@@ -102,6 +106,24 @@ pub(crate) fn taken(rollout: &Rollout, device: &Device) -> bool {
         .newest
         .get(&rollout.spec.product)
         .is_some_and(|newest| *newest != rollout.id)
+}
+
+/// Whether a device took the update, as far as it said: it has the whole release, and may switch to it without asking.
+fn took(rollout: &Rollout, member: &Member, device: &Device) -> bool {
+    let mine = device.plan == Some(rollout.plan);
+    member.outcome.is_some()
+        || member.fetched
+        || (mine && !matches!(device.phase, Phase::Idle | Phase::Fetching | Phase::Rejected))
+}
+
+/// What a device that stays silent will count as.
+pub(crate) fn silence_means(rollout: &Rollout, member: &Member, device: &Device) -> Standing {
+    // Who has no slot waits for one, whatever it had in hand before.
+    if member.standing() != Standing::Pending && took(rollout, member, device) {
+        Standing::Dark
+    } else {
+        Standing::Unreached
+    }
 }
 
 /// What runs is newer than what the rollout brings.

@@ -68,6 +68,8 @@ pub fn observe(fleet: &mut Fleet, event: &Event) {
         }),
         Event::Unreached { rollout, device, at } => with_member(fleet, rollout, device, |m, _| {
             m.unreached_since.get_or_insert(*at);
+            // Nothing of it is under way: others may go on, and it asks for a slot again when it returns.
+            m.slot = false;
         }),
         Event::Released { rollout, device, .. } => with_member(fleet, rollout, device, |m, _| {
             if m.dark_since.is_some() {

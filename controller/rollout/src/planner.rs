@@ -8,6 +8,7 @@ use ensign_bundle::reason::{Code, Refusal};
 
 use crate::action::{Action, Planned};
 use crate::fleet::Fleet;
+use crate::index::silence_means;
 use crate::member::Standing;
 use crate::rollout::{Control, Rollout, Stage, Wave};
 use crate::rules::{self, Soak};
@@ -97,10 +98,8 @@ impl Planner<'_> {
                 break;
             }
             let (id, device) = (rollout.id, *device);
-            let unreached = rollout
-                .members
-                .get(&device)
-                .is_some_and(|m| m.standing() == Standing::Pending);
+            let means = rollout.members.get(&device).zip(self.fleet.device(&device));
+            let unreached = means.is_some_and(|(m, d)| silence_means(rollout, m, d) == Standing::Unreached);
             self.act(if unreached {
                 Action::MarkUnreached { rollout: id, device }
             } else {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
 use crate::hints;
+use crate::index::silence_means;
 use crate::member::Standing;
 use crate::planner;
 use crate::rollout::{Rollout, Stage, Wave};
@@ -182,11 +183,10 @@ fn away(fleet: &Fleet, rollout: &Rollout) -> (Vec<Away>, BTreeMap<u32, u32>) {
         let (Some(member), Some(device)) = (rollout.member(id), fleet.device(id)) else {
             continue;
         };
-        let counts_as = match member.standing() {
-            Standing::Active => Standing::Dark,
-            Standing::Pending => Standing::Unreached,
-            _ => continue,
-        };
+        if !matches!(member.standing(), Standing::Active | Standing::Pending) {
+            continue;
+        }
+        let counts_as = silence_means(rollout, member, device);
         *counts.entry(member.wave).or_default() += 1;
         if shown.len() < AWAY_SHOWN {
             shown.push(Away {

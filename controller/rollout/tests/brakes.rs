@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use common::*;
 use ensign_bundle::plan::statements::Bound;
+use ensign_bundle::wire::Phase;
 use ensign_rollout::*;
 
 /// Confirms wave after wave until `wave` is open, everybody offered.
@@ -44,6 +45,7 @@ fn so_many_failures_halt_each_wave_and_one_less_does_not() {
                     let (mut w, first) = up_to(sizes, wave, &plan);
                     for device in first..first + n {
                         if dark {
+                            w.report(1, device, Phase::Trial, None);
                             w.disconnect(device);
                         } else {
                             w.roll_back(1, device);

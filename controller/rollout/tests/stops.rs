@@ -136,6 +136,7 @@ fn the_first_silent_device_of_a_wave_of_one_stops_it() {
     let mut w = World::new(3);
     w.start(1, &spec(&[1, 2]));
     w.settle();
+    w.report(1, 0, Phase::Trial, None);
     w.wait(10).disconnect(0);
     assert_eq!(
         next_wakeup(&w.fleet, w.now),
@@ -212,6 +213,7 @@ fn a_restart_of_the_controller_makes_nobody_dark() {
     let mut w = World::new(1);
     w.start(1, &spec(&[1]));
     w.settle();
+    w.report(1, 0, Phase::Trial, None);
     w.wait(3 * 3600);
     w.event(Event::Started { at: w.now });
     assert_eq!(
@@ -230,6 +232,7 @@ fn a_dark_device_keeps_its_slot_until_an_operator_gives_it_back() {
     spec.pace.max_parallel = Some(1);
     w.start(1, &spec);
     w.settle();
+    w.report(1, 0, Phase::Trial, None);
     w.disconnect(0);
     assert_eq!(
         w.wait(1800).settle(),
@@ -245,8 +248,9 @@ fn a_dark_device_keeps_its_slot_until_an_operator_gives_it_back() {
     });
     assert_eq!(World::offers(&w.settle()), [dev(1)]);
     assert_eq!(w.standing(1, 0), Standing::Dark);
-    // It comes back: it has no slot, so it waits for one.
+    // It comes back, and its trial did not hold: it has no slot, so it waits for one.
     w.connect(0);
+    w.report(1, 0, Phase::Idle, None);
     assert_eq!((w.standing(1, 0), w.settle()), (Standing::Pending, vec![]));
     w.confirm(1, 1);
     assert_eq!(World::offers(&w.settle()), [dev(0)]);

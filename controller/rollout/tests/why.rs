@@ -155,6 +155,7 @@ fn why_time_has_to_pass() {
     line(&mut out, "offline", &w, 1, 2);
     w.wait(3600).settle();
     line(&mut out, "not reached", &w, 1, 2);
+    w.report(1, 0, Phase::Trial, None);
     w.disconnect(0);
     w.wait(1900).settle();
     line(&mut out, "dark", &w, 1, 0);
@@ -353,7 +354,10 @@ fn why_a_rollout_does_not_run() {
     let all = |n: u32| move |w: &mut World| (0..n).for_each(|i| w.roll_back(1, i));
     let silent = |n: u32| {
         move |w: &mut World| {
-            (0..n).for_each(|i| w.disconnect(i));
+            (0..n).for_each(|i| {
+                w.report(1, i, Phase::Trial, None);
+                w.disconnect(i);
+            });
             w.wait(1800);
         }
     };

@@ -141,7 +141,7 @@ impl Asked<'_> {
                 format!(
                     "offered {since} s ago, {last}; {}{}; it goes on by itself when it is back",
                     self.away(),
-                    self.counts_as("dark")
+                    self.counts_as(index::silence_means(self.r, self.m, self.d).name())
                 ),
             );
         }
