@@ -1,6 +1,7 @@
 //! `device why`: the one rule that decides about a device just now.
 
 use ensign_api::{Device, Rollout, Why};
+use ensign_bundle::reason::Code;
 use serde::Serialize;
 
 use crate::app::{App, Session};
@@ -29,6 +30,13 @@ pub async fn ask(session: &Session, rollout: &Rollout, device: &Device) -> Resul
     let path = format!("/v1/rollouts/{}/why?device={}", rollout.id, device.id);
     let why = session.client.get(&path).await?;
     Ok(answer(why, device))
+}
+
+impl Answer {
+    /// The rule that decides; none = nothing holds it.
+    pub fn code(&self) -> Option<Code> {
+        self.why.reason.as_ref().map(|r| r.code)
+    }
 }
 
 fn answer(why: Why, device: &Device) -> Answer {
@@ -68,7 +76,6 @@ mod tests {
     use clap::error::ErrorKind;
     use ensign_api::{DeviceStatus, Reason, Time};
     use ensign_bundle::digest::{DeviceId, PlanId};
-    use ensign_bundle::reason::Code;
 
     use super::*;
 

@@ -1,13 +1,14 @@
-//! Verbs that stop, go on or end a rollout, and the question why.
+//! Verbs that stop, go on or end a rollout.
 
-use ensign_api::{Change, Device, DeviceStatus, ReleaseSlots, Rollout, RolloutState, WaveState};
+use ensign_api::{Change, Device, ReleaseSlots, Rollout, RolloutState, WaveState};
 use ensign_bundle::plan::statements::{Cancel, Promote};
 use ensign_bundle::reason::Code;
 use ensign_bundle::trust::roles::FORMAT;
 
 use crate::app::App;
 use crate::failure::{Failure, Result};
-use crate::{clock, device, rollout};
+use crate::rollout::{self, wait};
+use crate::{clock, device};
 
 pub async fn pause(app: &App, which: Option<&str>, pause: bool) -> Result<()> {
     let session = app.session()?;
@@ -28,15 +29,13 @@ pub async fn pause(app: &App, which: Option<&str>, pause: bool) -> Result<()> {
     app.shell.print(&changed)?;
     // What halted it was acknowledged, and the next rule stops it: that is no success.
     if !pause && changed.state == RolloutState::Halted {
-        let why = changed
-            .reason
-            .as_ref()
-            .map_or_else(String::new, |r| format!(": {}", r.text));
-        return Err(
-            Failure::new(Code::Paused, format!("{} is halted again{why}", named(&changed))).hint(changed.hint.clone()),
-        );
+        return Err(wait::shown(&app.shell, &changed, halted_again(&changed)));
     }
     Ok(())
+}
+
+fn halted_again(rollout: &Rollout) -> Failure {
+    wait::stands(rollout, Code::Paused)
 }
 
 /// A cancel is for ever and devices remember it: so it is signed.
@@ -134,30 +133,26 @@ pub async fn release(app: &App, which: &str, names: &[String]) -> Result<()> {
     app.shell.print(&changed)
 }
 
-pub async fn why(app: &App, name: Option<&str>, which: Option<&str>) -> Result<()> {
-    let session = app.session()?;
-    let found = rollout::find(&session, which).await?;
-    let rows: Vec<Device> = session.client.get("/v1/devices").await?;
-    let device = match name {
-        Some(name) => device::find(&rows, name)?,
-        None => first_unwell(&rows).ok_or_else(|| {
-            Failure::new(Code::NobodyMatches, "every device is well")
-                .hint("`ensign rollout why DEVICE` for a healthy one")
-        })?,
-    };
-    let why = device::ask(&session, &found, device).await?;
-    app.shell.print(&why)
-}
-
-/// A device that failed, else one that is dark or has a reason.
-fn first_unwell(rows: &[Device]) -> Option<&Device> {
-    let failed = |d: &&Device| matches!(d.status, DeviceStatus::Rejected | DeviceStatus::RolledBack);
-    rows.iter()
-        .find(failed)
-        .or_else(|| rows.iter().find(|d| d.dark))
-        .or_else(|| rows.iter().find(|d| d.reason.is_some()))
-}
-
 fn named(rollout: &Rollout) -> String {
     format!("the rollout {} of {}@{}", rollout.id, rollout.product, rollout.version)
+}
+
+#[cfg(test)]
+mod tests {
+    use ensign_api::Reason;
+
+    use super::*;
+    use crate::rollout::view::tests::rollout;
+
+    #[test]
+    fn a_resume_that_halts_again_has_the_code_of_the_halt() {
+        let mut r = rollout(1, "app");
+        r.state = RolloutState::Halted;
+        r.reason = Some(Reason {
+            code: Code::QuorumNotReached,
+            text: "1 of 3 devices in wave 1 are ok".to_owned(),
+        });
+        assert_eq!(halted_again(&r).code, Code::QuorumNotReached);
+        assert_eq!(halted_again(&r).exit(), 10);
+    }
 }

@@ -6,6 +6,7 @@ mod preview;
 mod start;
 pub mod view;
 mod wait;
+mod why;
 mod words;
 
 use ensign_api::Rollout;
@@ -38,7 +39,7 @@ pub async fn run(app: &App, verb: RolloutVerb) -> Result<()> {
         RolloutVerb::Promote { rollout, wave } => change::promote(app, rollout.rollout.as_deref(), wave).await,
         RolloutVerb::Abort { rollout, keep } => change::abort(app, rollout.rollout.as_deref(), keep).await,
         RolloutVerb::Release { rollout, devices } => change::release(app, &rollout, &devices).await,
-        RolloutVerb::Why { device, rollout } => change::why(app, device.as_deref(), rollout.as_deref()).await,
+        RolloutVerb::Why { device, rollout } => why::run(app, device.as_deref(), rollout.as_deref()).await,
     }
 }
 

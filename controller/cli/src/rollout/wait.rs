@@ -11,7 +11,7 @@ use crate::app::Session;
 use crate::args::WaitFor;
 use crate::clock;
 use crate::failure::{Failure, Result};
-use crate::output::{Document as _, Paint, Shell, rows_on_terminal};
+use crate::output::{Document as _, Format, Paint, Shell, rows_on_terminal};
 
 /// Longest time that one question waits at the controller, seconds.
 const POLL_S: u64 = 20;
@@ -31,7 +31,7 @@ pub async fn until(
     let deadline = timeout_s.map(|s| clock::monotonic() + Duration::from_secs(s));
     let (rollout, ended) = follow(shell, session, rollout, deadline, |r| outcome(r, goal)).await?;
     shell.print(&rollout)?;
-    ended
+    ended.map_err(|failure| shown(shell, &rollout, failure))
 }
 
 /// Watches until nothing changes any more, or Ctrl-C.
@@ -42,32 +42,7 @@ pub async fn watch(shell: &Shell, session: &Session, rollout: Rollout) -> Result
 
 /// How waiting ends, if it does.
 fn outcome(rollout: &Rollout, goal: WaitFor) -> Option<Result<()>> {
-    let failure = |fallback: Code| {
-        let reason = rollout.reason.as_ref();
-        // The code of the reason where it means the same exit, so that the hint fits.
-        let code = reason.map_or(fallback, |r| {
-            if r.code.exit() == fallback.exit() {
-                r.code
-            } else {
-                fallback
-            }
-        });
-        let why = reason.map_or(String::new(), |r| format!(": {}", printable(&r.text, 400)));
-        let failure = Failure::new(
-            code,
-            format!(
-                "the rollout of {}@{} is {}{why}",
-                rollout.product,
-                rollout.version,
-                rollout.state.name()
-            ),
-        );
-        Some(Err(if rollout.hint.is_empty() {
-            failure
-        } else {
-            failure.hint(printable(&rollout.hint, 500))
-        }))
-    };
+    let failure = |fallback: Code| Some(Err(stands(rollout, fallback)));
     match rollout.state {
         RolloutState::Done => Some(Ok(())),
         RolloutState::Paused | RolloutState::Halted => failure(Code::Paused),
@@ -83,6 +58,44 @@ fn outcome(rollout: &Rollout, goal: WaitFor) -> Option<Result<()>> {
                 .then_some(Ok(())),
         },
     }
+}
+
+/// Why a rollout does not go on, as the failure of a command. `fallback` where its reason means another exit.
+pub fn stands(rollout: &Rollout, fallback: Code) -> Failure {
+    let reason = rollout.reason.as_ref();
+    // The code of the reason where it means the same exit, so that the hint fits.
+    let code = reason
+        .map(|r| r.code)
+        .filter(|code| code.exit() == fallback.exit())
+        .unwrap_or(fallback);
+    let why = reason.map_or(String::new(), |r| format!(": {}", printable(&r.text, 400)));
+    let failure = Failure::new(code, format!("{}{why}", state_of(rollout)));
+    if rollout.hint.is_empty() {
+        failure
+    } else {
+        failure.hint(printable(&rollout.hint, 500))
+    }
+}
+
+/// `failure` once the status of the rollout was printed: what people read there already is not said again.
+pub fn shown(shell: &Shell, rollout: &Rollout, failure: Failure) -> Failure {
+    let said = rollout
+        .reason
+        .as_ref()
+        .is_some_and(|r| failure.text.ends_with(&printable(&r.text, 400)));
+    if shell.format != Format::Table || !said {
+        return failure;
+    }
+    Failure::new(failure.code, state_of(rollout)).hint("the status above says why, and what to do next")
+}
+
+fn state_of(rollout: &Rollout) -> String {
+    format!(
+        "the rollout of {}@{} is {}",
+        rollout.product,
+        rollout.version,
+        rollout.state.name()
+    )
 }
 
 async fn follow(
@@ -103,7 +116,8 @@ async fn follow(
         let left = deadline.map(|d| d.saturating_duration_since(clock::monotonic()));
         if left.is_some_and(|l| l.is_zero()) {
             view.close();
-            return Ok((rollout, Err(stopped("the time is over"))));
+            let end = timed_out(&rollout);
+            return Ok((rollout, Err(end)));
         }
         let wait_s = left.map_or(POLL_S, |l| (l.as_secs() + 1).min(POLL_S));
         let path = format!("/v1/rollouts/{}?after={}&wait_s={wait_s}", rollout.id, rollout.revision);
@@ -112,7 +126,8 @@ async fn follow(
             () = until_deadline(left) => continue,
             _ = tokio::signal::ctrl_c() => {
                 view.close();
-                return Ok((rollout, Err(stopped("interrupted"))));
+                let end = interrupted(&rollout);
+                return Ok((rollout, Err(end)));
             }
         };
         match asked {
@@ -146,8 +161,22 @@ async fn until_deadline(left: Option<Duration>) {
     }
 }
 
-fn stopped(why: &str) -> Failure {
-    Failure::new(Code::TimedOut, format!("stopped waiting ({why}); the rollout goes on"))
+fn timed_out(rollout: &Rollout) -> Failure {
+    goes_on(rollout, Code::TimedOut, "the time to wait is over")
+}
+
+fn interrupted(rollout: &Rollout) -> Failure {
+    goes_on(rollout, Code::Interrupted, "no longer waiting")
+}
+
+/// Waiting ended, the rollout did not.
+fn goes_on(rollout: &Rollout, code: Code, why: &str) -> Failure {
+    let release = format!("{}@{}", rollout.product, rollout.version);
+    Failure::new(
+        code,
+        format!("{why}; the rollout of {release} goes on ({} now)", rollout.state.name()),
+    )
+    .hint(format!("`ensign rollout status {} -w`", rollout.id))
 }
 
 /// Redraws the status in place on a terminal; elsewhere writes a line for each wave that changed its state.
@@ -271,7 +300,11 @@ mod tests {
         for state in [RolloutState::Scheduled, RolloutState::Running, RolloutState::Reverting] {
             assert_eq!(done(state), None);
         }
-        assert_eq!(stopped("").exit(), 12);
+        let r = rollout(1, "app");
+        assert_eq!(timed_out(&r).exit(), 12);
+        let ctrl_c = interrupted(&r);
+        assert_eq!((ctrl_c.code, ctrl_c.exit()), (Code::Interrupted, 1), "no time was over");
+        assert!(ctrl_c.text.contains("the rollout of app@1.1.0 goes on"), "{ctrl_c}");
         assert_eq!(
             exit(RolloutState::Running, WaitFor::Wave(1)),
             Some(0),
@@ -314,5 +347,13 @@ mod tests {
         let failure = outcome(&r, WaitFor::Done).unwrap().unwrap_err();
         assert_eq!(failure.code, Code::TooManyFailed);
         assert!(failure.text.contains("2 devices failed"), "{failure}");
+        let json = Shell {
+            format: Format::Json,
+            ..Shell::default()
+        };
+        assert_eq!(shown(&json, &r, failure.clone()), failure);
+        let once = shown(&Shell::default(), &r, failure);
+        assert_eq!(once.text, "the rollout of app@1.1.0 is halted", "the table says why");
+        assert_eq!(once.code, Code::TooManyFailed);
     }
 }
