@@ -6,6 +6,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use ensign_bundle::reason::{Code, Refusal};
+
 /// Replaces `path` by `bytes` with this mode. After it returns the new content survives a power cut; before, the old one does.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = beside(path);
@@ -106,6 +108,13 @@ pub fn read(path: &Path, limit: usize) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
+/// Why the file or directory `what` could not be read or written: for people and scripts a full disk is another matter than a broken one.
+pub fn refusal(what: impl std::fmt::Display, error: &io::Error) -> Refusal {
+    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let code = if full { Code::NoSpace } else { Code::Io };
+    Refusal::new(code, format!("{what}: {error}"))
+}
+
 /// A name beside `path` for its next content. Dot first: listings and globs skip it.
 fn beside(path: &Path) -> PathBuf {
     let name = path
@@ -157,5 +166,20 @@ mod tests {
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert!(read(&path, 10).is_err());
         assert!(read(dir.path(), 10).is_err());
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_a_broken_one() {
+        use nix::errno::Errno;
+        for (errno, code) in [
+            (Errno::ENOSPC, Code::NoSpace),
+            (Errno::EDQUOT, Code::NoSpace),
+            (Errno::EIO, Code::Io),
+            (Errno::EROFS, Code::Io),
+        ] {
+            let refusal = refusal("trust", &errno.into());
+            assert_eq!(refusal.code, code, "{errno}");
+            assert!(refusal.text.starts_with("trust: "), "{}", refusal.text);
+        }
     }
 }

@@ -15,6 +15,8 @@ use crate::uptime::{Now, Uptime};
 
 /// Journal edges of one attempt. A normal one has five; an attempt that needs more goes in circles.
 pub(crate) const EDGES: u32 = 64;
+/// Receipts of one report, the oldest: 64 KiB is one frame, a receipt at most 4 KiB. The others wait until these are acknowledged.
+pub const REPORT_RECEIPTS: usize = 12;
 /// Receipts kept for a controller that does not answer; the oldest go first.
 const RECEIPTS: usize = 64;
 
@@ -78,7 +80,7 @@ pub struct Statement {
     pub healthy_for_s: u64,
     pub issued: u64,
     pub seq: u64,
-    /// The first report that carries it.
+    /// The first report that carries it; [`u64::MAX`] while none does, for want of room.
     pub report: u64,
 }
 
@@ -193,7 +195,7 @@ impl Device {
                     reason: reason.clone(),
                 });
             }
-            Record::Switching { to, policy } => {
+            Record::Switching { to, policy, contact } => {
                 if let Some(target) = self.stage.target().cloned() {
                     self.newest = self.newest.max(to.number);
                     self.generations.retain(|g| g.number != to.number);
@@ -204,6 +206,7 @@ impl Device {
                         from: self.current,
                         to: to.number,
                         boots: 0,
+                        contact: *contact,
                     });
                 }
             }
@@ -217,6 +220,7 @@ impl Device {
                         from: s.from,
                         to: s.to,
                         boots: s.boots,
+                        contact: s.contact,
                         watch: Watch::default(),
                     });
                 }
@@ -280,14 +284,22 @@ impl Device {
                     healthy_for_s: *healthy_for_s,
                     issued: *issued,
                     seq: self.receipt_seq,
-                    report: self.report,
+                    report: u64::MAX,
                 });
                 if self.receipts.len() > RECEIPTS {
                     self.receipts.remove(0);
                 }
+                self.carry_receipts();
             }
             Record::Soaked => self.soak = None,
-            Record::Acknowledged { report } => self.receipts.retain(|r| r.report > *report),
+            Record::Acknowledged { report } => {
+                self.receipts.retain(|r| r.report > *report);
+                if self.receipts.iter().take(REPORT_RECEIPTS).any(|r| r.report == u64::MAX) {
+                    // Another report than the one that was acknowledged.
+                    self.report += 1;
+                    self.carry_receipts();
+                }
+            }
             Record::Denied { manifest, code } => match self.denied.iter_mut().find(|d| d.manifest == *manifest) {
                 Some(denied) => {
                     denied.code = *code;
@@ -331,6 +343,15 @@ impl Device {
     fn confirm(&mut self, target: Target) {
         self.soak = Some(Soak { target: target.clone() });
         self.stage = Stage::Confirmed(Confirmed { target });
+    }
+
+    /// The report at hand carries what it has room for.
+    fn carry_receipts(&mut self) {
+        let report = self.report;
+        let fitting = self.receipts.iter_mut().take(REPORT_RECEIPTS);
+        for receipt in fitting.filter(|r| r.report == u64::MAX) {
+            receipt.report = report;
+        }
     }
 
     fn running_mut(&mut self) -> Option<&mut Generation> {

@@ -22,6 +22,8 @@ pub enum Event {
     },
     /// Nothing is wanted.
     Withdrawn,
+    /// The device belongs to another fleet from now on, or to none.
+    Left,
     /// All trees of the release with this manifest stand, synced.
     Staged {
         manifest: Digest,
@@ -40,7 +42,10 @@ pub enum Event {
         reason: Refusal,
     },
     /// The acceptance function, asked again right before the switch, said yes.
-    Cleared,
+    Cleared {
+        /// The controller was heard from lately: the trial may fail because it is not any more.
+        contact: bool,
+    },
     /// Pointer and units are changed.
     Switched,
     SwitchFailed {

@@ -17,7 +17,7 @@ mod step;
 mod trial;
 mod uptime;
 
-pub use device::{Denied, Device, Known, Lock, Soak, Statement};
+pub use device::{Denied, Device, Known, Lock, REPORT_RECEIPTS, Soak, Statement};
 pub use event::{Action, Event};
 pub use generation::{Component, Generation, Product};
 pub use record::Record;

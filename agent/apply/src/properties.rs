@@ -23,7 +23,7 @@ fn history() -> impl Strategy<Value = Vec<(Event, u64)>> {
         Just(Event::Offered(target(2))),
         Just(staged(1, true)),
         Just(staged(2, false)),
-        Just(Event::Cleared),
+        Just(Event::Cleared { contact: true }),
         Just(Event::Switched),
         Just(Event::SwitchedBack),
         Just(Event::Probed { failure: None }),
@@ -174,7 +174,7 @@ fn every_length_of_a_journal_recovers() {
     bed.install(1, 0);
     bed.step(Event::Offered(target(2)), 60);
     bed.step(staged(2, false), 61);
-    bed.step(Event::Cleared, 62);
+    bed.step(Event::Cleared { contact: true }, 62);
     bed.step(
         Event::SwitchFailed {
             reason: refusal(Code::UnitFailed),
@@ -201,7 +201,7 @@ fn an_update_confirms_with_two_receipts() {
     bed.step(Event::Offered(target(1)), 0);
     assert_eq!(bed.device.duty(), Some(Action::Fetch));
     bed.step(staged(1, true), 1);
-    let step = bed.step(Event::Cleared, 2);
+    let step = bed.step(Event::Cleared { contact: true }, 2);
     assert_eq!(step.actions[0], Action::Switch { from: 0, to: 1 });
     bed.step(Event::Switched, 3);
     for second in 4..7 {
@@ -229,7 +229,7 @@ fn a_failing_release_goes_back_and_is_not_tried_again() {
     bed.install(2, 0);
     bed.step(Event::Offered(target(1)), 10);
     bed.step(staged(1, true), 11);
-    bed.step(Event::Cleared, 12);
+    bed.step(Event::Cleared { contact: true }, 12);
     bed.step(Event::Switched, 13);
     for second in 14..=18 {
         bed.step(
@@ -315,7 +315,7 @@ fn a_reboot_loop_in_the_trial_goes_back() {
     let mut bed = Bed::default();
     bed.step(Event::Offered(target(1)), 0);
     bed.step(staged(1, true), 1);
-    bed.step(Event::Cleared, 2);
+    bed.step(Event::Cleared { contact: true }, 2);
     bed.step(Event::Switched, 3);
     for boot in 1..=3 {
         // The first start of the processes is in the boot of the switch: a restart of ours does not count.
@@ -335,7 +335,7 @@ fn restarts_without_end_in_one_attempt_go_back() {
     let mut bed = Bed::default();
     bed.step(Event::Offered(target(1)), 0);
     bed.step(staged(1, true), 1);
-    bed.step(Event::Cleared, 2);
+    bed.step(Event::Cleared { contact: true }, 2);
     for _ in 0..EDGES {
         let step = bed.device.clone().resume(Reality { current: 0 }, &now(3));
         bed.take(step);
@@ -400,4 +400,42 @@ fn a_compacted_journal_goes_on_where_the_old_one_ended() {
         (replay.device, replay.sequence, replay.torn),
         (bed.device, sequence + 1, false)
     );
+}
+
+/// A report has room for twelve receipts: an acknowledgement says nothing of those that were not in it, however often it comes.
+#[test]
+fn an_acknowledgement_covers_what_was_sent_alone() {
+    let mut bed = Bed::default();
+    bed.step(Event::Offered(target(1)), 0);
+    bed.step(
+        Event::StagingFailed {
+            manifest: target(1).manifest.digest,
+            reason: refusal(Code::Malformed),
+        },
+        1,
+    );
+    for n in 0..29 {
+        let mut other = target(1);
+        other.plan = ensign_bundle::digest::Digest([50 + n; 32]);
+        bed.step(Event::Offered(other), 2);
+    }
+    let left = |bed: &Bed| bed.device.receipts.iter().map(|r| r.seq).collect::<Vec<_>>();
+    assert_eq!(left(&bed), (1..=30).collect::<Vec<u64>>());
+    let first = bed.device.report;
+    for _ in 0..2 {
+        bed.step(Event::Acknowledged { report: first }, 3);
+        assert_eq!(left(&bed), (13..=30).collect::<Vec<u64>>());
+    }
+    let second = bed.device.report;
+    assert!(second > first, "the next report carries others");
+    bed.step(Event::Acknowledged { report: second }, 4);
+    assert_eq!(left(&bed), (25..=30).collect::<Vec<u64>>());
+    bed.step(
+        Event::Acknowledged {
+            report: bed.device.report,
+        },
+        5,
+    );
+    assert_eq!(left(&bed), Vec::<u64>::new());
+    assert_eq!(journal::replay(&bed.journal).unwrap().device, durable(bed.device));
 }

@@ -37,6 +37,8 @@ pub enum Record {
     Switching {
         to: Box<Generation>,
         policy: Policy,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        contact: bool,
     },
     /// Pointer and units are changed.
     Switched(Now),

@@ -96,6 +96,9 @@ pub struct Switching {
     pub to: u64,
     /// Starts of the machine since the switch began.
     pub boots: u32,
+    /// See [`Trial::contact`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub contact: bool,
 }
 
 /// The new generation runs and must prove itself.
@@ -106,6 +109,10 @@ pub struct Trial {
     pub from: u64,
     pub to: u64,
     pub boots: u32,
+    /// The controller was heard from lately before the switch, so that a release after which it is not has failed. Where it was not, an
+    /// offline site keeps a good update.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub contact: bool,
     /// Not journalled: a restart begins a new window, on the elapsed time that is.
     #[serde(skip)]
     pub watch: Watch,

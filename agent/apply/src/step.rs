@@ -76,6 +76,13 @@ impl Device {
                     step.record(Record::Withdrawn);
                 }
             }
+            Event::Left => {
+                // What runs goes on; what a fleet wanted, and why it was not done, is over with that fleet.
+                if !step.device.stage.is_committed() && !matches!(step.device.stage, Stage::Idle | Stage::Confirmed(_))
+                {
+                    step.record(Record::Withdrawn);
+                }
+            }
             Event::Staged { manifest, prepared } => {
                 if matches!(&step.device.stage, Stage::Fetching(s) if s.target.manifest.digest == manifest) {
                     step.record(Record::Staged(prepared));
@@ -90,7 +97,7 @@ impl Device {
                 }
             }
             Event::WayBackBlocked { reason } => step.way_back_blocked(reason, now),
-            Event::Cleared => step.cleared(now),
+            Event::Cleared { contact } => step.cleared(contact, now),
             Event::Switched => step.switched(now),
             Event::SwitchFailed { reason } => {
                 if let Stage::Switching(s) = &step.device.stage {
@@ -300,12 +307,7 @@ impl Step {
     /// Ends the attempt before anything was switched.
     fn fail(&mut self, target: &Target, reason: Refusal, now: &Now) {
         let code = reason.code;
-        if !is_passing(code) {
-            self.record(Record::Denied {
-                manifest: target.manifest.digest,
-                code,
-            });
-        }
+        self.deny_unless_passing(target, code);
         self.record(Record::Rejected {
             target: Some(target.clone()),
             reason,
@@ -314,7 +316,17 @@ impl Step {
         self.actions.push(Action::Collect);
     }
 
-    fn cleared(&mut self, now: &Now) {
+    /// A release that failed for a reason of its own is not tried again; one that the device's surroundings stopped is.
+    fn deny_unless_passing(&mut self, target: &Target, code: Code) {
+        if !is_passing(code) {
+            self.record(Record::Denied {
+                manifest: target.manifest.digest,
+                code,
+            });
+        }
+    }
+
+    fn cleared(&mut self, contact: bool, now: &Now) {
         let Some(prepared) = self.device.stage.prepared().cloned() else {
             return;
         };
@@ -330,6 +342,7 @@ impl Step {
         self.record(Record::Switching {
             to: Box::new(to),
             policy: prepared.policy,
+            contact,
         });
     }
 
@@ -381,10 +394,7 @@ impl Step {
             return;
         };
         let (target, code) = (s.target.clone(), s.reason.code);
-        self.record(Record::Denied {
-            manifest: target.manifest.digest,
-            code,
-        });
+        self.deny_unless_passing(&target, code);
         self.record(Record::RolledBack(now.clone()));
         self.receipt(&target, ReceiptState::RolledBack { code }, now);
         self.actions.push(Action::Collect);
@@ -395,10 +405,8 @@ impl Step {
             return;
         };
         let (target, generation, code) = (s.target.clone(), s.from, reason.code);
-        self.record(Record::Denied {
-            manifest: target.manifest.digest,
-            code: first_reason(&self.device.stage, code),
-        });
+        let first = s.reason.code;
+        self.deny_unless_passing(&target, first);
         self.record(Record::Stayed { generation, reason });
         self.receipt(&target, ReceiptState::Failed { code }, now);
     }
@@ -516,11 +524,6 @@ impl Record {
     fn moves(&self) -> bool {
         self.is_edge() || matches!(self, Self::Offered(_) | Self::Waiting { .. })
     }
-}
-
-/// Why the release failed, where the stage says so.
-fn first_reason(stage: &Stage, other: Code) -> Code {
-    stage.reason().map_or(other, |reason| reason.code)
 }
 
 /// The way back out of a trial.

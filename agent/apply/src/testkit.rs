@@ -72,7 +72,8 @@ pub(crate) fn refusal(code: Code) -> Refusal {
 pub(crate) fn events() -> Vec<Event> {
     let mut events = vec![
         Event::Withdrawn,
-        Event::Cleared,
+        Event::Left,
+        Event::Cleared { contact: true },
         Event::Switched,
         Event::SwitchFailed {
             reason: refusal(Code::UnitFailed),
@@ -166,7 +167,7 @@ impl Bed {
     pub(crate) fn install(&mut self, n: u8, second: u64) {
         self.step(Event::Offered(target(n)), second);
         self.step(staged(n, false), second);
-        self.step(Event::Cleared, second);
+        self.step(Event::Cleared { contact: true }, second);
         self.step(Event::Switched, second);
         assert!(
             matches!(self.device.stage, Stage::Confirmed(_)),

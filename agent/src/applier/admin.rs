@@ -88,7 +88,7 @@ pub(super) fn take(
             Some(file) => verify::apply(shell, &File::from(file)).map(|text| FromAdmin::Done { text }),
             None => refuse!(Malformed, "apply without its file"),
         },
-        ToAdmin::Leave => leave(shell),
+        ToAdmin::Leave => leave(shell)?,
     };
     Ok(answer.unwrap_or_else(FromAdmin::Refused))
 }
@@ -214,21 +214,30 @@ fn check_lab(shell: &Shell, trusted: &Trusted) -> Result<(), Refusal> {
 }
 
 /// What runs goes on running; nothing of the fleet is kept.
-fn leave(shell: &mut Shell) -> Result<FromAdmin, Refusal> {
+fn leave(shell: &mut Shell) -> Result<Result<FromAdmin, Refusal>, ShellError> {
     if shell.device.stage.is_committed() {
-        return refuse!(InProgress, "an update is under way");
+        return Ok(refuse!(InProgress, "an update is under way"));
     }
+    if let Err(refusal) = forget(shell) {
+        return Ok(Err(refusal));
+    }
+    shell.end_staging();
+    shell.step(Event::Left)?;
+    tracing::info!("left the fleet");
+    sockets::tell_link(shell);
+    Ok(Ok(done("left the fleet".to_owned())))
+}
+
+fn forget(shell: &mut Shell) -> Result<(), Refusal> {
     for path in [shell.paths.binding(), shell.paths.receipt_key()] {
         durable::remove(&path).map_err(|e| io(&path, &e))?;
     }
     shell.store.forget()?;
     (shell.identity, shell.trusted, shell.offer, shell.lost) = (None, None, None, None);
     shell.wall.follow(None);
-    tracing::info!("left the fleet");
-    sockets::tell_link(shell);
-    Ok(done("left the fleet".to_owned()))
+    Ok(())
 }
 
 fn io(path: &std::path::Path, error: &std::io::Error) -> Refusal {
-    Refusal::new(Code::Io, format!("{}: {error}", path.display()))
+    durable::refusal(path.display(), error)
 }

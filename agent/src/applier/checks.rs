@@ -19,6 +19,8 @@ pub(super) enum Check {
     Controller {
         within_s: u64,
     },
+    /// Never passes: what was to be asked is not known.
+    Never(String),
 }
 
 impl Check {
@@ -33,6 +35,7 @@ impl Check {
             Self::Ask(ToRunner::Http { url, .. }) => url.clone(),
             Self::Ask(ToRunner::LabelsChanged) => "labels".to_owned(),
             Self::Controller { .. } => "controller".to_owned(),
+            Self::Never(reason) => reason.clone(),
         }
     }
 }

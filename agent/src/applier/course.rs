@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use ensign_apply::Generation;
+use ensign_bundle::reason::{Code, Refusal};
 
 use super::checks::Check;
 use crate::ipc::{FromRunner, ToRunner, UnitVerb};
@@ -33,7 +34,7 @@ pub(super) enum Errand {
 pub(super) enum Verdict {
     GoOn,
     /// The rest is not done.
-    Failed(String),
+    Failed(Refusal),
     /// A unit is in state `failed` for good.
     UnitFailed(String),
 }
@@ -97,7 +98,7 @@ impl Course {
                 if unit && is_system && text.trim_end().ends_with("failed") {
                     Verdict::UnitFailed(says)
                 } else {
-                    Verdict::Failed(says)
+                    Verdict::Failed(Refusal::new(Code::Unhealthy, says))
                 }
             }
             (
@@ -106,7 +107,10 @@ impl Course {
                     verb: UnitVerb::Start,
                     name,
                 }),
-            ) => Verdict::Failed(format!("{name} could not be started: {text}")),
+            ) => Verdict::Failed(Refusal::new(
+                Code::UnitFailed,
+                format!("{name} could not be started: {text}"),
+            )),
             // Stopping what does not run, and whatever fails on the way back: going on is all that is left.
             (_, errand) => {
                 tracing::warn!(?errand, error = text, "a unit did not follow");
@@ -121,9 +125,10 @@ impl Course {
             return None;
         }
         Some(match self.purpose {
-            Purpose::Switch { .. } | Purpose::Probe => {
-                Verdict::Failed(format!("the runner has not answered for {} s", silent.as_secs()))
-            }
+            Purpose::Switch { .. } | Purpose::Probe => Verdict::Failed(Refusal::new(
+                Code::AgentNotRunning,
+                format!("the runner has not answered for {} s", silent.as_secs()),
+            )),
             Purpose::SwitchBack { .. } => Verdict::GoOn,
         })
     }

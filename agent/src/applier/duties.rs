@@ -28,8 +28,8 @@ use crate::ipc::ToRunner;
 
 /// From the start of one round of probes to the start of the next.
 const ROUND: Duration = Duration::from_secs(1);
-/// A controller probe counts only where the controller was seen so recently before: an offline site keeps a good update.
-const SEEN_BEFORE: Duration = Duration::from_secs(24 * 3600);
+/// A controller probe counts only where the controller was heard from so recently before the switch: an offline site keeps a good update.
+const LATELY: Duration = Duration::from_secs(24 * 3600);
 
 /// Workers of one release that may be lost before it counts as failed: whatever ends so many is not chance.
 const WORKERS: u32 = 8;
@@ -88,8 +88,7 @@ impl Shell {
     /// The manifest with this digest, where it is kept. One that is not what it was is as good as none.
     fn read_manifest(&self, digest: &Digest) -> Result<Option<Manifest>, Refusal> {
         let path = self.paths.manifests().join(digest.to_string());
-        let bytes = durable::read(&path, MANIFEST_BYTES)
-            .map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", path.display())))?;
+        let bytes = durable::read(&path, MANIFEST_BYTES).map_err(|e| durable::refusal(path.display(), &e))?;
         match bytes {
             Some(bytes) if Digest::of(&bytes) == *digest => Manifest::parse(&bytes).map(Some),
             _ => Ok(None),
@@ -171,7 +170,7 @@ impl Shell {
                         self.staged(digest)
                     }
                     Err(e) => {
-                        let reason = Refusal::new(Code::Io, format!("{}: {e}", self.paths.trees().display()));
+                        let reason = durable::refusal(self.paths.trees().display(), &e);
                         self.fail_staging(digest, reason)
                     }
                 }
@@ -267,10 +266,12 @@ impl Shell {
         }
         if let Some(held) = &self.offer {
             let path = self.paths.manifests().join(format!("{}.plan", held.digest));
-            durable::write(&path, &held.plan, 0o600)
-                .map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", path.display())))?;
+            durable::write(&path, &held.plan, 0o600).map_err(|e| durable::refusal(path.display(), &e))?;
         }
-        self.step(Event::Cleared)
+        let contact = self
+            .contact
+            .is_some_and(|at| clock::boot().saturating_sub(at) <= LATELY);
+        self.step(Event::Cleared { contact })
     }
 
     /// Compares trees that stood before this attempt, and that do not run, with what was signed. What differs is removed.
@@ -303,8 +304,7 @@ impl Shell {
                     self.fresh.insert(tree);
                 }
                 Err(refusal) => {
-                    tree::discard(&self.paths, &tree)
-                        .map_err(|e| Refusal::new(Code::Io, format!("tree {tree}: {e}")))?;
+                    tree::discard(&self.paths, &tree).map_err(|e| durable::refusal(format_args!("tree {tree}"), &e))?;
                     found = Err(refusal);
                 }
             }
@@ -356,7 +356,7 @@ impl Shell {
             return self.step(Event::SwitchFailed { reason });
         }
         if let Err(e) = generations::make(&self.paths, generation) {
-            let reason = Refusal::new(Code::Io, format!("generation {to}: {e}"));
+            let reason = durable::refusal(format_args!("generation {to}"), &e);
             return self.step(Event::SwitchFailed { reason });
         }
         let course = Course::between(
@@ -393,7 +393,8 @@ impl Shell {
         };
         let Ok(Some(manifest)) = self.read_manifest(&trial.target.manifest.digest) else {
             // Without it nothing can be asked, and what is not asked does not pass.
-            self.checks = Some(vec![Check::Controller { within_s: 0 }]);
+            let reason = "the manifest of what runs on trial is gone".to_owned();
+            self.checks = Some(vec![Check::Never(reason)]);
             self.round_at = Some(clock::boot());
             return;
         };
@@ -405,7 +406,14 @@ impl Shell {
             .filter(|c| c.product == manifest.product)
             .cloned()
             .collect();
-        self.checks = Some(checks::of(&manifest, &components));
+        let checks = checks::of(&manifest, &components);
+        if checks.iter().any(|check| matches!(check, Check::Controller { .. })) {
+            // The link half opens a session that answers the new nonce: what is signed for it was signed since the switch.
+            self.leases.draw();
+            self.contact = None;
+            sockets::tell_link(self);
+        }
+        self.checks = Some(checks);
         self.round_at = Some(clock::boot());
     }
 
@@ -442,7 +450,10 @@ impl Shell {
                     let within = Duration::from_secs(*within_s);
                     match self.controller_answers(within) {
                         Some(true) => {}
-                        Some(false) => return self.stumble(Verdict::Failed("controller: no connection".to_owned())),
+                        Some(false) => {
+                            let reason = Refusal::new(Code::Unhealthy, "controller: no connection");
+                            return self.stumble(Verdict::Failed(reason));
+                        }
                         // Not known yet: this round says nothing.
                         None => {
                             self.course = None;
@@ -450,11 +461,16 @@ impl Shell {
                         }
                     }
                 }
+                Some(Errand::Check(Check::Never(reason))) => {
+                    let reason = Refusal::new(Code::Unhealthy, reason.as_str());
+                    return self.stumble(Verdict::Failed(reason));
+                }
                 Some(Errand::Point(to)) => {
                     let to = *to;
                     if let Err(e) = generations::point(&self.paths, to) {
                         if matches!(self.device.stage, Stage::Switching(_)) {
-                            return self.stumble(Verdict::Failed(format!("the pointer cannot be moved: {e}")));
+                            let reason = durable::refusal("the pointer cannot be moved", &e);
+                            return self.stumble(Verdict::Failed(reason));
                         }
                         return Err(self.pointer(e));
                     }
@@ -485,8 +501,11 @@ impl Shell {
         match (course.purpose, verdict) {
             (_, Verdict::GoOn) => Ok(()),
             (Purpose::Probe, Verdict::UnitFailed(text)) => self.step(Event::UnitFailed { text }),
-            (Purpose::Probe, Verdict::Failed(text)) => self.step(Event::Probed { failure: Some(text) }),
-            (_, Verdict::Failed(text) | Verdict::UnitFailed(text)) => self.step(Event::SwitchFailed {
+            (Purpose::Probe, Verdict::Failed(reason)) => self.step(Event::Probed {
+                failure: Some(reason.text),
+            }),
+            (_, Verdict::Failed(reason)) => self.step(Event::SwitchFailed { reason }),
+            (_, Verdict::UnitFailed(text)) => self.step(Event::SwitchFailed {
                 reason: Refusal::new(Code::UnitFailed, text),
             }),
         }
@@ -535,24 +554,19 @@ impl Shell {
         }
     }
 
-    /// Whether the controller has been seen since the switch; `None` = there is time left.
+    /// Whether the controller has been heard from since the switch; `None` = there is time left.
     fn controller_answers(&self, within: Duration) -> Option<bool> {
         let Stage::Trial(trial) = &self.device.stage else {
             return Some(true);
         };
+        if !trial.contact || self.contact.is_some() {
+            return Some(true);
+        }
         let product = self
             .device
             .generation(trial.to)
             .and_then(|g| g.product(&trial.target.product));
         let elapsed = Duration::from_millis(product.map_or(0, |p| p.uptime.elapsed_ms(&self.wall.now())));
-        let Some(seen) = self.controller_seen else {
-            // Not seen by this process at all: an offline site.
-            return Some(within > Duration::ZERO);
-        };
-        let age = clock::boot().saturating_sub(seen);
-        if age < elapsed || age > elapsed + SEEN_BEFORE {
-            return Some(true);
-        }
         (elapsed >= within).then_some(false)
     }
 }

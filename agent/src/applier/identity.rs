@@ -99,5 +99,5 @@ fn names_key(binding: &Binding, key: &PublicKey) -> Result<(), Refusal> {
 }
 
 fn io(path: &std::path::Path, error: &std::io::Error) -> Refusal {
-    Refusal::new(Code::Io, format!("{}: {error}", path.display()))
+    durable::refusal(path.display(), error)
 }

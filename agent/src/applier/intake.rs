@@ -53,7 +53,6 @@ pub(super) fn take(
             Ok(Ok(()))
         }
         ToApplier::Acknowledged { seq } => {
-            shell.controller_seen = Some(clock::boot());
             shell.step(Event::Acknowledged { report: seq })?;
             Ok(Ok(()))
         }
@@ -63,13 +62,17 @@ pub(super) fn take(
             };
             let clock = shell.wall.clock();
             let taken = trusted.attest_time(&attestation, &identity.id, &shell.leases.nonce(), clock);
+            let seen = taken
+                .is_ok()
+                .then(|| shell.leases.attested(&attestation, clock::boot()));
+            shell.contact = shell.contact.max(seen);
             let taken = taken.and_then(|time| {
                 // The floor that it raised is stored like any other.
                 shell.store.save(trusted)?;
                 Ok(time)
             });
-            if let Ok(Some(time)) = taken {
-                shell.wall.attest(time, trusted);
+            if let (Ok(Some(time)), Some(seen)) = (&taken, seen) {
+                shell.wall.attest(*time, seen, trusted);
                 tracing::info!(
                     time,
                     "the controller vouches for the time: this machine's clock is suspect"
@@ -137,7 +140,10 @@ fn judge_offer(shell: &mut Shell, offer: &Offer, documents: &Documents) -> Resul
     let clock = shell.wall.clock();
     let refreshed = documents.refresh(trusted, clock, Source::Online);
     // A new root may have taken back the word of whoever vouched for the time.
-    shell.wall.follow(Some(trusted));
+    if shell.wall.follow(Some(trusted)) {
+        // Whoever vouches now is asked: the session that answers a new nonce begins with the time.
+        shell.leases.draw();
+    }
     let clock = shell.wall.clock();
     let stated = documents.take_statements(trusted, &identity.id, &identity.name);
     let held = documents.rollout(offer, trusted, &mut shell.leases, &identity.id, clock::boot())?;
@@ -161,9 +167,9 @@ fn judge_offer(shell: &mut Shell, offer: &Offer, documents: &Documents) -> Resul
     if refreshed.is_ok() && brought && shell.degraded && trusted.check_fresh(clock).is_ok() {
         shell.degraded = false;
     }
-    if held.as_ref().is_some_and(|h| h.lease.is_some()) {
-        shell.controller_seen = Some(clock::boot());
-    }
+    // Shown again, a lease is as old as it was at first sight.
+    let seen = held.as_ref().and_then(|h| h.lease.as_ref()).map(|(_, seen)| *seen);
+    shell.contact = shell.contact.max(seen);
     shell.offer = held;
     labels::write(shell);
     if let Err(refusal) = &stated {
@@ -323,7 +329,7 @@ fn take_blobs(
             match durable::write(&path, &bytes, 0o600) {
                 Ok(()) => shell.begin_staging(),
                 Err(e) => {
-                    let reason = Refusal::new(Code::Io, format!("{}: {e}", path.display()));
+                    let reason = durable::refusal(path.display(), &e);
                     shell.fail_staging(target.manifest.digest, reason)
                 }
             }

@@ -89,7 +89,7 @@ pub fn state_from_files(paths: &Paths) -> Result<Option<State>, Refusal> {
 
 /// One applier per root.
 fn lock(paths: &Paths) -> Result<File, Refusal> {
-    let io = |e: io::Error| Refusal::new(Code::Io, format!("{}: {e}", paths.applier_lock().display()));
+    let io = |e: io::Error| durable::refusal(paths.applier_lock().display(), &e);
     durable::create_dir(&paths.applier(), 0o700).map_err(io)?;
     let file = File::options()
         .write(true)
@@ -121,12 +121,12 @@ fn directories(paths: &Paths) -> Result<(), Refusal> {
         (paths.staging(), 0o700),
         (paths.generations(), 0o755),
     ] {
-        durable::create_dir(&path, mode).map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", path.display())))?;
+        durable::create_dir(&path, mode).map_err(|e| durable::refusal(path.display(), &e))?;
     }
     let device = |path: std::path::PathBuf| {
         std::fs::metadata(&path)
             .map(|m| m.dev())
-            .map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", path.display())))
+            .map_err(|e| durable::refusal(path.display(), &e))
     };
     if device(paths.staging())? != device(paths.trees())? {
         return refuse!(

@@ -180,17 +180,43 @@ pub(super) struct Leases {
     nonce: Nonce,
     /// `issued` and the boot-clock time of the first sight.
     newest: Option<(u64, Duration)>,
+    /// The time attestation shown last, and the boot-clock time of its first sight.
+    attestation: Option<(Digest, Duration)>,
 }
 
 impl Leases {
     pub(super) fn new() -> Result<Self, getrandom::Error> {
         let mut nonce = Nonce([0; Nonce::BYTES]);
         getrandom::fill(&mut nonce.0)?;
-        Ok(Self { nonce, newest: None })
+        Ok(Self {
+            nonce,
+            newest: None,
+            attestation: None,
+        })
     }
 
     pub(super) fn nonce(&self) -> Nonce {
         self.nonce
+    }
+
+    /// A new nonce, where there is randomness: what answered the old one counts no more.
+    pub(super) fn draw(&mut self) {
+        match Self::new() {
+            Ok(anew) => *self = anew,
+            Err(error) => tracing::warn!(%error, "no new nonce"),
+        }
+    }
+
+    /// When this attestation of the time, which counts, was first seen: shown again later, it is the time of then.
+    pub(super) fn attested(&mut self, bytes: &[u8], now: Duration) -> Duration {
+        let digest = Digest::of(bytes);
+        match self.attestation {
+            Some((known, seen)) if known == digest => seen,
+            _ => {
+                self.attestation = Some((digest, now));
+                now
+            }
+        }
     }
 
     /// When this lease was first seen; `None` where it does not count.
@@ -207,10 +233,7 @@ impl Leases {
         }
         match self.newest {
             Some((newest, _)) if lease.issued < newest => {
-                match Self::new() {
-                    Ok(anew) => *self = anew,
-                    Err(error) => tracing::warn!(%error, "no new nonce"),
-                }
+                self.draw();
                 tracing::warn!("a lease is older than one before it; the controller is asked for a new one");
                 None
             }

@@ -1,6 +1,6 @@
 //! What the applier says of itself.
 
-use ensign_apply::{Device, Statement};
+use ensign_apply::{Device, REPORT_RECEIPTS, Statement};
 use ensign_bundle::plan::evidence::Receipt;
 use ensign_bundle::reason::Refusal;
 use ensign_bundle::statement;
@@ -17,8 +17,6 @@ use crate::paths::Paths;
 
 /// Denied manifests that a report names; the newest count.
 const DENIED: usize = 64;
-/// Receipts in one state: a packet has 64 KiB, a receipt a few hundred bytes.
-const RECEIPTS: usize = 32;
 
 pub(super) fn state(shell: &Shell) -> State {
     let mut state = of(
@@ -67,7 +65,7 @@ pub(super) fn of(
         (Some(identity), Some(trusted)) => device
             .receipts
             .iter()
-            .take(RECEIPTS)
+            .take(REPORT_RECEIPTS)
             .filter_map(|statement| sign(statement, identity, trusted))
             .collect(),
         _ => Vec::new(),

@@ -83,8 +83,9 @@ pub struct Shell {
     pub(super) ask_at: Option<Duration>,
     pub(super) runner: RunnerClient,
     pub(super) labels_changed: bool,
-    /// When the link half last showed something fresh of the controller, boot clock.
-    pub(super) controller_seen: Option<Duration>,
+    /// When the link half last showed what the controller signed for this nonce, boot clock. In the trial of a release that asks for the
+    /// controller: since the switch.
+    pub(super) contact: Option<Duration>,
     pub(super) sockets: Sockets,
     pub(super) todo: VecDeque<Action>,
 }
@@ -142,7 +143,7 @@ impl Shell {
             round_at: None,
             ask_at: None,
             labels_changed: false,
-            controller_seen: None,
+            contact: None,
             sockets,
             todo: VecDeque::new(),
         };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ensign_bundle::digest::{Digest, Hasher};
 use ensign_bundle::limits;
-use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::reason::Refusal;
 use ensign_bundle::refuse;
 use ensign_bundle::trust::Trusted;
 
@@ -96,7 +96,7 @@ impl TrustStore {
         let number = sequence.to_be_bytes();
         let sum = Hasher::new().update(&number).update(&state).clone().finish();
         let bytes = [&number[..], &sum.0, &state].concat();
-        durable::write(slot, &bytes, MODE).map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", slot.display())))?;
+        durable::write(slot, &bytes, MODE).map_err(|e| durable::refusal(slot.display(), &e))?;
         self.sequence = sequence;
         self.stored = Some(digest);
         Ok(true)
@@ -105,7 +105,7 @@ impl TrustStore {
     /// Removes both copies.
     pub(super) fn forget(&mut self) -> Result<(), Refusal> {
         for slot in &self.slots {
-            durable::remove(slot).map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", slot.display())))?;
+            durable::remove(slot).map_err(|e| durable::refusal(slot.display(), &e))?;
         }
         (self.sequence, self.stored) = (0, None);
         Ok(())
@@ -113,7 +113,7 @@ impl TrustStore {
 }
 
 fn read(slot: &Path) -> Result<Option<(u64, Digest, Trusted)>, Refusal> {
-    let io = |e| Refusal::new(Code::Io, format!("{}: {e}", slot.display()));
+    let io = |e| durable::refusal(slot.display(), &e);
     let Some(bytes) = durable::read(slot, HEADER + limits::TRUST_STATE_BYTES).map_err(io)? else {
         return Ok(None);
     };
@@ -131,6 +131,7 @@ fn read(slot: &Path) -> Result<Option<(u64, Digest, Trusted)>, Refusal> {
 #[cfg(test)]
 mod tests {
     use ensign_bundle::digest::FleetId;
+    use ensign_bundle::reason::Code;
     use ensign_bundle::statement;
     use ensign_bundle::trust::TrustState;
     use ensign_bundle::trust::issue::{NewFleet, Next as _};

@@ -34,8 +34,8 @@ impl Wall {
     }
 
     /// Takes an attestation that `trusted` accepted. It never sets the time back: an old one shown again gains nothing.
-    pub(super) fn attest(&mut self, time: u64, trusted: &Trusted) {
-        let at = clock::boot();
+    /// `at` is the boot clock at its first sight.
+    pub(super) fn attest(&mut self, time: u64, at: Duration, trusted: &Trusted) {
         if self.attested.as_ref().is_none_or(|known| known.carried_to(at) < time) {
             self.attested = Some(Attested {
                 time,
@@ -45,10 +45,12 @@ impl Wall {
         }
     }
 
-    /// Forgets what was attested by keys that are timestamp keys no more; with no trust left, whatever it was.
-    pub(super) fn follow(&mut self, trusted: Option<&Trusted>) {
+    /// Forgets what was attested by keys that are timestamp keys no more; with no trust left, whatever it was. True = something was.
+    pub(super) fn follow(&mut self, trusted: Option<&Trusted>) -> bool {
+        let before = self.attested.is_some();
         let vouched = |known: &Attested| trusted.is_some_and(|trusted| trusted.vouches(&known.keys));
         self.attested = self.attested.take().filter(vouched);
+        before && self.attested.is_none()
     }
 
     /// Seconds since 1970.
@@ -116,8 +118,8 @@ mod tests {
         let first = statement::sign(&root, &[&key(1)], &FLEET).unwrap();
         let mut trusted = TrustState::new(&first, &Digest::of(&first), &FLEET).unwrap();
         let mut wall = Wall::new();
-        wall.attest(9_000_000_000, &trusted);
-        wall.attest(1000, &trusted);
+        wall.attest(9_000_000_000, clock::boot(), &trusted);
+        wall.attest(1000, clock::boot(), &trusted);
         assert!(wall.clock().attested >= Some(9_000_000_000), "an older one again");
         let mut next = root.next(1000).unwrap();
         next.name = "renamed".to_owned();
@@ -131,7 +133,7 @@ mod tests {
         trusted.update_root(&third, 1000).unwrap();
         wall.follow(Some(&trusted));
         assert_eq!(wall.clock().attested, None);
-        wall.attest(2000, &trusted);
+        wall.attest(2000, clock::boot(), &trusted);
         wall.follow(None);
         assert_eq!(wall.clock().attested, None, "the device left its fleet");
     }

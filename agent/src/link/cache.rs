@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use ensign_bundle::digest::{Digest, Hasher};
+use ensign_bundle::reason::Code;
 use ensign_bundle::trust::roles::FileRef;
 
 use crate::durable;
@@ -23,6 +24,16 @@ pub enum CacheError {
     Digest { wanted: Digest, found: Digest },
     #[error("{digest} has {wanted} bytes, {found} came")]
     Length { digest: Digest, wanted: u64, found: u64 },
+}
+
+impl CacheError {
+    /// The reason as people and scripts see it.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Io { source, .. } => durable::refusal("", source).code,
+            Self::Digest { .. } | Self::Length { .. } => Code::ContentMismatch,
+        }
+    }
 }
 
 /// A directory of files named by the digest of their content.

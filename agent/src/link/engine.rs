@@ -37,8 +37,6 @@ const REPORT_AGAIN: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(60);
 /// Blobs handed over before the cache is cut to its size again: at most that many megabytes too much.
 const PRUNE_EVERY: usize = 64;
-/// Receipts of one report: 64 KiB is one frame, a receipt at most 4 KiB.
-const REPORT_RECEIPTS: usize = 12;
 
 /// What can happen to the link half.
 #[derive(Debug)]
@@ -82,8 +80,14 @@ pub struct Engine {
     delayed: HashMap<Digest, Duration>,
     /// Acknowledged by the controller, not yet told to the applier.
     acknowledged: Option<u64>,
-    /// The controller's clock, signed for this applier, not yet told to it.
+    /// The controller's clock, signed for this applier in the session at hand.
     time: Option<ByteBuf>,
+    /// It is to be shown: with every offer, for the applier may have had no use for it, or no room, before.
+    time_due: bool,
+    /// It was refused last time. What an offer brings may mend that, and another offer is needed then.
+    time_refused: bool,
+    /// Why nothing can be stored, here or by the applier: reported where the applier has no reason of its own.
+    unstored: Option<Refusal>,
     /// Blobs handed over since the cache was last cut to its size.
     taken: usize,
     status: watch::Sender<LinkStatus>,
@@ -113,6 +117,7 @@ struct Wanted {
 #[derive(Debug)]
 enum Asked {
     State,
+    Time,
     Offer,
     Provide(Vec<Digest>),
 }
@@ -141,6 +146,9 @@ impl Engine {
             delayed: HashMap::new(),
             acknowledged: None,
             time: None,
+            time_due: false,
+            time_refused: false,
+            unstored: None,
             taken: 0,
             status,
         }
@@ -168,6 +176,7 @@ impl Engine {
             Event::ApplierUp(to) => {
                 self.applier = Some(to);
                 (self.asked, self.offered, self.need) = (None, None, None);
+                (self.time_due, self.time_refused) = (true, false);
                 self.ask(ToApplier::Hello, Vec::new(), Asked::State);
             }
             Event::ApplierDown => {
@@ -183,6 +192,7 @@ impl Engine {
                 (self.wanted, self.offered) = (None, None);
                 self.delayed.clear();
                 self.time = Some(up.welcome.time.clone()).filter(|time| !time.is_empty());
+                (self.time_due, self.time_refused) = (true, false);
                 self.session = Some(Session {
                     up,
                     streams: 0,
@@ -205,6 +215,7 @@ impl Engine {
                 let applier = self.state.borrow().as_ref().map(|s| s.nonce);
                 if self.session.as_ref().is_some_and(|s| Some(s.up.nonce) == applier) {
                     self.wanted = Some(desired);
+                    self.time_due = true;
                 }
             }
             Event::Controller(ToDevice::Ack { seq }) => {
@@ -218,6 +229,7 @@ impl Engine {
             Event::Fetch(Outcome::Fetched(digest)) => {
                 self.in_flight.remove(&digest);
                 self.have.insert(digest);
+                self.unstored = None;
             }
             Event::Fetch(Outcome::Absent(digest)) => {
                 self.in_flight.remove(&digest);
@@ -234,9 +246,11 @@ impl Engine {
             return;
         }
         let asked = self.asked.take();
+        self.take_word_on_time(asked.as_ref(), matches!(message, FromApplier::Refused(_)));
         match message {
             FromApplier::State(state) | FromApplier::Changed(state) => self.take_state(*state),
             FromApplier::Need(need) => {
+                self.unstored = None;
                 // What was just handed over and is needed again was damaged: the cache must not hand it over for ever.
                 if let (Some(Asked::Provide(given)), Need::Blobs { blobs, .. }) = (&asked, &need) {
                     for file in blobs.iter().filter(|file| given.contains(&file.digest)) {
@@ -251,8 +265,22 @@ impl Engine {
             FromApplier::Refused(refusal) => {
                 tracing::warn!(code = %refusal.code, error = %refusal.text, "the applier refused");
                 self.need = None;
-                self.status.send_modify(|s| s.last_error = Some(refusal));
+                self.fail(refusal);
             }
+        }
+    }
+
+    /// What an answer means for the time: refused before an offer and taken after it, it makes that offer another one.
+    fn take_word_on_time(&mut self, asked: Option<&Asked>, refused: bool) {
+        match asked {
+            Some(Asked::Time) => {
+                if self.time_refused && !refused {
+                    self.offered = None;
+                }
+                self.time_refused = refused;
+            }
+            Some(Asked::Offer) => self.time_due = self.time_refused,
+            _ => {}
         }
     }
 
@@ -319,8 +347,7 @@ impl Engine {
         if let Some(error) = error {
             tracing::debug!(%error, left = left.len(), "a stream ended early");
             if !matches!(error, FetchError::Frame(_)) {
-                self.status
-                    .send_modify(|s| s.last_error = Some(Refusal::new(error.code(), chain(&error))));
+                self.fail(Refusal::new(error.code(), chain(&error)));
             }
             for digest in left {
                 self.delay(digest);
@@ -344,8 +371,9 @@ impl Engine {
             // Its time and leases answer the nonce of an applier that is gone; the next session is being opened.
             return;
         }
-        if let Some(attestation) = self.time.take() {
-            self.ask(ToApplier::Time { attestation }, Vec::new(), Asked::State);
+        if let Some(attestation) = self.time.clone().filter(|_| self.time_due) {
+            self.time_due = false;
+            self.ask(ToApplier::Time { attestation }, Vec::new(), Asked::Time);
         } else if let Some(seq) = self.acknowledged.take() {
             self.ask(ToApplier::Acknowledged { seq }, Vec::new(), Asked::State);
         } else if let Some(offer) = self.next_offer() {
@@ -444,7 +472,7 @@ impl Engine {
             Some(state) if state.nonce == session.up.nonce => state.report.clone(),
             _ => return,
         };
-        report.receipts.truncate(REPORT_RECEIPTS);
+        report.status.reason = report.status.reason.or_else(|| self.unstored.clone());
         if let Some(need) = &self.need {
             let transfer = &mut report.status.transfer;
             transfer.received = transfer.received.max(need.received);
@@ -514,11 +542,18 @@ impl Engine {
         }
     }
 
-    fn trouble(&self, error: &CacheError) {
+    fn trouble(&mut self, error: &CacheError) {
         let text = chain(error);
         tracing::warn!(error = %text, "the download cache is in trouble");
-        self.status
-            .send_modify(|s| s.last_error = Some(Refusal::new(Code::Io, text)));
+        self.fail(Refusal::new(error.code(), text));
+    }
+
+    /// Notes what went wrong; what cannot be stored goes into the next report as well: nobody looks at the device.
+    fn fail(&mut self, refusal: Refusal) {
+        if matches!(refusal.code, Code::NoSpace | Code::Io) {
+            self.unstored = Some(refusal.clone());
+        }
+        self.status.send_modify(|s| s.last_error = Some(refusal));
     }
 }
 

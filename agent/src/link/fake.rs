@@ -35,6 +35,8 @@ pub(super) struct Script {
     /// Sent after `welcome`, and whenever a connection is made.
     pub(super) greeting: Mutex<Vec<ToDevice>>,
     pub(super) acknowledge: bool,
+    /// The time in `welcome`.
+    pub(super) time: Vec<u8>,
     /// What joining devices are told, and the bindings they joined with.
     pub(super) invitation: Option<Invitation>,
     pub(super) bindings: Mutex<Vec<Vec<u8>>>,
@@ -139,7 +141,7 @@ async fn stream(
     while let Some(message) = next {
         let replies = match &message {
             FromDevice::Hello(_) => {
-                let mut replies = vec![ToDevice::Welcome(welcome())];
+                let mut replies = vec![ToDevice::Welcome(welcome(&script.time))];
                 replies.extend(script.greeting.lock().unwrap().clone());
                 replies
             }
@@ -211,13 +213,13 @@ async fn joining(send: &mut SendStream, recv: &mut RecvStream, script: &Script, 
     }
 }
 
-fn welcome() -> Welcome {
+fn welcome(time: &[u8]) -> Welcome {
     Welcome {
         protocol: wire::PROTOCOL.1,
         device: ensign_bundle::digest::DeviceId([1; 32]),
         name: "dev1".to_owned(),
         fleet: ensign_bundle::digest::FleetId([2; 32]),
-        time: ByteBuf::new(),
+        time: ByteBuf::from(time),
         interval_s: 60,
         labels: ensign_bundle::ids::Labels::new(),
     }

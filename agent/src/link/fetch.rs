@@ -42,9 +42,8 @@ impl FetchError {
     /// The reason as people and scripts see it.
     pub fn code(&self) -> Code {
         match self {
-            Self::Cache(CacheError::Digest { .. } | CacheError::Length { .. }) => Code::ContentMismatch,
             Self::Frame(_) | Self::Slow { .. } => Code::ControllerUnreachable,
-            Self::Cache(CacheError::Io { .. }) => Code::Io,
+            Self::Cache(error) => error.code(),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ensign_bundle::digest::{DeviceId, Digest, FleetId, Nonce};
 use ensign_bundle::plan::evidence::Membership;
+use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::trust::roles::FileRef;
 use ensign_bundle::wire::{
     Desired, DesiredRollout, DocKind, DocRef, FromDevice, Held, Phase, Report, Status, ToDevice, Transfer,
@@ -89,6 +90,8 @@ impl Bench {
             needs,
             got: HashMap::new(),
             offers: 0,
+            time_after: 0,
+            refuses: None,
             refuse_once: None,
         }
     }
@@ -102,6 +105,10 @@ struct Applier {
     needs: Vec<FileRef>,
     got: HashMap<Digest, Vec<u8>>,
     offers: usize,
+    /// No time is taken before so many offers: the roots that vouch for it come with them.
+    time_after: usize,
+    /// Why no offer is taken.
+    refuses: Option<Refusal>,
     /// Refused when it first comes, as if the disk had damaged it.
     refuse_once: Option<Digest>,
 }
@@ -113,8 +120,15 @@ impl Applier {
             .unwrap()
             .unwrap();
         let answer = match &outgoing.message {
+            ToApplier::Time { .. } if self.offers < self.time_after => {
+                FromApplier::Refused(Refusal::new(Code::Unsigned, "no key of the timestamp role"))
+            }
             ToApplier::Hello | ToApplier::Acknowledged { .. } | ToApplier::Time { .. } => {
                 FromApplier::State(Box::new(state(self.nonce, 1, Phase::Idle)))
+            }
+            ToApplier::Offer(_) if self.refuses.is_some() => {
+                self.offers += 1;
+                FromApplier::Refused(self.refuses.take().unwrap())
             }
             ToApplier::Offer(offer) => {
                 self.offers += 1;
@@ -359,4 +373,74 @@ async fn reports_are_sent_until_acknowledged_and_the_applier_is_told() {
         .clone();
     assert_eq!(status.name.as_deref(), Some("dev1"));
     assert_eq!(status.address, Some(bench.fake.address.to_string()));
+}
+
+#[tokio::test]
+async fn the_time_is_shown_with_every_offer_and_again_after_one_that_may_let_it_count() {
+    let (desired, content, _) = rollout(1);
+    let mut again = desired.clone();
+    again.generation += 1;
+    let mut script = script(desired, content);
+    (script.time, script.acknowledge) = (b"attested".to_vec(), false);
+    let bench = Bench::start(script);
+    let mut applier = bench.applier(1, Vec::new());
+    applier.time_after = 1;
+    let mut said = Vec::new();
+    while said != ["time", "offer", "time", "offer"] {
+        match applier.next().await {
+            ToApplier::Time { attestation } => {
+                assert_eq!(attestation.as_slice(), b"attested");
+                // Before the first offer it may be shown more than once: greeting and wish come apart.
+                if said.last() != Some(&"time") {
+                    said.push("time");
+                }
+            }
+            ToApplier::Offer(_) => said.push("offer"),
+            _ => {}
+        }
+        assert!(said.len() <= 4, "{said:?}");
+    }
+    // Another wish in the same session: the applier may need the time by now.
+    bench.events.send(Event::Controller(ToDevice::Desired(again))).unwrap();
+    loop {
+        match applier.next().await {
+            ToApplier::Time { .. } => break,
+            ToApplier::Offer(_) => panic!("an offer without the time"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_reported_until_an_offer_is_stored() {
+    let (desired, content, _) = rollout(1);
+    let mut again = desired.clone();
+    again.generation += 1;
+    let mut bench = Bench::start(script(desired, content));
+    let mut applier = bench.applier(1, Vec::new());
+    applier.refuses = Some(Refusal::new(Code::NoSpace, "trust: No space left on device"));
+    while applier.offers == 0 {
+        applier.next().await;
+    }
+    let mut reason = |wanted: Option<Code>| loop {
+        let Ok(message) = bench.fake.heard.try_recv() else {
+            return false;
+        };
+        if matches!(&message, FromDevice::Report(r) if r.status.reason.as_ref().map(|r| r.code) == wanted) {
+            return true;
+        }
+    };
+    let deadline = crate::clock::boot() + PATIENCE;
+    while !reason(Some(Code::NoSpace)) {
+        assert!(crate::clock::boot() < deadline, "nobody is told");
+        tokio::task::yield_now().await;
+    }
+    bench.events.send(Event::Controller(ToDevice::Desired(again))).unwrap();
+    while applier.offers == 1 {
+        applier.next().await;
+    }
+    while !reason(None) {
+        assert!(crate::clock::boot() < deadline, "it is told for ever");
+        tokio::task::yield_now().await;
+    }
 }

@@ -70,7 +70,7 @@ pub fn lock(paths: &Paths) -> Result<File, Refusal> {
         .mode(0o600)
         .open(&path)
         .and_then(|file| identity::give_to_owner(&path).map(|()| file))
-        .map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", path.display())))?;
+        .map_err(|e| durable::refusal(path.display(), &e))?;
     let deadline = clock::boot() + LOCK_PATIENCE;
     loop {
         match file.try_lock() {

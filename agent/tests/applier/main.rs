@@ -7,4 +7,5 @@ mod install;
 mod kit;
 mod permission;
 mod state;
+mod trial;
 mod units;

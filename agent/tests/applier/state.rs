@@ -221,3 +221,24 @@ fn any_umask_leaves_the_same_modes() {
         assert_eq!(mode(&paths.live("web").join("index.html")), 0o444);
     }
 }
+
+/// What one fleet wanted, and why it was not done, is not shown to the next one.
+#[test]
+fn nothing_of_an_update_is_left_after_leaving() {
+    let mut fleet = Fleet::new();
+    let mut device = Device::enrolled(&fleet);
+    installed(&device, &mut fleet);
+    let release = Recipe::new("2.0.0", web("two")).build();
+    fleet.publish(&release);
+    let rollout = device.rollout(&mut fleet, &release);
+    let mut link = device.link();
+    link.offer(&device, &fleet, Some(&rollout));
+    link.until_phase(Phase::Fetching);
+    assert!(matches!(device.admin(&ToAdmin::Leave, None), FromAdmin::Done { .. }));
+    device.enroll(&fleet);
+    device.restart();
+    let status = device.link().state.report.status;
+    assert_eq!((status.phase, status.reason, status.plan), (Phase::Idle, None, None));
+    assert_eq!(status.denied, []);
+    assert_eq!(status.generation, 1, "what runs goes on");
+}

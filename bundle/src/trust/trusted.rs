@@ -266,8 +266,8 @@ impl Trusted {
         self.memory.time.suspects(clock.into())
     }
 
-    /// Takes the controller's time, signed by the timestamp role for this device's nonce; `None` where the device's own clock is
-    /// good: there the controller's word could only make it worse. The caller carries the result on by the boot clock and presents
+    /// Takes the controller's time, signed by the timestamp role for this device's nonce; `None` where that is so and the device's own
+    /// clock is good: there the controller's word could only make it worse. The caller carries the result on by the boot clock and presents
     /// it as [`Clock::attested`], for as long as [`Trusted::vouches`] says so. At most
     /// [`LATEST_TIME`](crate::limits::LATEST_TIME), and no more ahead of a synchronised clock than any other document.
     pub fn attest_time(
@@ -278,9 +278,6 @@ impl Trusted {
         clock: impl Into<Clock>,
     ) -> Result<Option<u64>, Refusal> {
         let clock = clock.into();
-        if !self.clock_is_suspect(clock) {
-            return Ok(None);
-        }
         let role = &self.root().roles.timestamp;
         let time: TimeAttestation = statement::open(bytes, &role.keys, role.threshold, self.fleet())?.body;
         if time.fleet != *self.fleet() {
@@ -293,6 +290,9 @@ impl Trusted {
                 time.device,
                 time.nonce
             );
+        }
+        if !self.clock_is_suspect(clock) {
+            return Ok(None);
         }
         let latest = crate::limits::LATEST_TIME;
         let latest = self.memory.time.latest_issue(clock).map_or(latest, |l| l.min(latest));

@@ -179,7 +179,7 @@ impl VirtualDevice {
                 match (&self.offer, stage) {
                     (Some(offer), Some(target)) if leased && offer.plan == target.plan => {
                         self.switches.push(offer.clone());
-                        Event::Cleared
+                        Event::Cleared { contact: true }
                     }
                     (_, target) => Event::Refused {
                         target,
