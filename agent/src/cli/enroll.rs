@@ -108,7 +108,8 @@ fn is_complete(paths: &Paths, device: &Device) -> Result<bool, Failure> {
     let own_key = identity::key(paths)
         .map_err(|e| io(&e))?
         .is_some_and(|key| ensign_bundle::digest::DeviceId::from(key.public().id()) == device.id);
-    if !own_key || !paths.receipt_key().exists() {
+    // A device that is revoked stays so: joining again takes new keys, as where some are lost.
+    if !own_key || !paths.receipt_key().exists() || identity::is_revoked(paths) {
         return Ok(false);
     }
     let state = Admin::connect(paths)?.state()?;

@@ -16,7 +16,7 @@ use ensign_bundle::reason::Code;
 use ensign_bundle::words;
 
 use self::admin::Admin;
-use self::output::{Failure, Format, print, show};
+use self::output::{Failure, Format, print, rooted, show};
 use crate::ipc::ToAdmin;
 use crate::link::{identity, run};
 use crate::log;
@@ -142,7 +142,7 @@ pub fn main() -> ExitCode {
     });
     match perform(&cli) {
         Ok(code) => code,
-        Err(failure) => failure.report(cli.common.format),
+        Err(failure) => failure.report(cli.common.format, &cli.common.root),
     }
 }
 
@@ -166,8 +166,8 @@ fn perform(cli: &Cli) -> Result<ExitCode, Failure> {
                 failure
             }
         })?,
-        Verb::Status => show(format, &status::document(&paths))?,
-        Verb::Check { controller } => return check(&paths, controller, format),
+        Verb::Status => show(format, &status::document(&paths, &cli.common.root))?,
+        Verb::Check { controller } => return check(&paths, &cli.common.root, controller, format),
         Verb::Apply { file } => told(format, &admin::apply(&paths, file)?)?,
         Verb::Verify { file } => verify::run(&paths, file, format)?,
         Verb::Rollback { reason } => {
@@ -200,7 +200,7 @@ fn told(format: Format, text: &str) -> Result<(), Failure> {
     }
 }
 
-fn check(paths: &Paths, controller: &[String], format: Format) -> Result<ExitCode, Failure> {
+fn check(paths: &Paths, root: &std::path::Path, controller: &[String], format: Format) -> Result<ExitCode, Failure> {
     let lines = check::lines(paths, controller);
     match format {
         Format::Table => {
@@ -211,7 +211,10 @@ fn check(paths: &Paths, controller: &[String], format: Format) -> Result<ExitCod
                     check::State::Fail => "fail",
                 };
                 let text = ensign_bundle::text::printable(&line.text, 300);
-                let remedy = line.remedy.map(|r| format!(" ({r})")).unwrap_or_default();
+                let remedy = line
+                    .remedy
+                    .map(|r| format!(" ({})", rooted(r, root)))
+                    .unwrap_or_default();
                 print(&format!("{state}  {:8}  {text}{remedy}\n", line.name))?;
             }
         }

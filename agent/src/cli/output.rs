@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -49,9 +50,9 @@ impl Failure {
     }
 
     /// Prints it to standard error in the form asked for.
-    pub(super) fn report(&self, format: Format) -> ExitCode {
+    pub(super) fn report(&self, format: Format, root: &Path) -> ExitCode {
         let code = self.refusal.code;
-        let hint = self.hint.as_deref().unwrap_or(code.hint());
+        let hint = rooted(self.hint.as_deref().unwrap_or(code.hint()), root);
         let message = printable(&self.refusal.text, TEXT_CHARS);
         let document = serde_json::json!({
             "error": { "code": code.name(), "exit": code.exit(), "message": message, "hint": hint }
@@ -68,6 +69,31 @@ impl Failure {
         };
         ExitCode::from(code.exit())
     }
+}
+
+/// A hint whose commands name the root that was given: without it they are about another device.
+pub(super) fn rooted(hint: &str, root: &Path) -> String {
+    if root == Path::new("/") {
+        return hint.to_owned();
+    }
+    let root = printable(&root.display().to_string(), TEXT_CHARS);
+    let root = if root.contains(char::is_whitespace) {
+        format!("'{root}'")
+    } else {
+        root
+    };
+    let mut text = String::new();
+    // What stands between backticks is every other part.
+    for (part, at) in hint.split('`').zip(0_usize..) {
+        if at > 0 {
+            text.push('`');
+        }
+        text.push_str(part);
+        if at % 2 == 1 && part.starts_with("ensign-agent ") {
+            let _ = write!(text, " --root {root}");
+        }
+    }
+    text
 }
 
 /// Prints `document`; for people as `KEY  VALUE` lines.
@@ -152,6 +178,20 @@ mod tests {
     fn lines_name_nested_keys_and_leave_out_what_is_null() {
         let value: Value = serde_yaml::from_str("{z: {b: 1, c: null}, long: [x, true]}").unwrap();
         assert_eq!(lines(&value), "z.b     1\nlong.1  x\nlong.2  yes\n");
+    }
+
+    #[test]
+    fn hints_name_the_root_that_was_given() {
+        let hint = "`ensign-agent leave`, then `ensign-agent run`; the operator: `ensign token create`";
+        assert_eq!(rooted(hint, Path::new("/")), hint);
+        assert_eq!(
+            rooted(hint, Path::new("/srv/d1")),
+            "`ensign-agent leave --root /srv/d1`, then `ensign-agent run --root /srv/d1`; the operator: `ensign token create`"
+        );
+        assert_eq!(
+            rooted("`ensign-agent run`", Path::new("/a b")),
+            "`ensign-agent run --root '/a b'`"
+        );
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `ensign-agent status`: from the running link half, else from what the processes left on disk.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use ensign_bundle::reason::Refusal;
 use ensign_bundle::wire::{Held, Phase, Status};
 use serde::Serialize;
 
-use super::output::time;
+use super::output::{rooted, time};
 use crate::applier::questions;
 use crate::link::identity::Device;
 use crate::link::status::{self as link, LinkStatus};
@@ -16,6 +17,11 @@ use crate::paths::Paths;
 #[derive(Debug, Serialize)]
 pub(super) struct Document {
     running: bool,
+    /// Whether this device is in a fleet.
+    joined: bool,
+    /// What to do about it where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
     id: Option<String>,
     name: Option<String>,
     controller: Controller,
@@ -68,10 +74,17 @@ impl From<Refusal> for Reason {
 }
 
 /// The status of the device under these paths; never fails because nothing runs.
-pub(super) fn document(paths: &Paths) -> Document {
-    match link::query(paths) {
+pub(super) fn document(paths: &Paths, root: &Path) -> Document {
+    let document = match link::query(paths) {
         Some(status) => running(paths, status),
         None => stopped(paths),
+    };
+    let joined = document.id.is_some();
+    let hint = "in no fleet: `ensign-agent enroll --token-file FILE`";
+    Document {
+        joined,
+        hint: (!joined).then(|| rooted(hint, root)),
+        ..document
     }
 }
 
@@ -129,6 +142,8 @@ fn of(
     let installed = status.map(|s| s.installed).unwrap_or_default();
     Document {
         running: false,
+        joined: false,
+        hint: None,
         id,
         name,
         controller: Controller {

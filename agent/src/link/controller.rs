@@ -101,6 +101,9 @@ impl Controller {
             backoff.ended(self.welcomed.map(|at| clock::boot().saturating_sub(at)));
             if let Some(refusal) = &refusal {
                 tracing::warn!(code = %refusal.code, error = %refusal.text, "no session with the controller");
+                if refusal.code == Code::Revoked {
+                    self.note_revoked(true);
+                }
             }
             if self.events.send(Event::ControllerDown(refusal)).is_err() {
                 return;
@@ -137,6 +140,7 @@ impl Controller {
         let opened = tokio::time::timeout(WELCOME, greet(connection, hello)).await;
         let (send, recv, welcome) = opened.map_err(|_| SessionError::Silent)??;
         self.welcomed = Some(clock::boot());
+        self.note_revoked(false);
         tracing::info!(address = %connected.address, device = %welcome.device, "connected");
         let (reports, outgoing) = watch::channel(None);
         let up = Up {
@@ -196,6 +200,13 @@ impl Controller {
             () = told(&mut stop) => Ok(()),
             () = replaced => Ok(()),
             error = connection.closed() => Err(FrameError::Lost(session::closed(&error)).into()),
+        }
+    }
+
+    /// For `enroll`, which has a use for it alone.
+    fn note_revoked(&self, revoked: bool) {
+        if let Err(error) = identity::note_revoked(&self.paths, revoked) {
+            tracing::warn!(%error, "whether this device is revoked is not noted");
         }
     }
 

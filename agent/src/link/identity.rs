@@ -129,9 +129,33 @@ pub fn next_session(paths: &Paths) -> Result<u64, IdentityError> {
     })
 }
 
+/// Notes whether the controller says that this device is revoked: it is for good, and joining again then needs new keys.
+pub fn note_revoked(paths: &Paths, revoked: bool) -> Result<(), IdentityError> {
+    let path = revoked_mark(paths);
+    match (revoked, path.exists()) {
+        (true, false) => write(path, b"", 0o644),
+        (false, true) => durable::remove(&path).map_err(|source| IdentityError::Io { path, source }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the controller said last that this device is revoked.
+pub fn is_revoked(paths: &Paths) -> bool {
+    revoked_mark(paths).exists()
+}
+
+fn revoked_mark(paths: &Paths) -> PathBuf {
+    paths.link().join("revoked")
+}
+
 /// Forgets key, counter and enrolment. What runs stays.
 pub fn forget(paths: &Paths) -> Result<(), IdentityError> {
-    for path in [paths.link_device(), paths.link_key(), paths.link_session()] {
+    for path in [
+        paths.link_device(),
+        paths.link_key(),
+        paths.link_session(),
+        revoked_mark(paths),
+    ] {
         durable::remove(&path).map_err(|source| IdentityError::Io { path, source })?;
     }
     Ok(())
@@ -180,6 +204,24 @@ mod tests {
         assert_eq!([next_session(&paths).unwrap(), next_session(&paths).unwrap()], [1, 2]);
         durable::write(&paths.link_session(), b"garbage", 0o600).unwrap();
         assert!(matches!(next_session(&paths), Err(IdentityError::Malformed { .. })));
+    }
+
+    #[test]
+    fn a_revocation_is_kept_until_it_is_taken_back_or_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        create_key(&paths).unwrap();
+        for end in [
+            |paths: &Paths| note_revoked(paths, false),
+            |paths: &Paths| forget(paths),
+        ] {
+            assert!(!is_revoked(&paths));
+            note_revoked(&paths, true).unwrap();
+            note_revoked(&paths, true).unwrap();
+            assert!(is_revoked(&paths));
+            end(&paths).unwrap();
+        }
+        assert!(!is_revoked(&paths));
     }
 
     #[test]
