@@ -65,6 +65,8 @@ const TUNABLES: &str = "GLIBC_TUNABLES";
 /// The whole program.
 pub fn main() -> ExitCode {
     let Command::Serve(args) = Cli::parse().command;
+    // What this program writes is its own; what others are to read has its mode set.
+    nix::sys::stat::umask(nix::sys::stat::Mode::S_IRWXG | nix::sys::stat::Mode::S_IRWXO);
     give_memory_back();
     let has_kit = args.kit.is_some();
     match run(args) {
@@ -89,6 +91,7 @@ fn hint(refusal: &Refusal, has_kit: bool) -> &'static str {
             "the first start imports the kit that `fleet init` makes: `ensign-controller serve --data DIR --kit DIR`"
         }
         (Code::NotFound, true) => "--kit is the folder that `fleet init` made",
+        (Code::ContentMismatch, _) => "put back metadata/ from a backup, then start again",
         (Code::Conflict, true) => "leave --kit out to serve the fleet that --data holds, or give another --data",
         _ => refusal.hint(),
     }

@@ -10,6 +10,8 @@ const UNFINISHED: &str = ".unfinished-";
 
 /// Mode of files that every local user may read.
 const PUBLIC: u32 = 0o644;
+/// Mode of directories that nobody else has business in.
+const PRIVATE: u32 = 0o700;
 /// Mode of files with secrets.
 const SECRET: u32 = 0o600;
 
@@ -51,6 +53,17 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
         result => result?,
     }
     sync_dir(above)
+}
+
+/// Like [`create_dir()`], closed to every other user (0700), also where it was there: a lock that others can open is one that they
+/// can hold.
+pub fn private_dir(path: &Path) -> io::Result<()> {
+    create_dir(path)?;
+    match fs::set_permissions(path, Permissions::from_mode(PRIVATE)) {
+        // Somebody else's, who lets this process in: closing it is theirs.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        result => result,
+    }
 }
 
 /// Removes a file; one that is not there is no error.

@@ -1,7 +1,8 @@
 //! The kit that `ensign fleet init` makes: read once, written to the ledger, then stripped of its private keys.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use ensign_bundle::digest::{Digest, FleetId};
@@ -12,6 +13,7 @@ use ensign_bundle::trust::format::At;
 use ensign_bundle::trust::machine::Machine;
 use ensign_bundle::trust::profile::Strict;
 use ensign_crypto::SecretKey;
+use nix::fcntl::OFlag;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -219,17 +221,32 @@ fn strip(folder: &Path) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
-    let file = fs::metadata(path).map_err(|e| failed(path, &e))?;
-    if file.len() > FILE_BYTES {
+/// A file of the kit or of `keys/`. A pipe that stands there must not keep the start waiting for its other end.
+pub fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
+    let mut file = fs::File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
+        .map_err(|e| failed(path, &e))?;
+    let found = file.metadata().map_err(|e| failed(path, &e))?;
+    if !found.is_file() {
+        return refuse!(Io, "{} is no file", path.display());
+    }
+    if found.len() > FILE_BYTES {
         return refuse!(
             LimitExceeded,
             "{} has {} bytes, at most {FILE_BYTES} are allowed",
             path.display(),
-            file.len()
+            found.len()
         );
     }
-    fs::read(path).map_err(|e| failed(path, &e))
+    // Room for all of it at once: growing would leave copies of a key behind.
+    let mut bytes = Vec::with_capacity(usize::try_from(found.len()).unwrap_or_default());
+    file.by_ref()
+        .take(FILE_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(|e| failed(path, &e))?;
+    Ok(bytes)
 }
 
 /// A private key from a PEM file.
@@ -241,4 +258,20 @@ pub fn secret(path: &Path) -> Result<SecretKey, Refusal> {
 
 fn failed(path: &Path, error: &io::Error) -> Refusal {
     Refusal::new(Code::Io, format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Opened as a file it would wait for ever.
+    #[test]
+    fn a_pipe_is_no_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("https.pem");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(secret(&path).unwrap_err().code, Code::Io);
+        let acceptor = crate::http::listen::acceptor(&path, &path);
+        assert!(acceptor.is_err());
+    }
 }

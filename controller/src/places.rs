@@ -1,8 +1,10 @@
 //! Places for connections that have proven nothing yet: so many in all, so many for one peer, and who waits longest goes first.
 //!
-//! A room that is full makes its oldest guest leave, and a peer that is at its limit its own oldest one. So a flood from one address
-//! only ever displaces itself, and whoever comes last always gets a place: long enough to prove who he is.
+//! A room that is full makes the oldest guest leave of those from where most have come, and a peer that is at its limit its own oldest
+//! one. So a flood from one address, or from one network, only ever displaces itself, and whoever comes last always gets a place: long
+//! enough to prove who he is.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,11 +47,25 @@ pub trait Peer: Copy + Ord + Send + 'static {
     fn is_trusted(&self) -> bool {
         false
     }
+
+    /// Those that count as one where a room is full.
+    #[must_use]
+    fn group(self) -> Self {
+        self
+    }
 }
 
 impl Peer for Source {
     fn is_trusted(&self) -> bool {
         *self == Self::Local
+    }
+
+    /// A site gets an IPv6 /48 at most (RFC 6177), which is 65,536 of what is limited one by one.
+    fn group(self) -> Self {
+        match self {
+            Self::V6(half) => Self::V6(half >> 16 << 16),
+            other => other,
+        }
     }
 }
 
@@ -70,6 +86,10 @@ struct Taken<P> {
     guests: BTreeMap<u64, Guest<P>>,
     /// The same guests, peer by peer.
     by_peer: BTreeSet<(P, u64)>,
+    /// The same guests, group by group.
+    by_group: BTreeMap<P, BTreeSet<u64>>,
+    /// The groups: how many are in it, and who of them waits longest. The last one gives a place.
+    by_size: BTreeSet<(usize, Reverse<u64>, P)>,
 }
 
 #[derive(Debug)]
@@ -100,6 +120,8 @@ impl<P: Peer> Places<P> {
                 clock: 0,
                 guests: BTreeMap::new(),
                 by_peer: BTreeSet::new(),
+                by_group: BTreeMap::new(),
+                by_size: BTreeSet::new(),
             }),
         }))
     }
@@ -111,7 +133,7 @@ impl<P: Peer> Places<P> {
             taken.dismiss_oldest_of(peer);
         }
         if taken.guests.len() >= self.0.room.most {
-            taken.dismiss_oldest();
+            taken.dismiss_of_most();
         }
         self.place(taken, peer)
     }
@@ -183,7 +205,9 @@ impl<P: Peer> Shared<P> {
 impl<P: Peer> Taken<P> {
     fn seat(&mut self, guest: Guest<P>) -> u64 {
         self.clock += 1;
-        self.by_peer.insert((guest.peer, self.clock));
+        let number = self.clock;
+        self.by_peer.insert((guest.peer, number));
+        self.regroup(guest.peer, |group| group.insert(number));
         self.guests.insert(self.clock, guest);
         self.clock
     }
@@ -191,6 +215,7 @@ impl<P: Peer> Taken<P> {
     fn unseat(&mut self, number: u64) -> Option<Guest<P>> {
         let guest = self.guests.remove(&number)?;
         self.by_peer.remove(&(guest.peer, number));
+        self.regroup(guest.peer, |group| group.remove(&number));
         Some(guest)
     }
 
@@ -209,9 +234,22 @@ impl<P: Peer> Taken<P> {
         self.dismiss(oldest);
     }
 
-    fn dismiss_oldest(&mut self) {
-        let oldest = self.guests.keys().next().copied();
+    fn dismiss_of_most(&mut self) {
+        let oldest = self.by_size.last().map(|(_, Reverse(oldest), _)| *oldest);
         self.dismiss(oldest);
+    }
+
+    fn regroup(&mut self, peer: P, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
+        let name = peer.group();
+        let mut group = self.by_group.remove(&name).unwrap_or_default();
+        if let Some(oldest) = group.first() {
+            self.by_size.remove(&(group.len(), Reverse(*oldest), name));
+        }
+        change(&mut group);
+        if let Some(oldest) = group.first() {
+            self.by_size.insert((group.len(), Reverse(*oldest), name));
+            self.by_group.insert(name, group);
+        }
     }
 
     fn dismiss(&mut self, number: Option<u64>) {
@@ -265,6 +303,26 @@ mod tests {
         assert_eq!(flood.iter().filter(|place| !is_lost(place)).count(), 2);
         assert!(places.try_enter(from(2)).is_none());
         assert!(places.try_enter(from(3)).is_some());
+    }
+
+    /// Each address below its limit, all of them together from one network: the room is full, and nobody else pays for it.
+    #[test]
+    fn a_network_that_fills_the_room_displaces_itself() {
+        let places = Places::new(Room { most: 10, each: 2 });
+        let operator = places.enter(from(1));
+        let other = places.enter(from(2));
+        let flood: Vec<_> = (0..100)
+            .map(|n| {
+                places.enter(Source::from(IpAddr::from(Ipv6Addr::new(
+                    0x2001, 0xdb8, 1, n, 0, 0, 0, 1,
+                ))))
+            })
+            .collect();
+        assert!(!is_lost(&operator) && !is_lost(&other));
+        let left = flood.iter().filter(|place| !is_lost(place)).count();
+        assert_eq!((left, places.count()), (8, 10));
+        drop(flood);
+        assert_eq!(places.count(), 2);
     }
 
     #[test]

@@ -162,8 +162,15 @@ impl Running {
 type Opened = (Arc<Parts>, Core, JoinHandle<Result<(), Refusal>>);
 
 fn open(paths: &Paths, kit: Option<&Path>, config: Config) -> Result<Opened, Refusal> {
-    for folder in [paths.data().to_owned(), paths.keys(), paths.blobs(), paths.metadata()] {
-        durable::create_dir(&folder).map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", folder.display())))?;
+    let folders = [
+        paths.data().to_owned(),
+        paths.keys(),
+        paths.ledger(),
+        paths.blobs(),
+        paths.metadata(),
+    ];
+    for folder in folders {
+        durable::private_dir(&folder).map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", folder.display())))?;
     }
     // First: its lock keeps a second controller out of the folder.
     let ledger: Arc<dyn Ledger> = Arc::new(Sled::open(&paths.ledger())?);

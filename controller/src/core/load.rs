@@ -118,10 +118,10 @@ fn roles(
         return refuse!(Malformed, "the ledger has no root");
     };
     let mut stored = Stored {
-        root: read_document(documents, &newest.digest)?,
-        timestamp: Some(read_document(documents, &timestamp.digest)?),
-        snapshot: Some(read_document(documents, &snapshot.digest)?),
-        targets: Some(read_document(documents, &targets.digest)?),
+        root: read_document(documents, &newest.digest).map_err(|e| needed("the newest root", &e))?,
+        timestamp: own(documents, "timestamp", &timestamp.digest),
+        snapshot: own(documents, "snapshot", &snapshot.digest),
+        targets: Some(read_document(documents, &targets.digest).map_err(|e| needed("targets", &e))?),
         delegated: BTreeMap::new(),
     };
     for row in releases.values() {
@@ -129,9 +129,15 @@ fn roles(
             product: row.product.clone(),
             version: row.version.clone(),
         });
-        stored
-            .delegated
-            .insert(name, read_document(documents, &row.document.digest)?);
+        match read_document(documents, &row.document.digest) {
+            Ok(bytes) => {
+                stored.delegated.insert(name, bytes);
+            }
+            // Nobody can install it until it is there again; everything else goes on.
+            Err(refusal) => {
+                tracing::error!(%name, code = %refusal.code, error = %refusal.text, "a release's document cannot be read: publish it again");
+            }
+        }
     }
     let machine = Machine::load(Ensign { fleet: fleet.fleet }, Strict, stored)?;
     // Expired roles are renewed or re-signed later; they must not keep the controller from starting.
@@ -145,6 +151,23 @@ fn roles(
         snapshot,
         timestamp,
     })
+}
+
+/// A document that this controller signs by itself: without it a new one is signed.
+fn own(documents: &dyn BlobStore, role: &str, digest: &Digest) -> Option<Vec<u8>> {
+    read_document(documents, digest)
+        .inspect_err(|refusal| {
+            tracing::warn!(role, code = %refusal.code, error = %refusal.text, "cannot be read; a new one is signed");
+        })
+        .ok()
+}
+
+/// A document that people sign, and without which nothing can be served.
+pub(super) fn needed(what: &str, refusal: &Refusal) -> Refusal {
+    // What the store advises for blobs helps here nothing.
+    let cause = refusal.text.split(';').next().unwrap_or_default();
+    let text = format!("{what} cannot be read ({cause}): put back metadata/ from a backup");
+    Refusal::new(Code::ContentMismatch, text)
 }
 
 /// Every row under a prefix.

@@ -63,6 +63,9 @@ impl Roles {
 
     /// When the next role is due, seconds since the epoch.
     pub fn renew_at(&self) -> u64 {
+        if self.machine.snapshot().is_none() || self.machine.timestamp().is_none() {
+            return 0;
+        }
         due(&self.snapshot).min(due(&self.timestamp))
     }
 }
@@ -118,9 +121,11 @@ impl State {
 
     /// Signs what is due. Returns when to come again.
     pub(super) fn renew(&mut self) -> Result<u64, Refusal> {
-        if self.now >= due(&self.roles.snapshot) {
+        let machine = &self.roles.machine;
+        let lost = (machine.snapshot().is_none(), machine.timestamp().is_none());
+        if lost.0 || self.now >= due(&self.roles.snapshot) {
             self.publish(&Draft::default())?;
-        } else if self.now >= due(&self.roles.timestamp) {
+        } else if lost.1 || self.now >= due(&self.roles.timestamp) {
             self.publish_timestamp()?;
         }
         Ok(self.roles.renew_at())
@@ -300,7 +305,14 @@ impl State {
             if let Some((_, envelope)) = new.iter().find(|(r, _)| r.document.digest == row.document.digest) {
                 machine.update_delegated(&name, envelope, at)?;
             } else if !machine.delegated().contains_key(&name) && row.document.expires > at.now {
-                let bytes = self.document(&row.document.digest)?;
+                let bytes = match self.document(&row.document.digest) {
+                    Ok(bytes) => bytes,
+                    // Damaged on disk: nobody can get it, and the others are not kept from what is new.
+                    Err(refusal) => {
+                        tracing::error!(%name, code = %refusal.code, error = %refusal.text, "not checked");
+                        continue;
+                    }
+                };
                 machine.update_delegated(&name, &bytes, at).map_err(|refusal| {
                     Refusal::new(
                         Code::Conflict,

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ensign_bundle::digest::{DeviceId, PlanId};
+use ensign_bundle::plan::cohort::CutWave;
 use ensign_bundle::plan::evidence::Receipt;
 use ensign_bundle::plan::gate;
 use ensign_bundle::plan::statements::Plan;
@@ -17,7 +18,7 @@ use ensign_rollout::{Event, Fleet, Member, Policies, Subject, observe};
 use serde_bytes::ByteBuf;
 use tokio::sync::watch;
 
-use super::load::rows;
+use super::load::{needed, rows};
 use super::plans::{Entry, PlanRow, ReceiptRow, decode_lists};
 use super::rows::{DeviceRow, key};
 use super::state::{State, read_document};
@@ -61,19 +62,30 @@ impl Rollouts {
         let policies = Policies {
             check_in_s: config.check_in_s,
         };
+        let model = load_model(ledger, policies, devices)?;
         let mut plans = BTreeMap::new();
         for (_, row) in rows::<PlanRow>(ledger, key::PLANS)? {
-            let document = read_document(documents, &row.document.digest)?;
-            let body = statement::open_unverified::<Plan>(&document)?.body;
-            let lists = read_document(documents, &row.lists)?;
-            let waves = decode_lists(&lists)?;
-            plans.insert(PlanId::of(&row.plan), Entry::new(row, body, waves));
+            let id = PlanId::of(&row.plan);
+            match read_plan(documents, &row) {
+                Ok((body, waves)) => {
+                    plans.insert(id, Entry::new(row, body, waves));
+                }
+                // Nothing is asked of its devices any more: what it was stands in the model.
+                Err(refusal) if model.rollout(&id).is_none_or(|rollout| rollout.is_over()) => {
+                    tracing::error!(rollout = %id, code = %refusal.code, error = %refusal.text, "the plan of a rollout that is over cannot be read: it is shown no more");
+                }
+                Err(refusal) => {
+                    return Err(needed(
+                        &format!("the plan of rollout {id}, which is under way,"),
+                        &refusal,
+                    ));
+                }
+            }
         }
         let mut receipts = BTreeMap::new();
         for (name, row) in rows::<ReceiptRow>(ledger, key::RECEIPTS)? {
             receipts.insert(parse_pair(&name)?, row);
         }
-        let model = load_model(ledger, policies, devices)?;
         let revision = starts << 32;
         Ok(Self {
             model,
@@ -118,6 +130,13 @@ impl Rollouts {
             .get(id)
             .ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no rollout {id}")))
     }
+}
+
+fn read_plan(documents: &dyn BlobStore, row: &PlanRow) -> Result<(Plan, Vec<CutWave>), Refusal> {
+    let document = read_document(documents, &row.document.digest)?;
+    let body = statement::open_unverified::<Plan>(&document)?.body;
+    let waves = decode_lists(&read_document(documents, &row.lists)?)?;
+    Ok((body, waves))
 }
 
 /// The planner's model from its rows.

@@ -135,7 +135,16 @@ impl State {
 
     fn check_seq(&self, plan: &Plan) -> Result<(), Refusal> {
         let of_product = self.rollouts.plans.values().filter(|e| e.body.product == plan.product);
-        let newest = of_product.map(|e| e.body.seq).max().unwrap_or(0);
+        // The model too: it knows the rollouts whose plan cannot be read any more.
+        let rollouts = self.rollouts.model.rollouts();
+        let known = rollouts
+            .map(|(_, r)| &r.spec)
+            .filter(|spec| spec.product == plan.product);
+        let newest = of_product
+            .map(|e| e.body.seq)
+            .chain(known.map(|spec| spec.seq))
+            .max()
+            .unwrap_or(0);
         let floor = self.roles.root().floor(&plan.product).plan_seq;
         let newest = newest.max(floor);
         if plan.seq <= newest {

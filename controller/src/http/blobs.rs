@@ -1,5 +1,7 @@
 //! Blobs: asked for by digest, uploaded in batches, hashed before they count.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::State;
 use ensign_api::{BatchHeader, Digests, ErrorDocument, Missing, Stored};
@@ -39,7 +41,9 @@ pub(super) async fn upload(State(app): State<App>, caller: Caller, Raw(body): Ra
     let store = app.parts.blobs.clone();
     let stored = blocking(move || {
         let batch = split(&body)?;
-        let digests: Vec<Digest> = batch.iter().map(|(digest, _)| *digest).collect();
+        // Each once, however often it is in the batch.
+        let digests: BTreeSet<Digest> = batch.iter().map(|(digest, _)| *digest).collect();
+        let digests: Vec<Digest> = digests.into_iter().collect();
         let missing = store.missing(&digests)?.len() as u64;
         store.put_many(&batch)?;
         Ok(missing)

@@ -1,13 +1,13 @@
 //! Devices: what they say of themselves, what they rest on, and what operators do to them.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use ensign_api::{Base64, Change, Device, DeviceDetail, DeviceEvidence, ErrorDocument, Why};
 use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 
 use super::auth::{Caller, Permission};
-use super::error::{Answer, ApiError, Raw};
+use super::error::{Answer, ApiError, Path, Raw};
 use super::{App, blocking};
 use crate::core::{Verb, read_document};
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use ensign_bundle::reason::Refusal;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
@@ -19,9 +20,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
 
 use super::guests::{self, Guest, Guests};
 use super::pace::{Pace, Paced};
+use crate::kit;
 use crate::places::{Room, Source};
 
 /// A client must have finished its handshake, and each of its request heads, within this time: four round trips of a bad mobile
@@ -33,6 +36,8 @@ const BREATH: Duration = Duration::from_millis(100);
 /// Why the operators' side cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
+    #[error(transparent)]
+    File(#[from] Refusal),
     #[error("the HTTPS certificate or key cannot be read")]
     Pem(#[from] rustls::pki_types::pem::Error),
     #[error("the HTTPS certificate is not usable")]
@@ -41,8 +46,9 @@ pub enum TlsError {
 
 /// TLS from PEM files.
 pub fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
-    let certificates = CertificateDer::pem_file_iter(certificate)?.collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_file(key)?;
+    let certificates = kit::read(certificate)?;
+    let certificates = CertificateDer::pem_slice_iter(&certificates).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(&Zeroizing::new(kit::read(key)?))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
@@ -55,7 +61,7 @@ pub fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError>
 /// What one listener allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections without a valid token.
+    /// Connections without a valid token: so many before the end of their handshake, and so many after it.
     pub strangers: Room,
     /// Connections with one.
     pub operators: usize,
@@ -129,6 +135,7 @@ async fn connection(
     let stream = tokio::time::timeout(limits.patience, tls.accept(stream))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    guest.shaken();
     http(TokioIo::new(stream), router, limits, guest, stop).await
 }
 

@@ -1,7 +1,7 @@
 //! The signed documents of the fleet.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -10,7 +10,7 @@ use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 
 use super::auth::{Caller, Permission};
-use super::error::{Answer, ApiError, Params, Raw};
+use super::error::{Answer, ApiError, Params, Path, Raw};
 use super::{App, blocking};
 use crate::core::read_document;
 

@@ -1,13 +1,13 @@
 //! Releases.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use ensign_api::{ErrorDocument, Release};
 use ensign_bundle::ids::{BadName, Ident, Version};
 use ensign_bundle::reason::{Code, Refusal};
 
 use super::auth::{Caller, Permission};
-use super::error::{Answer, Raw};
+use super::error::{Answer, Path, Raw};
 use super::{App, blocking};
 use crate::core::Complete;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use ensign_api::{ErrorDocument, ReleaseSlots, Rollout, RolloutQuery, StartRollout, Why, WhyQuery};
 use ensign_bundle::digest::PlanId;
 use ensign_bundle::reason::{Code, Refusal};
@@ -11,7 +11,7 @@ use ensign_bundle::reason::{Code, Refusal};
 use super::App;
 use super::auth::{Caller, Permission};
 use super::devices::reason;
-use super::error::{Answer, ApiError, Body, Params, Raw};
+use super::error::{Answer, ApiError, Body, Params, Path, Raw};
 use crate::core::State as Fleet;
 
 /// Longest wait of a long poll, seconds: below what proxies cut.

@@ -1,14 +1,14 @@
 //! Join tokens.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use ensign_api::{Change, ErrorDocument, NewToken, Token};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_crypto::PublicKey;
 
 use super::App;
 use super::auth::{Caller, Permission};
-use super::error::{Answer, Body};
+use super::error::{Answer, Body, Path};
 use crate::core::State as Fleet;
 
 /// Takes the deploy-signed grant of a new token.

@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
@@ -73,6 +73,7 @@ impl Sled {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(&path)
             .map_err(io("cannot open", &path))?;
         match acknowledged.try_lock() {
@@ -82,9 +83,17 @@ impl Sled {
         }
         let promised = read_acknowledged(&acknowledged).map_err(io("cannot read", &path))?;
         let promised = promised.ok_or_else(|| corrupt(dir, format!("`{ACKNOWLEDGED}` is not a number")))?;
+        acknowledged
+            .set_permissions(fs::Permissions::from_mode(0o600))
+            .map_err(io("cannot close to others", &path))?;
 
         let rows = guarded(dir, || options(dir).open())?;
         let commit = guarded(dir, || check_rows(dir, &rows))??;
+        if promised.is_none() && commit > 0 {
+            let what = format!("`{ACKNOWLEDGED}` is empty though there are {commit} commits; restore a backup");
+            return Err(corrupt(dir, what));
+        }
+        let promised = promised.unwrap_or(0);
         if commit < promised {
             let what = format!("it ends with commit {commit}, commit {promised} was acknowledged; restore a backup");
             return Err(corrupt(dir, what));
@@ -260,10 +269,10 @@ impl Disk {
     }
 }
 
-/// The number in the file; 0 in a file that was just created, nothing in one that is not ours.
-fn read_acknowledged(file: &File) -> io::Result<Option<u64>> {
+/// The number in the file; no number in a file that was just created, nothing in one that is not ours.
+fn read_acknowledged(file: &File) -> io::Result<Option<Option<u64>>> {
     if file.metadata()?.len() == 0 {
-        return Ok(Some(0));
+        return Ok(Some(None));
     }
     let mut bytes = [0; ACKNOWLEDGED_BYTES];
     match file.read_exact_at(&mut bytes, 0) {
@@ -273,7 +282,7 @@ fn read_acknowledged(file: &File) -> io::Result<Option<u64>> {
     let text = std::str::from_utf8(&bytes)
         .ok()
         .and_then(|text| text.strip_suffix('\n'));
-    Ok(text.and_then(|digits| u64::from_str_radix(digits, 16).ok()))
+    Ok(text.and_then(|digits| u64::from_str_radix(digits, 16).ok()).map(Some))
 }
 
 /// Checks format and every row, or makes an empty ledger; returns the number of the newest commit.
@@ -508,6 +517,16 @@ mod tests {
                 "{content}"
             );
         }
+    }
+
+    #[test]
+    fn an_acknowledged_file_that_lost_its_number_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Sled::open(dir.path()).unwrap();
+        ledger.commit(vec![put("row", b"value")]).unwrap();
+        drop(ledger);
+        durable::write(&dir.path().join(ACKNOWLEDGED), b"").unwrap();
+        assert!(matches!(Sled::open(dir.path()), Err(LedgerError::Corrupt { .. })));
     }
 
     #[test]

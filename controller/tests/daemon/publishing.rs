@@ -1,6 +1,7 @@
 //! Releases over the operators' API: whole or not at all.
 
 use ensign_api::{Metadata, Release};
+use ensign_bundle::digest::Digest;
 use serde_json::json;
 
 use crate::fleet::{Client, Fleet, batch};
@@ -116,5 +117,18 @@ async fn blobs_are_what_their_digest_says() {
     client.post_bytes("/v1/blobs", &batch(&[(digest, good)])).await;
     let missing = client.post("/v1/blobs/missing", &json!({"digests": [digest]})).await;
     assert_eq!(missing.json::<serde_json::Value>(), json!({"missing": []}));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_is_repeated_counts_once_and_a_bad_path_gets_an_error_document() {
+    let fleet = Fleet::new();
+    let running = fleet.serve().await;
+    let client = Client::new(running.address, &fleet);
+    let blob = (Digest::of(b"twice"), b"twice".to_vec());
+    let answer = client.post_bytes("/v1/blobs", &batch(&[blob.clone(), blob])).await;
+    assert_eq!(answer.json::<serde_json::Value>()["stored"], 1);
+    let (code, exit) = client.get("/v1/devices/%ff").await.refusal();
+    assert_eq!((code.as_str(), exit), ("usage", 2));
     running.stop().await.unwrap();
 }
