@@ -93,6 +93,14 @@ impl WaveBrakes {
             (0, _) | (_, 0 | 1) => String::new(),
             (healthy, devices) => format!(", or below {healthy} of {devices} healthy"),
         };
+        // What fewer devices are enough for comes first.
+        let spare = self.devices.saturating_sub(self.healthy);
+        if !quorum.is_empty() && spare + 1 < failed.at.min(dark.at) {
+            return format!(
+                "below {} of {} healthy at its end, at once at {} failed or {} dark{shares}",
+                self.healthy, self.devices, failed.at, dark.at
+            );
+        }
         format!("{} failed or {} dark{shares}{quorum}", failed.at, dark.at)
     }
 }

@@ -110,7 +110,10 @@ pub fn observe(fleet: &mut Fleet, event: &Event) {
                 by: String::new(),
                 reason: printable(reason, REASON_CHARACTERS),
             };
-            let reason = Refusal::new(Code::Aborted, format!("aborted{}", order.said()));
+            let reason = Refusal::new(
+                Code::Aborted,
+                format!("aborted{}", order.said().replacen(" since ", " at ", 1)),
+            );
             (!stage.ended()).then_some(Stage::Aborted { reason, at: *at })
         }),
         Event::Superseded { rollout, by, at } => with_stage(fleet, rollout, |stage| match stage {

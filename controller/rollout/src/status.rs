@@ -278,9 +278,10 @@ fn wave_status(rollout: &Rollout, number: u32, wave: &Wave, now: u64) -> WaveSta
     let soak = (open && rules::is_settled(&counts)).then(|| rules::soak(rollout, number, wave, now));
     let state = match (&rollout.stage, &soak) {
         _ if wave.done_at.is_some() => WaveState::Done,
+        // Whatever ended it: an open wave goes no further, the others never open.
+        (stage, _) if stage.ended() => WaveState::Halted,
         _ if wave.opened_at.is_none() => WaveState::Waiting,
-        // Whatever ended it, an open wave goes no further.
-        (stage, _) if stage.ended() || matches!(stage, Stage::Halted { .. }) => WaveState::Halted,
+        (Stage::Halted { .. }, _) => WaveState::Halted,
         (_, Some(Soak::Left { .. })) => WaveState::Soaking,
         _ => WaveState::Open,
     };

@@ -2,6 +2,7 @@
 
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::utc;
+use ensign_bundle::words::show_seconds;
 
 use crate::rollout::Rollout;
 use crate::rules;
@@ -10,18 +11,22 @@ pub(crate) fn not_yet(rollout: &Rollout, now: u64) -> Refusal {
     Refusal::new(
         Code::NotYet,
         format!(
-            "starts in {} s, at {}",
-            rollout.spec.not_before.saturating_sub(now),
+            "starts in {}, at {}",
+            show_seconds(rollout.spec.not_before.saturating_sub(now)),
             utc(rollout.spec.not_before)
         ),
     )
 }
 
 pub(crate) fn soaking(wave: u32, proven: u32, needed: u32, seconds: u64) -> Refusal {
+    let left = show_seconds(seconds);
     let text = if needed == 0 {
-        format!("wave {wave} soaks for {seconds} s more")
+        format!("wave {wave} soaks, {left} to go")
     } else {
-        format!("wave {wave} has {proven} of {needed} receipts with the whole soak, about {seconds} s to go")
+        format!(
+            "wave {wave} soaks, {left} to go ({proven} of {} healthy for long enough)",
+            rules::devices(needed)
+        )
     };
     Refusal::new(Code::Soaking, text)
 }
@@ -48,8 +53,8 @@ pub(crate) fn at_rate(rate: u32, opens: u64, now: u64) -> Refusal {
     Refusal::new(
         Code::AtCapacity,
         format!(
-            "the plan allows {rate} offers an hour, the next in {} s",
-            opens.saturating_sub(now)
+            "the plan allows {rate} offers an hour, the next in {}",
+            show_seconds(opens.saturating_sub(now))
         ),
     )
 }

@@ -173,8 +173,13 @@ fn not_selected(r: &Rollout, d: &Device, device: &DeviceId, state: &str) -> Refu
         format!("{name} joined after its start, at {}", utc(d.added_at))
     } else if !spec.select.is_empty() && !matches(&spec.select) {
         format!("it selects `{}`", spec.select)
-    } else if d.ordered.at > r.started_at {
-        format!("{name} was let in after its start, at {}", utc(d.ordered.at))
+    } else if d.state == DeviceState::Suspended && d.ordered.at <= r.started_at {
+        format!("{name} was suspended when it started (suspended{})", d.ordered.said())
+    } else if d.state == DeviceState::Approved && d.ordered.at > r.started_at {
+        format!(
+            "{name} was suspended, or not accepted yet, when it started, and was let in at {}",
+            utc(d.ordered.at)
+        )
     } else if let Some(excluded) = spec.exclude.iter().find(|e| matches(e)) {
         format!("it leaves out `{excluded}`")
     } else {

@@ -19,7 +19,7 @@ fn killed_while_it_fetched_it_is_unreached_and_goes_on_by_itself() {
     w.disconnect(0);
     let away = &w.status(1).away[0];
     assert_eq!((away.counts_as, away.at), (Standing::Unreached, T0 + 3600));
-    assert!(w.why(1, 0).reason.text.contains("counts as unreached in 3600 s"));
+    assert!(w.why(1, 0).reason.text.contains("counts as unreached in 1h"));
     assert_eq!(w.wait(1800).settle(), [], "the dark limit is none of its business");
     w.wait(1800);
     assert_eq!(World::offers(&w.settle()), [dev(1)], "its slot is free again");

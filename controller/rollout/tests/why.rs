@@ -280,6 +280,13 @@ fn why_of_a_device_names_the_rule_that_decides_about_it_now() {
         labels: [(Label::parse("site").unwrap(), Label::parse("paris").unwrap())].into(),
     });
     of_device(&mut out, "let in later", &w, 4);
+    w.state_of(0, DeviceState::Suspended, "stolen");
+    w.wait(60);
+    let mut after = spec(&[0]);
+    after.waves[0].members = vec![dev(5)];
+    (after.version, after.counter, after.seq) = ("1.3.0".parse().unwrap(), 13, 4);
+    w.start(4, &after);
+    line(&mut out, "suspended when it started", &w, 4, 0);
     of_device(&mut out, "nobody knows it", &w, 99);
     insta::assert_snapshot!(out);
 }
@@ -515,7 +522,7 @@ fn waves_of_what_was_ended_are_halted_and_nothing_soaks() {
         at: w.now,
     });
     assert_eq!(w.wave(1, 1).state, WaveState::Halted);
-    assert_eq!(w.wave(1, 2).state, WaveState::Waiting);
+    assert_eq!(w.wave(1, 2).state, WaveState::Halted, "it never opens");
     assert!(w.fleet.rollout(&rollout_id(1)).unwrap().is_over());
 }
 

@@ -34,7 +34,7 @@ async fn the_kit_of_another_fleet_is_a_conflict() {
     fleet.serve().await.stop().await.unwrap();
     let kit = fleet.kit().join("kit.json");
     let text = std::fs::read_to_string(&kit).unwrap();
-    let other = text.replace(&crate::fleet::FLEET.to_string(), &"08".repeat(32));
+    let other = text.replace(&FLEET.to_string(), &"08".repeat(32));
     assert_ne!(other, text);
     ensign_controller::durable::write(&kit, other.as_bytes()).unwrap();
     let refusal = fleet.try_serve(&fleet.kit()).await.unwrap_err();

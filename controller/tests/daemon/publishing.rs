@@ -109,7 +109,7 @@ async fn blobs_are_what_their_digest_says() {
     let running = fleet.serve().await;
     let client = Client::new(running.address, &fleet);
     let (good, bad) = (b"good".to_vec(), b"bad".to_vec());
-    let digest = ensign_bundle::digest::Digest::of(&good);
+    let digest = Digest::of(&good);
     let (_, exit) = client.post_bytes("/v1/blobs", &batch(&[(digest, bad)])).await.refusal();
     assert_eq!(exit, 23);
     let missing = client.post("/v1/blobs/missing", &json!({"digests": [digest]})).await;

@@ -245,7 +245,8 @@ async fn brakes_take_the_lease_away_at_once_and_a_cancel_reaches_the_device() {
     let path = format!("/v1/rollouts/{}/cancel", started.id);
     let (_, exit) = scene.client.post_bytes(&path, &cancel(&key(97))).await.refusal();
     assert_eq!(exit, 20);
-    let aborted: Rollout = scene.client.post_bytes(&path, &cancel(&deploy)).await.json();
+    let order = cancel(&deploy);
+    let aborted: Rollout = scene.client.post_bytes(&path, &order).await.json();
     assert_eq!(aborted.state, RolloutState::Aborted);
     let told = link
         .desired(|d| d.documents.iter().any(|doc| doc.kind == DocKind::Cancel))
@@ -261,18 +262,17 @@ async fn brakes_take_the_lease_away_at_once_and_a_cancel_reaches_the_device() {
         let (code, exit) = answer.refusal();
         assert_eq!((code.as_str(), exit), ("conflict", 33), "{verb}");
     }
-    let mut again = cancel(&deploy);
     assert_eq!(
-        scene.client.post_bytes(&path, &again).await.status,
+        scene.client.post_bytes(&path, &order).await.status,
         200,
         "the same statement again"
     );
-    again = {
-        let mut body = statement::open_unverified::<Cancel>(&again).unwrap().body;
+    let another = {
+        let mut body = statement::open_unverified::<Cancel>(&order).unwrap().body;
         body.reason = "another".to_owned();
         statement::sign(&body, &[&deploy], &FLEET).unwrap()
     };
-    let (code, exit) = scene.client.post_bytes(&path, &again).await.refusal();
+    let (code, exit) = scene.client.post_bytes(&path, &another).await.refusal();
     assert_eq!((code.as_str(), exit), ("conflict", 33));
     scene.running.stop().await.unwrap();
 }

@@ -316,7 +316,7 @@ impl Document for Preview {
             .add(
                 "bytes",
                 format!(
-                    "at most {} a device, {} in all (blocks; 4 B more for each)",
+                    "at most {} a device, {} in all",
                     units::show_bytes(self.bytes.per_device),
                     units::show_bytes(self.bytes.total)
                 ),

@@ -4,6 +4,7 @@ use ensign_bundle::digest::DeviceId;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::utc;
 use ensign_bundle::wire::Phase;
+use ensign_bundle::words::show_seconds;
 
 use super::{Reason, kept_out, only};
 use crate::fleet::{Device, Fleet};
@@ -41,10 +42,12 @@ impl Asked<'_> {
             Some(Outcome::Confirmed { healthy_for_s, .. }) => healthy_for_s,
             _ => 0,
         };
-        let text = format!(
-            "runs {} {}, healthy for {healthy} s by its last receipt",
-            self.r.spec.product, self.r.spec.version
-        );
+        let proven = match healthy {
+            // A release without a health check is confirmed at once.
+            0 => "confirmed".to_owned(),
+            _ => format!("healthy for {} by its last receipt", show_seconds(healthy)),
+        };
+        let text = format!("runs {} {}, {proven}", self.r.spec.product, self.r.spec.version);
         if let Some(kept_out) = kept_out(self.d) {
             return format!("{text}; {kept_out}");
         }
@@ -86,13 +89,13 @@ impl Asked<'_> {
     }
 
     fn dark(&self) -> String {
-        let limit = self.fleet.dark_after_s(self.r);
+        let limit = show_seconds(self.fleet.dark_after_s(self.r));
         let slot = if self.m.in_flight() {
             ", and it keeps its slot until it answers"
         } else {
             ""
         };
-        format!("took the update and is {}; the limit is {limit} s{slot}", self.away())
+        format!("took the update and is {}; the limit is {limit}{slot}", self.away())
     }
 
     fn unreached(&self) -> Reason {
@@ -103,8 +106,9 @@ impl Asked<'_> {
         only(
             Code::Offline,
             format!(
-                "{}, longer than the {reach} s that wave {} waits; it updates when it returns before {}",
+                "{}, longer than the {} that wave {} waits; it updates when it returns before {}",
                 self.away(),
+                show_seconds(reach),
                 self.m.wave,
                 utc(self.r.spec.expires)
             ),
@@ -128,7 +132,7 @@ impl Asked<'_> {
         } else {
             "has not answered yet"
         };
-        let since = self.m.offered_at.map_or(0, |at| self.now.saturating_sub(at));
+        let since = show_seconds(self.m.offered_at.map_or(0, |at| self.now.saturating_sub(at)));
         // Whatever it said last, it says nothing now.
         if !self.d.connected {
             let last = if mine {
@@ -139,7 +143,7 @@ impl Asked<'_> {
             return Refusal::new(
                 Code::Offline,
                 format!(
-                    "offered {since} s ago, {last}; {}{}; it goes on by itself when it is back",
+                    "offered {since} ago, {last}; {}{}; it goes on by itself when it is back",
                     self.away(),
                     self.counts_as(index::silence_means(self.r, self.m, self.d).name())
                 ),
@@ -148,7 +152,7 @@ impl Asked<'_> {
         // What the device itself waits for says more than that it was offered.
         match &self.d.reason {
             Some(reason) if mine => reason.clone(),
-            _ => Refusal::new(Code::InProgress, format!("offered {since} s ago, {doing}")),
+            _ => Refusal::new(Code::InProgress, format!("offered {since} ago, {doing}")),
         }
     }
 
@@ -267,8 +271,8 @@ impl Asked<'_> {
         }
         let since = self.fleet.silent_since(self.d);
         format!(
-            "not connected for {} s (since {})",
-            self.now.saturating_sub(since),
+            "not connected for {} (since {})",
+            show_seconds(self.now.saturating_sub(since)),
             utc(since)
         )
     }
@@ -277,8 +281,8 @@ impl Asked<'_> {
     fn counts_as(&self, what: &str) -> String {
         self.m.silence_counts_at().map_or_else(String::new, |at| {
             format!(
-                ", counts as {what} in {} s (at {})",
-                at.saturating_sub(self.now),
+                ", counts as {what} in {} (at {})",
+                show_seconds(at.saturating_sub(self.now)),
                 utc(at)
             )
         })
