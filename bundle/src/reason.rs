@@ -177,7 +177,7 @@ codes! {
     /// Withdrawn by its signers.
     Yanked = "yanked", 25, "release a newer version";
     /// Failed on this device before.
-    Denied = "denied", 25, "on the device: `ensign-agent clear-denied`, then `ensign rollout start` the same version again; or release a higher version";
+    Denied = "denied", 25, "on the device: `ensign-agent clear-denied`, then `ensign rollout start --product PRODUCT --version VERSION` again; or release a higher version";
     /// A later version is already there.
     NewerInstalled = "newer-installed", 25, "nothing to do";
     /// The trust state on the device was lost.
@@ -188,7 +188,7 @@ codes! {
     TrustDegraded = "trust-degraded", 25, "connect to the controller once";
 
     /// Not enough room, with the bytes or inodes that are missing.
-    NoSpace = "no-space", 26, "free space; a device that failed for it takes the same version by a new `ensign rollout start`";
+    NoSpace = "no-space", 26, "free space; a device that failed for it takes the same version by a new rollout: `ensign rollout start --product PRODUCT --version VERSION`";
     /// Unhealthy within its trial: rolled back.
     Unhealthy = "unhealthy", 27, "mend the release; on the device: `ensign-agent status`";
     /// The trial ended without a whole healthy window.
@@ -198,7 +198,7 @@ codes! {
     /// The device restarted too often during the trial.
     CrashLoop = "crash-loop", 27, "`ensign device why DEVICE`; mend the release";
     /// The operator on the device asked for the previous release.
-    OperatorRollback = "operator-rollback", 27, "somebody on the device went back; to update it after all, there: `ensign-agent clear-denied`, then `ensign rollout start` again";
+    OperatorRollback = "operator-rollback", 27, "somebody on the device went back; to update it after all, there: `ensign-agent clear-denied`, then `ensign rollout start --product PRODUCT --version VERSION` again";
 
     /// No answer from the controller.
     ControllerUnreachable = "controller-unreachable", 30, "check address, firewall and the controller's log";
