@@ -71,7 +71,7 @@ impl Rollouts {
                     plans.insert(id, Entry::new(row, body, waves));
                 }
                 // Nothing is asked of its devices any more: what it was stands in the model.
-                Err(refusal) if model.rollout(&id).is_none_or(|rollout| rollout.is_over()) => {
+                Err(refusal) if model.rollout(&id).is_none_or(ensign_rollout::Rollout::is_over) => {
                     tracing::error!(rollout = %id, code = %refusal.code, error = %refusal.text, "the plan of a rollout that is over cannot be read: it is shown no more");
                 }
                 Err(refusal) => {

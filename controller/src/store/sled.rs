@@ -82,18 +82,21 @@ impl Sled {
             Err(TryLockError::Error(source)) => return Err(io("cannot lock", &path)(source)),
         }
         let promised = read_acknowledged(&acknowledged).map_err(io("cannot read", &path))?;
-        let promised = promised.ok_or_else(|| corrupt(dir, format!("`{ACKNOWLEDGED}` is not a number")))?;
         acknowledged
             .set_permissions(fs::Permissions::from_mode(0o600))
             .map_err(io("cannot close to others", &path))?;
 
         let rows = guarded(dir, || options(dir).open())?;
         let commit = guarded(dir, || check_rows(dir, &rows))??;
-        if promised.is_none() && commit > 0 {
-            let what = format!("`{ACKNOWLEDGED}` is empty though there are {commit} commits; restore a backup");
-            return Err(corrupt(dir, what));
-        }
-        let promised = promised.unwrap_or(0);
+        let promised = match promised {
+            Acknowledged::Commit(number) => number,
+            Acknowledged::Nothing if commit == 0 => 0,
+            Acknowledged::Nothing => {
+                let what = format!("`{ACKNOWLEDGED}` is empty though there are {commit} commits; restore a backup");
+                return Err(corrupt(dir, what));
+            }
+            Acknowledged::Foreign => return Err(corrupt(dir, format!("`{ACKNOWLEDGED}` is not a number"))),
+        };
         if commit < promised {
             let what = format!("it ends with commit {commit}, commit {promised} was acknowledged; restore a backup");
             return Err(corrupt(dir, what));
@@ -269,20 +272,29 @@ impl Disk {
     }
 }
 
-/// The number in the file; no number in a file that was just created, nothing in one that is not ours.
-fn read_acknowledged(file: &File) -> io::Result<Option<Option<u64>>> {
+/// What the file of the newest acknowledged commit says.
+enum Acknowledged {
+    Commit(u64),
+    /// Just created, or emptied.
+    Nothing,
+    /// Not what this program writes.
+    Foreign,
+}
+
+fn read_acknowledged(file: &File) -> io::Result<Acknowledged> {
     if file.metadata()?.len() == 0 {
-        return Ok(Some(None));
+        return Ok(Acknowledged::Nothing);
     }
     let mut bytes = [0; ACKNOWLEDGED_BYTES];
     match file.read_exact_at(&mut bytes, 0) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Acknowledged::Foreign),
         result => result?,
     }
-    let text = std::str::from_utf8(&bytes)
+    let number = std::str::from_utf8(&bytes)
         .ok()
-        .and_then(|text| text.strip_suffix('\n'));
-    Ok(text.and_then(|digits| u64::from_str_radix(digits, 16).ok()).map(Some))
+        .and_then(|text| text.strip_suffix('\n'))
+        .and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    Ok(number.map_or(Acknowledged::Foreign, Acknowledged::Commit))
 }
 
 /// Checks format and every row, or makes an empty ledger; returns the number of the newest commit.
