@@ -31,7 +31,7 @@ const CONNECTION_WINDOW: u32 = 2 << 20;
 const SEND_WINDOW: u64 = 256 << 10;
 /// On this machine no NAT forgets anybody. What is in flight when a controller is killed is repeated until the new one answers with a
 /// reset; a device that is silent asks this often, which costs a controller with a dozen of them less than 0.1 % of a core.
-const LOCAL_KEEP_ALIVE: Duration = Duration::from_secs(2);
+const LOCAL_KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// Longer than [`LOCAL_KEEP_ALIVE`] by what a busy machine may take to answer.
 const LOCAL_IDLE: Duration = Duration::from_secs(7);
 /// Addresses that one name may stand for.
