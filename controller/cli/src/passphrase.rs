@@ -163,7 +163,7 @@ impl<'a> Quiet<'a> {
         match self.read_line(prompt) {
             Ok(text) => Ok(Passphrase(text)),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {
-                Err(Failure::new(Code::Failed, "interrupted: nothing was done").hint("run it again"))
+                Err(Failure::new(Code::Interrupted, "interrupted: nothing was done").hint("run it again"))
             }
             Err(e) => fail!(Io, "cannot read the passphrase from the terminal: {e}"),
         }

@@ -391,7 +391,7 @@ async fn who_reads_nothing_is_dropped_within_a_second_of_its_revocation() {
         .change(move |s| s.set_standing(&id, Verb::Revoke, "stolen", "test"))
         .await
         .unwrap();
-    let closed = tokio::time::timeout(std::time::Duration::from_secs(2), link.closed()).await;
-    assert_eq!(closed.expect("in time"), (REFUSED, "revoked".to_owned()));
+    let closed = within(link.closed()).await;
+    assert_eq!(closed, (REFUSED, "revoked".to_owned()));
     scene.end().await;
 }
