@@ -8,6 +8,7 @@ pub mod blocks;
 pub mod codec;
 pub mod container;
 pub mod digest;
+pub mod effect;
 #[cfg(test)]
 mod fixture;
 pub mod ids;

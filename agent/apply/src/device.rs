@@ -137,10 +137,6 @@ impl Device {
         moves || number == self.current || self.running().is_some_and(|g| g.parent == number)
     }
 
-    pub fn is_denied(&self, manifest: &Digest) -> Option<&Denied> {
-        self.denied.iter().find(|d| d.manifest == *manifest)
-    }
-
     /// Folds one fact in. Total: a record that does not fit the stage changes what it can and never panics.
     pub fn apply(&mut self, record: &Record) {
         if record.is_edge() {

@@ -26,7 +26,7 @@ pub use stage::{
     Confirmed, Fetching, Policy, Prepared, Rejected, RolledBack, RollingBack, Stage, Staged, Switching, Target, Trial,
     Waiting,
 };
-pub use step::{Step, waits};
+pub use step::Step;
 pub use trial::{Outlook, Watch};
 pub use uptime::{Now, Uptime};
 

@@ -1,5 +1,6 @@
 //! What must hold whatever happens in whichever order.
 
+use ensign_bundle::effect::Effect;
 use ensign_bundle::plan::evidence::ReceiptState;
 use ensign_bundle::reason::Code;
 use ensign_bundle::wire::Phase;
@@ -244,16 +245,30 @@ fn a_failing_release_goes_back_and_is_not_tried_again() {
     assert_eq!(bed.device.current, 1);
     let last = bed.device.receipts.last().unwrap();
     assert_eq!(last.state, ReceiptState::RolledBack { code: Code::Unhealthy });
-    // The same plan again: nothing. Another plan for the same release: refused, once.
-    assert_eq!(bed.step(Event::Offered(target(1)), 30).records, []);
+    // That is what the acceptance function is told; the machine itself judges no offer.
+    let denied: Vec<_> = bed
+        .device
+        .denied
+        .iter()
+        .map(|d| (d.manifest, d.code, d.count))
+        .collect();
+    assert_eq!(denied, [(target(1).manifest.digest, Code::Unhealthy, 1)]);
+    let again = Event::Refused {
+        target: Some(target(1)),
+        reason: refusal(Code::Denied),
+    };
+    assert_eq!(bed.step(again, 30).records, [], "what became of this plan is told");
     let mut other = target(1);
     other.plan = target(9).plan;
-    bed.step(Event::Offered(other.clone()), 31);
-    assert_eq!(bed.device.stage.reason().map(|r| r.code), Some(Code::Denied));
-    assert_eq!(bed.step(Event::Offered(other.clone()), 32).records, []);
+    let again = Event::Refused {
+        target: Some(other),
+        reason: refusal(Code::Denied),
+    };
+    bed.step(again.clone(), 31);
+    assert_eq!(bed.device.stage.phase(), Phase::Rejected);
+    assert_eq!(bed.step(again, 32).records, []);
     bed.step(Event::DenialsCleared { manifest: None }, 33);
-    bed.step(Event::Offered(other), 34);
-    assert_eq!(bed.device.stage.phase(), Phase::Fetching);
+    assert_eq!(bed.device.denied, []);
 }
 
 #[test]
@@ -290,6 +305,38 @@ fn a_refusal_later_takes_nothing_back() {
     };
     assert_eq!(refused(&mut bed, Code::ClockSuspect), Phase::Waiting);
     assert_eq!(refused(&mut bed, Code::PlanExpired), Phase::Rejected);
+}
+
+#[test]
+fn what_follows_from_a_code_stands_in_one_table() {
+    for code in Code::ALL {
+        let mut bed = Bed::default();
+        let event = Event::Refused {
+            target: Some(target(1)),
+            reason: refusal(*code),
+        };
+        bed.step(event, 0);
+        let waits = code.effect() == Effect::Waits;
+        assert_eq!(bed.device.stage.phase() == Phase::Waiting, waits, "{code}");
+
+        let mut bed = Bed::default();
+        bed.step(Event::Offered(target(1)), 0);
+        let event = Event::StagingFailed {
+            manifest: target(1).manifest.digest,
+            reason: refusal(*code),
+        };
+        bed.step(event, 1);
+        let at_fault = code.effect() == Effect::Release;
+        assert_eq!(!bed.device.denied.is_empty(), at_fault, "{code}");
+    }
+    for (code, effect) in [
+        (Code::Unhealthy, Effect::Release),
+        (Code::AgentTooOld, Effect::Surroundings),
+        (Code::NoSpace, Effect::Surroundings),
+        (Code::OutsideWindow, Effect::Waits),
+    ] {
+        assert_eq!(code.effect(), effect, "{code}");
+    }
 }
 
 #[test]
@@ -406,18 +453,13 @@ fn a_compacted_journal_goes_on_where_the_old_one_ended() {
 #[test]
 fn an_acknowledgement_covers_what_was_sent_alone() {
     let mut bed = Bed::default();
-    bed.step(Event::Offered(target(1)), 0);
-    bed.step(
-        Event::StagingFailed {
-            manifest: target(1).manifest.digest,
-            reason: refusal(Code::Malformed),
-        },
-        1,
-    );
-    for n in 0..29 {
+    for n in 0..30 {
         let mut other = target(1);
         other.plan = ensign_bundle::digest::Digest([50 + n; 32]);
-        bed.step(Event::Offered(other), 2);
+        let manifest = other.manifest.digest;
+        bed.step(Event::Offered(other), 0);
+        let reason = refusal(Code::NoSpace);
+        bed.step(Event::StagingFailed { manifest, reason }, 1);
     }
     let left = |bed: &Bed| bed.device.receipts.iter().map(|r| r.seq).collect::<Vec<_>>();
     assert_eq!(left(&bed), (1..=30).collect::<Vec<u64>>());

@@ -1,6 +1,7 @@
 //! One event, its records and its actions.
 
 use ensign_bundle::digest::Digest;
+use ensign_bundle::effect::Effect;
 use ensign_bundle::ids::Ident;
 use ensign_bundle::plan::evidence::ReceiptState;
 use ensign_bundle::reason::{Code, Refusal};
@@ -24,35 +25,6 @@ pub struct Step {
     pub device: Device,
     pub records: Vec<Record>,
     pub actions: Vec<Action>,
-}
-
-/// True for reasons that pass by themselves: the device waits and keeps what it has.
-pub fn waits(code: Code) -> bool {
-    matches!(
-        code,
-        Code::LeaseMissing
-            | Code::NotYet
-            | Code::OutsideWindow
-            | Code::Locked
-            | Code::Held
-            | Code::GateNotOpen
-            | Code::WaveWaiting
-            | Code::Soaking
-            | Code::Paused
-            | Code::Frozen
-            | Code::TrustDegraded
-            | Code::ClockSuspect
-            | Code::InProgress
-    )
-}
-
-/// True for reasons that lie in the device's surroundings: the release may be tried again.
-fn is_passing(code: Code) -> bool {
-    waits(code)
-        || matches!(
-            code,
-            Code::NoSpace | Code::Io | Code::InUse | Code::Failed | Code::AgentNotRunning | Code::ConfigRefused
-        )
 }
 
 impl Device {
@@ -242,23 +214,6 @@ impl Step {
             }
             return;
         }
-        if let Some(denied) = self.device.is_denied(&manifest) {
-            let text = format!("failed here before: {}, {} times", denied.code, denied.count);
-            let reason = Refusal::new(Code::Denied, text);
-            let told = match &self.device.stage {
-                Stage::RolledBack(s) => s.target.same(&target),
-                Stage::Rejected(s) => s.target.as_ref().is_some_and(|t| t.same(&target)) && !is_passing(s.reason.code),
-                _ => false,
-            };
-            if !told {
-                self.record(Record::Rejected {
-                    target: Some(target.clone()),
-                    reason,
-                });
-                self.receipt(&target, ReceiptState::Failed { code: Code::Denied }, now);
-            }
-            return;
-        }
         let same = match &self.device.stage {
             Stage::Fetching(s) => s.target.same(&target),
             Stage::Staged(s) => s.target.same(&target),
@@ -288,7 +243,7 @@ impl Step {
             return;
         }
         match target {
-            Some(target) if waits(reason.code) => self.record(Record::Waiting { target, reason }),
+            Some(target) if reason.code.effect() == Effect::Waits => self.record(Record::Waiting { target, reason }),
             target => self.record(Record::Rejected { target, reason }),
         }
     }
@@ -307,7 +262,7 @@ impl Step {
     /// Ends the attempt before anything was switched.
     fn fail(&mut self, target: &Target, reason: Refusal, now: &Now) {
         let code = reason.code;
-        self.deny_unless_passing(target, code);
+        self.deny_if_at_fault(target, code);
         self.record(Record::Rejected {
             target: Some(target.clone()),
             reason,
@@ -317,8 +272,8 @@ impl Step {
     }
 
     /// A release that failed for a reason of its own is not tried again; one that the device's surroundings stopped is.
-    fn deny_unless_passing(&mut self, target: &Target, code: Code) {
-        if !is_passing(code) {
+    fn deny_if_at_fault(&mut self, target: &Target, code: Code) {
+        if code.effect() == Effect::Release {
             self.record(Record::Denied {
                 manifest: target.manifest.digest,
                 code,
@@ -394,7 +349,7 @@ impl Step {
             return;
         };
         let (target, code) = (s.target.clone(), s.reason.code);
-        self.deny_unless_passing(&target, code);
+        self.deny_if_at_fault(&target, code);
         self.record(Record::RolledBack(now.clone()));
         self.receipt(&target, ReceiptState::RolledBack { code }, now);
         self.actions.push(Action::Collect);
@@ -406,7 +361,7 @@ impl Step {
         };
         let (target, generation, code) = (s.target.clone(), s.from, reason.code);
         let first = s.reason.code;
-        self.deny_unless_passing(&target, first);
+        self.deny_if_at_fault(&target, first);
         self.record(Record::Stayed { generation, reason });
         self.receipt(&target, ReceiptState::Failed { code }, now);
     }

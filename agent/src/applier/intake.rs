@@ -1,11 +1,11 @@
 //! What the link half brings: documents, offers, blobs, acknowledgements. None of it is believed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use ensign_apply::{Event, Stage, Target};
-use ensign_bundle::accept::{self, Accepted, DeviceFacts, HeldLease, Installed, Window, accept};
+use ensign_bundle::accept::{self, Accepted, Denial, DeviceFacts, HeldLease, Installed, Window, accept};
 use ensign_bundle::ids::Version;
 use ensign_bundle::limits::MANIFEST_BYTES;
 use ensign_bundle::plan::statements::Plan;
@@ -250,7 +250,18 @@ fn facts(shell: &Shell, held: &super::offer::HeldOffer) -> Result<DeviceFacts, R
             (p.product.clone(), installed)
         })
         .collect();
-    let denied: BTreeSet<_> = shell.device.denied.iter().map(|d| d.manifest).collect();
+    let denied = shell
+        .device
+        .denied
+        .iter()
+        .map(|d| {
+            let denial = Denial {
+                code: d.code,
+                count: d.count,
+            };
+            (d.manifest, denial)
+        })
+        .collect();
     let plan = ensign_bundle::statement::open_unverified::<Plan>(&held.plan)?.body;
     let agent = Version::parse(env!("CARGO_PKG_VERSION"))
         .map_err(|e| Refusal::new(Code::Failed, format!("own version: {e}")))?;

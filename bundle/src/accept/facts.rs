@@ -1,12 +1,13 @@
 //! What the acceptance function is told: facts of the device, and what is offered to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ensign_crypto::PublicKey;
 
 use crate::digest::{DeviceId, Digest, Nonce};
 use crate::ids::{Ident, Version};
 use crate::plan::evidence::Membership;
+use crate::reason::Code;
 use crate::trust::Source;
 
 /// How far the answer reaches.
@@ -33,7 +34,7 @@ pub struct DeviceFacts {
     pub agent: Version,
     pub installed: BTreeMap<Ident, Installed>,
     /// Manifests that failed here.
-    pub denied: BTreeSet<Digest>,
+    pub denied: BTreeMap<Digest, Denial>,
     /// The plan under way that [`crate::trust::Trusted::started`] has recorded already.
     pub attempt: Option<Digest>,
     /// The trust state is the older of two copies: nothing is installed before a fresh refresh.
@@ -42,6 +43,14 @@ pub struct DeviceFacts {
     pub window: Window,
     /// Why somebody locked the device.
     pub lock: Option<String>,
+}
+
+/// How a release failed here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The last time.
+    pub code: Code,
+    pub count: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

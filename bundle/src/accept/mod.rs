@@ -22,7 +22,7 @@ mod manifest;
 mod order;
 mod revert;
 
-pub use facts::{DeviceFacts, HeldLease, Installed, Offer, Stage, Window};
+pub use facts::{Denial, DeviceFacts, HeldLease, Installed, Offer, Stage, Window};
 pub use manifest::{ENSIGN_PRODUCT, check_components, check_manifest};
 
 use crate::digest::{Digest, PlanId};

@@ -221,12 +221,14 @@ impl Judge<'_> {
                 release.release
             );
         }
-        if self.device.denied.contains(&wanted.manifest) {
+        if let Some(denial) = self.device.denied.get(&wanted.manifest) {
             return refuse!(
                 Denied,
-                "{}/{} failed on this device before",
+                "{}/{} failed on this device before: {}, {}",
                 release.product,
-                release.release
+                release.release,
+                denial.code,
+                times(denial.count)
             );
         }
         if let Some(reason) = self.trusted.hold(&self.device.id) {
@@ -400,4 +402,11 @@ impl Judge<'_> {
 fn numbers(version: &Version) -> Option<u64> {
     let plain = version.as_str().split(['-', '+']).next()?;
     Version::parse(plain).ok()?.counter()
+}
+
+fn times(count: u32) -> String {
+    match count {
+        1 => "once".to_owned(),
+        more => format!("{more} times"),
+    }
 }

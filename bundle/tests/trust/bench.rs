@@ -1,6 +1,6 @@
 //! One device on paper and an offer that it accepts until a test spoils it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ensign_bundle::accept::{Accepted, DeviceFacts, HeldLease, Installed, Offer, Stage, Window, accept};
 use ensign_bundle::digest::{DeviceId, Digest, Nonce};
@@ -77,7 +77,7 @@ pub(crate) fn bench_with(
         hardware: "pos-3".into(),
         agent: version("1.2.0"),
         installed: BTreeMap::from([(release.product.clone(), installed)]),
-        denied: BTreeSet::new(),
+        denied: BTreeMap::new(),
         attempt: None,
         trust_degraded: false,
         window: Window::Open,

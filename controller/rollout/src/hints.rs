@@ -1,6 +1,7 @@
 //! What to type next. A hint is one or more steps separated by `; `: a command, or words, a colon and a command.
 
 use ensign_bundle::digest::{DeviceId, PlanId};
+use ensign_bundle::effect::Effect;
 use ensign_bundle::ids::Label;
 use ensign_bundle::reason::Code;
 
@@ -61,8 +62,7 @@ pub(crate) fn of_rollout(fleet: &Fleet, rollout: &Rollout, waits: Option<Code>) 
 
 /// What helps the devices that failed: another release where this one is at fault, else the same one again.
 fn remedy(rollout: &Rollout) -> String {
-    let blamed =
-        |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Failed { reason, .. }) if is_at_fault(reason.code));
+    let blamed = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Failed { reason, .. }) if reason.code.effect() == Effect::Release);
     if rollout.members().any(|(_, m)| blamed(&m.outcome)) {
         mend(rollout)
     } else {
@@ -100,42 +100,6 @@ fn again(rollout: &Rollout) -> String {
     format!(
         "`ensign rollout start --product {} --version {}{select}`",
         spec.product, spec.version
-    )
-}
-
-/// Whether a failure with this code speaks against the release. The others are the device's own or come from around it: once that is put
-/// right, the same release may well succeed.
-const fn is_at_fault(code: Code) -> bool {
-    !matches!(
-        code,
-        Code::NoSpace
-            | Code::Io
-            | Code::Offline
-            | Code::Dark
-            | Code::Denied
-            | Code::Locked
-            | Code::OperatorRollback
-            | Code::ClockSuspect
-            | Code::TrustDegraded
-            | Code::NeedsReprovision
-            | Code::IdentityChanged
-            | Code::GenerationTampered
-            | Code::ContentMismatch
-            | Code::MetadataExpired
-            | Code::MetadataMissing
-            | Code::PlanExpired
-            | Code::PlanReplayed
-            | Code::PlanCancelled
-            | Code::LeaseMissing
-            | Code::NotYet
-            | Code::OutsideWindow
-            | Code::AgentTooOld
-            | Code::AgentNotRunning
-            | Code::StepMissing
-            | Code::ConfigRefused
-            | Code::InUse
-            | Code::ControllerUnreachable
-            | Code::TooSlow
     )
 }
 
@@ -232,7 +196,9 @@ fn in_rollout(fleet: &Fleet, rollout: &Rollout, device: &DeviceId, name: &str, c
         | Code::Reverted
         | Code::PlanExpired => of_rollout(fleet, rollout, None),
         // It failed by itself.
-        _ if is_at_fault(code) => format!("what it says: `ensign device show {name}`; {}", mend(rollout)),
+        _ if code.effect() == Effect::Release => {
+            format!("what it says: `ensign device show {name}`; {}", mend(rollout))
+        }
         _ => format!("what it says: `ensign device show {name}`; once that is put right, {again}"),
     }
 }

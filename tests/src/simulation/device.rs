@@ -135,6 +135,10 @@ impl VirtualDevice {
         self.offer.clone_from(&message.offer);
         self.leased_ms = message.offer.as_ref().and_then(|o| o.lease).map(|_| now_ms);
         let event = match &self.offer {
+            Some(offer) if self.machine.denied.iter().any(|d| d.manifest == manifest()) => Event::Refused {
+                target: Some(target(offer.plan)),
+                reason: Refusal::new(Code::Denied, "it failed on this device before"),
+            },
             Some(offer) => Event::Offered(target(offer.plan)),
             None => Event::Withdrawn,
         };

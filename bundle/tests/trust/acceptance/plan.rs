@@ -2,6 +2,7 @@
 
 use super::{Bench, bench, bench_with};
 use crate::fleet::*;
+use ensign_bundle::accept::Denial;
 use ensign_bundle::digest::{DeviceId, Digest};
 use ensign_bundle::plan::statements::{Cancel, Hold};
 use ensign_bundle::reason::Code;
@@ -35,7 +36,11 @@ fn the_plan() {
     bench.refused(Code::PlanMismatch, |b| b.plan.release.counter += 1);
     bench.refused(Code::PlanMismatch, |b| b.plan.release.length += 1);
     bench.refused(Code::Denied, |b| {
-        b.facts.denied.insert(b.plan.release.manifest);
+        let denial = Denial {
+            code: Code::Unhealthy,
+            count: 2,
+        };
+        b.facts.denied.insert(b.plan.release.manifest, denial);
     });
     bench.refused(Code::TrustDegraded, |b| b.facts.trust_degraded = true);
     bench_with(|_| {}, "app", |release| release.yanked = Some("eats files".into())).refused(Code::Yanked, |_| {});

@@ -1,0 +1,60 @@
+//! What a reason code means for the update that met it: the one place that says whether a device waits, may try again, or denies.
+
+use crate::reason::Code;
+
+/// Where a reason lies, and what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Passes by itself: the device keeps what it has, waits, and goes on.
+    Waits,
+    /// In the device, or around it: the attempt is over, the same release may be tried again once that is put right.
+    Surroundings,
+    /// In the release: the device does not try it again until somebody clears that.
+    Release,
+}
+
+impl Code {
+    /// What it means for the update that met it. A code that is not listed speaks against the release.
+    pub const fn effect(self) -> Effect {
+        match self {
+            Self::LeaseMissing
+            | Self::NotYet
+            | Self::OutsideWindow
+            | Self::Locked
+            | Self::Held
+            | Self::GateNotOpen
+            | Self::WaveWaiting
+            | Self::Soaking
+            | Self::Paused
+            | Self::Frozen
+            | Self::TrustDegraded
+            | Self::ClockSuspect
+            | Self::InProgress => Effect::Waits,
+            Self::Failed
+            | Self::NoSpace
+            | Self::Io
+            | Self::InUse
+            | Self::AgentNotRunning
+            | Self::AgentTooOld
+            | Self::ConfigRefused
+            | Self::Offline
+            | Self::Dark
+            | Self::Denied
+            | Self::OperatorRollback
+            | Self::NeedsReprovision
+            | Self::IdentityChanged
+            | Self::JournalLost
+            | Self::GenerationTampered
+            | Self::ContentMismatch
+            | Self::MetadataExpired
+            | Self::MetadataMissing
+            | Self::PlanExpired
+            | Self::PlanReplayed
+            | Self::PlanCancelled
+            | Self::StepMissing
+            | Self::ControllerUnreachable
+            | Self::TooSlow => Effect::Surroundings,
+            _ => Effect::Release,
+        }
+    }
+}
