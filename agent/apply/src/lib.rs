@@ -33,6 +33,8 @@ pub use uptime::{Now, Uptime};
 #[cfg(test)]
 mod diagram;
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod testkit;

@@ -5,6 +5,8 @@
 //! Unknown fields are ignored.
 
 pub mod frame;
+#[cfg(test)]
+mod golden;
 
 use std::collections::BTreeMap;
 
