@@ -295,7 +295,7 @@ mod tests {
     const EXITS: [u8; 18] = [0, 1, 2, 10, 11, 12, 20, 21, 22, 23, 24, 25, 26, 27, 30, 31, 32, 33];
 
     #[test]
-    fn names_are_unique_kebab_case_and_exits_are_of_the_contract() {
+    fn names_are_unique_kebab_case_and_exits_are_documented() {
         let names: BTreeSet<_> = Code::ALL.iter().map(|c| c.name()).collect();
         assert_eq!(names.len(), Code::ALL.len());
         for code in Code::ALL {

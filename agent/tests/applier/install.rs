@@ -137,7 +137,7 @@ fn a_withdrawn_rollout_keeps_what_was_staged() {
 }
 
 #[test]
-fn a_file_is_verified_and_applied_in_the_order_of_the_contract() {
+fn a_file_is_verified_and_applied_in_the_documented_order() {
     let mut fleet = Fleet::new();
     let device = Device::enrolled(&fleet);
     let old = Recipe::new("1.0.0", files(&[("page", b"one")])).build();

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_contract_refuses() {
+    fn what_is_refused() {
         let code = |n, waves| counts(n, waves).map_err(|r| (r.code, r.text));
         assert_eq!(code(0, "100%").unwrap_err().0, Code::NobodyMatches);
         let (too_many, text) = code(4, "5,100%").unwrap_err();
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_the_hash_of_the_contract() {
+    fn the_order_is_the_hash_of_wave_v1() {
         let all = devices(50);
         let cut = cut(&all, &Waves::parse("10,100%").unwrap(), &SEED).unwrap();
         let mut expected: Vec<_> = all.iter().map(|d| d.device).collect();

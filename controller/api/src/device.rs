@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_has_the_keys_of_the_contract() {
+    fn a_row_has_the_keys_that_scripts_read() {
         let row = Device {
             id: DeviceId([1; 32]),
             name: "dev1".to_owned(),
@@ -196,7 +196,7 @@ mod tests {
             held: false,
         };
         let json = serde_json::to_value(&row).unwrap();
-        let contract = [
+        let promised = [
             "id",
             "name",
             "state",
@@ -209,7 +209,7 @@ mod tests {
             "dark",
             "facts",
         ];
-        for key in contract {
+        for key in promised {
             assert!(json.get(key).is_some(), "{key}");
         }
         assert_eq!(json["status"], "rolling-back");

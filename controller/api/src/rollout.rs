@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_has_the_keys_of_the_contract() {
+    fn a_status_has_the_keys_that_scripts_read() {
         let wave = WaveStatus {
             index: 1,
             state: WaveState::Soaking,

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_have_the_shape_of_the_contract() {
+    fn errors_have_the_shape_that_scripts_read() {
         let document = ErrorDocument::from(&Refusal::new(Code::DowngradeRefused, "1.0.0 is older than 1.1.0"));
         let json = serde_json::to_value(document).unwrap();
         assert_eq!(json["error"]["code"], "downgrade-refused");

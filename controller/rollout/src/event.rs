@@ -1,4 +1,5 @@
-//! Everything that can happen to a fleet, as the ledger keeps it. Times are unix seconds of the controller's clock.
+//! Everything that can happen to a fleet. Events change the model and are not stored: the ledger keeps the rows that follow from them.
+//! Times are unix seconds of the controller's clock.
 
 use std::fmt::Write as _;
 

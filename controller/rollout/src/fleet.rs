@@ -19,7 +19,8 @@ const DARK_AT_LEAST_S: u64 = 30 * 60;
 /// The controller's own numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policies {
-    /// Longest silence between reports that devices are told, seconds. Default 60.
+    /// Longest silence between reports that devices are told, seconds. Default here 60; the daemon passes
+    /// `check_in_s` of its `controller.toml`, default 300.
     pub check_in_s: u64,
 }
 

@@ -15,7 +15,7 @@ use super::guests::Guest;
 /// Longest token that is looked at, bytes.
 const TOKEN_BYTES: usize = 512;
 
-/// The roles of operators' logins (docs/operating.md).
+/// The roles of operators' logins (docs/operating.md, "Roles of logins").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
@@ -34,9 +34,10 @@ pub enum Permission {
     Read,
     /// Tokens, accepting and rejecting devices, their labels.
     Enroll,
-    /// Blobs, releases, rollouts.
+    /// Blobs and releases; starting, resuming and promoting rollouts, slots of dark devices.
     Deploy,
-    /// Stops: pause, freeze, suspend, revoke, hold. Resuming too, for the signed gates stay.
+    /// Stops: pause, cancel, freeze, suspend, revoke, hold. Also what lifts a freeze, a suspension or a hold; resuming a rollout is
+    /// [`Self::Deploy`].
     Brake,
     /// Root and targets; they carry their own signatures.
     Administer,

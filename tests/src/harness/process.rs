@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::{PATIENCE, now, pause};
 
-/// How long a daemon may take to stop (contract: 5 s), doubled for loaded machines.
+/// How long a daemon may take to stop (5 s at most), doubled for loaded machines.
 const STOP: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]

@@ -362,7 +362,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn waves_of_the_contract() {
+    fn documented_waves() {
         assert_eq!(counts(|_| {}, 20), Ok(vec![1, 1, 18]));
         assert_eq!(
             counts(|s| s.waves = Some("10%,50%,100%".to_owned()), 3),
@@ -383,7 +383,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_the_contract_refuses() {
+    fn what_is_refused() {
         assert_eq!(counts(|_| {}, 51), Err(2), "more than 50 without --select");
         assert!(counts(|s| s.select = Some("all".to_owned()), 51).is_ok());
         assert_eq!(counts(|s| s.select = Some("site = oslo".to_owned()), 5), Err(32));

@@ -283,7 +283,7 @@ mod tests {
     use crate::rollout::view::tests::rollout;
 
     #[test]
-    fn exits_of_the_contract() {
+    fn documented_exits() {
         let exit = |state, goal| {
             let mut r = rollout(1, "app");
             r.state = state;

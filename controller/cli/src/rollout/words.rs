@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_of_the_contract() {
+    fn the_defaults_are_those_of_the_help() {
         let words = Words::of(&flags()).unwrap();
         assert_eq!(words.waves, Waves::parse("1,10%,100%").unwrap());
         assert_eq!((words.soak_s, words.expires_s), (600, 604_800));
