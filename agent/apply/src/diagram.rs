@@ -11,6 +11,29 @@ use crate::testkit::{Bed, events, now, staged, target};
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/states.md");
 
+/// What the states are, in words.
+const MEANINGS: &str = "| state | means | told as | survives a restart |
+|---|---|---|---|
+| Idle | nothing is wanted, or it was withdrawn; what runs goes on | `idle` | yes |
+| Fetching | a plan was accepted; documents and blocks come in and go to staging | `fetching` | what is whole is not fetched again |
+| Staged | every tree is complete and synced; it switches when lease, gate and floors are judged once more | `staged` | yes |
+| Waiting | something that passes holds it, before or after fetching: lease, gate, lock, window. The reason says what | `waiting` | yes |
+| Switching | no way back to waiting: old units stop, `current` moves, new units start | `switching` | it is finished |
+| Trial | the new release runs; probes and units are asked each second | `trial` | with the time that it had left |
+| Confirmed | it was healthy for its whole window, or had nothing to be asked; a receipt says so | `confirmed` | yes |
+| RollingBack | `current` moves back to the generation before, units follow | `rolling-back` | it goes on |
+| RolledBack | the generation before runs again; a receipt says why | `rolled-back` | yes |
+| Rejected | refused, or staging failed: nothing was switched. The reason says why | `rejected` | yes |
+
+- From Switching to the end of RollingBack nothing else is begun: offers wait, a withdrawn plan changes nothing.
+- A trial fails when three rounds of probes in a row fail after its first window, when a unit fails, or at its deadline. The third start of
+  the machine within one ends it as `crash-loop`; restarts of Ensign's own processes do not count.
+- A release that failed for a reason of its own is denied: it is not tried again before `clear-denied`. One that the surroundings stopped,
+  such as a full disk, is tried again when it is offered again.
+- Where the way back is blocked, the new release goes on running and the state is Rejected.
+- In the diagram, `offered` leads to Confirmed where the release runs already.
+";
+
 /// Edges that every event can take from every state reached so far, until there are no new ones.
 fn edges() -> BTreeSet<(Phase, Phase, &'static str)> {
     let mut bed = Bed::default();
@@ -81,7 +104,7 @@ fn document() -> String {
     let mut text = String::from(
         "# States of an update on a device\n\n\
          Generated from the state machine in `agent/apply` by its test `the_diagram_is_current`; run it with `ENSIGN_BLESS=1` to write \
-         this file again. What each state means stands in `agent/apply/src/stage.rs`.\n\n\
+         this file again.\n\n\
          ```mermaid\nstateDiagram-v2\n    [*] --> Idle\n",
     );
     let edges = edges();
@@ -90,7 +113,8 @@ fn document() -> String {
         let why: Vec<_> = edges.iter().filter(|e| (e.0, e.1) == (from, to)).map(|e| e.2).collect();
         let _ = writeln!(text, "    {from:?} --> {to:?}: {}", why.join(", "));
     }
-    text.push_str("```\n");
+    text.push_str("```\n\n## Meaning\n\n");
+    text.push_str(MEANINGS);
     text
 }
 
