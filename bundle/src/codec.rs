@@ -20,11 +20,13 @@ pub struct Ext(BTreeMap<String, serde_cbor::Value>);
 impl Eq for Ext {}
 
 impl Ext {
+    /// No field of a later version is there; it is then left out of the encoding.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
+/// Why bytes are not the CBOR that was expected, or a value cannot become some.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     #[error("not deterministic cbor: {0}")]

@@ -22,8 +22,10 @@ macro_rules! byte_value {
         pub struct $name(pub [u8; $bytes]);
 
         impl $name {
+            /// Length, bytes.
             pub const BYTES: usize = $bytes;
 
+            /// The raw bytes; `Display` writes them in lower-case hexadecimal.
             pub const fn as_bytes(&self) -> &[u8; $bytes] {
                 &self.0
             }
@@ -135,15 +137,18 @@ impl PlanId {
 pub struct Hasher(Sha256);
 
 impl Hasher {
+    /// Nothing hashed yet.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Hashes more bytes.
     pub fn update(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.update(bytes);
         self
     }
 
+    /// The SHA-256 of everything so far.
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }

@@ -23,6 +23,7 @@ macro_rules! name {
         pub struct $name(String);
 
         impl $name {
+            /// The name in `text`; refused unless it fits the grammar.
             pub fn parse(text: &str) -> Result<Self, BadName> {
                 let valid: fn(&str) -> bool = $valid;
                 if valid(text) {
@@ -32,6 +33,7 @@ macro_rules! name {
                 }
             }
 
+            /// As it was written.
             pub fn as_str(&self) -> &str {
                 &self.0
             }

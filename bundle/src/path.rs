@@ -30,6 +30,7 @@ impl TreePath {
         Ok(Self(text.to_owned()))
     }
 
+    /// With `/` between the names; 1 to 1,024 bytes.
     pub fn as_str(&self) -> &str {
         &self.0
     }

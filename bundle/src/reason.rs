@@ -15,6 +15,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// A refusal with this code; `text` says what was met and what is allowed.
     pub fn new(code: Code, text: impl Into<String>) -> Self {
         Self {
             code,

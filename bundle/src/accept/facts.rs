@@ -53,6 +53,7 @@ pub struct Denial {
     pub count: u32,
 }
 
+/// A product that the device runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
     pub version: Version,

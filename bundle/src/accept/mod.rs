@@ -47,6 +47,7 @@ pub struct Accepted {
     pub direction: Direction,
 }
 
+/// Whether the counter goes up, and if not, what allows that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     Upgrade,
@@ -57,6 +58,7 @@ pub enum Direction {
 }
 
 impl Accepted {
+    /// Of the plan: the first 16 bytes of its digest.
     pub fn id(&self) -> PlanId {
         PlanId::of(&self.digest)
     }

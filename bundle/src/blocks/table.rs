@@ -114,6 +114,7 @@ impl BlockTable {
         &self.bytes
     }
 
+    /// One row for each block, in stream order; at most 2^20.
     pub fn rows(&self) -> &[BlockRow] {
         &self.rows
     }

@@ -83,6 +83,7 @@ impl TreeDraft {
         })
     }
 
+    /// Of the component.
     pub fn name(&self) -> &Ident {
         &self.name
     }

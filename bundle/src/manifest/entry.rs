@@ -52,6 +52,7 @@ impl Entry {
         }
     }
 
+    /// A directory; its mode is always 0755.
     pub fn dir(path: TreePath) -> Self {
         Self::Dir {
             path,
@@ -68,6 +69,7 @@ impl Entry {
         })
     }
 
+    /// Below the top of the component.
     pub fn path(&self) -> &TreePath {
         match self {
             Self::File { path, .. } | Self::Dir { path, .. } | Self::Symlink { path, .. } => path,

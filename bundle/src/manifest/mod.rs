@@ -121,6 +121,7 @@ pub struct Provenance {
 }
 
 impl Provenance {
+    /// Nothing is said; it is then left out of the encoding.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -45,10 +45,12 @@ impl From<Contents> for Unsigned {
 }
 
 impl Unsigned {
+    /// Release document, manifest and tables, with whatever signatures are there.
     pub fn contents(&self) -> &Contents {
         &self.0
     }
 
+    /// The same, given away.
     pub fn into_contents(self) -> Contents {
         self.0
     }
@@ -99,6 +101,7 @@ impl Unsigned {
 }
 
 impl Signed {
+    /// Release document, manifest and tables; the threshold is met.
     pub fn contents(&self) -> &Contents {
         &self.contents
     }

@@ -43,6 +43,7 @@ pub struct CutWave {
     pub root: Digest,
 }
 
+/// A leaf of the Merkle tree of a listed cohort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
     pub device: DeviceId,
@@ -155,6 +156,7 @@ impl CutWave {
         }
     }
 
+    /// Devices of this wave alone.
     pub fn count(&self) -> u32 {
         u32::try_from(self.members.len()).unwrap_or(u32::MAX)
     }

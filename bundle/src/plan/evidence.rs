@@ -50,6 +50,7 @@ pub struct Receipt {
     pub seq: u64,
 }
 
+/// How the attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReceiptState {

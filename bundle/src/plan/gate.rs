@@ -61,6 +61,7 @@ impl Gate {
         Ok(gate)
     }
 
+    /// Deterministic CBOR; a gate has no envelope.
     pub fn encode(&self) -> Result<Vec<u8>, Refusal> {
         codec::encode(self).map_err(|e| Refusal::new(Code::Malformed, format!("gate: {e}")))
     }

@@ -134,6 +134,7 @@ impl Member {
         }
     }
 
+    /// Whether the selector means this device, by its signed labels.
     pub fn matches(&self, selector: &Selector) -> bool {
         selector.matches(self.subject())
     }

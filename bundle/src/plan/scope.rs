@@ -44,6 +44,7 @@ impl<'a> Scopes<'a> {
         })
     }
 
+    /// In the order of root.
     pub fn iter(&self) -> impl Iterator<Item = &'a Scope> + '_ {
         self.0.iter().copied()
     }

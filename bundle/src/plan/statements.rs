@@ -65,6 +65,7 @@ pub struct PlanRelease {
     pub length: u64,
 }
 
+/// One step of a plan; waves are numbered from 1, at most 64.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wave {
@@ -86,6 +87,7 @@ pub enum Cohort {
     Selector { expr: String, cumulative_bp: u32 },
 }
 
+/// Whether evidence alone opens a wave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GateKind {
@@ -94,6 +96,7 @@ pub enum GateKind {
     Manual,
 }
 
+/// What a device wants to see before it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Evidence {
@@ -163,6 +166,7 @@ pub enum Bound {
     BasisPoints(u32),
 }
 
+/// What a stop rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBreach {
@@ -216,6 +220,7 @@ pub struct Grant {
     pub label_seq: u64,
 }
 
+/// Whom a grant gives its labels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {

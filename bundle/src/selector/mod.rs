@@ -67,6 +67,7 @@ impl Selector {
         parse::expression(text).map(Self)
     }
 
+    /// Whether it means this device. Costs at most 512 tests.
     pub fn matches(&self, subject: Subject<'_>) -> bool {
         self.0.matches(subject)
     }

@@ -75,6 +75,7 @@ impl<F: Format> Clone for Delegator<'_, F> {
 
 impl<F: Format> Copy for Delegator<'_, F> {}
 
+/// A role that another one hands a part of its targets to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delegation<N> {
     pub name: N,

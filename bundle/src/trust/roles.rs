@@ -134,6 +134,7 @@ pub struct Floors {
     pub products: BTreeMap<Ident, ProductFloor>,
 }
 
+/// Below what nothing of a product counts any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProductFloor {

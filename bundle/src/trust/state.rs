@@ -72,6 +72,7 @@ impl TrustState {
         codec::decode(bytes, limits::ROLE_ITEMS).map_err(|e| Refusal::new(Code::Malformed, format!("trust state: {e}")))
     }
 
+    /// The bytes to store; at most 256 MiB are read again.
     pub fn encode(&self) -> Result<Vec<u8>, Refusal> {
         codec::encode(self).map_err(|e| Refusal::new(Code::Malformed, format!("trust state: {e}")))
     }
@@ -117,6 +118,7 @@ impl Trusted {
         self.state().encode()
     }
 
+    /// The stored form.
     pub fn state(&self) -> TrustState {
         let machine = &self.machine;
         let releases = machine.delegated.iter().filter_map(|(name, held)| match name {

@@ -48,22 +48,27 @@ pub struct Trusted {
 }
 
 impl Trusted {
+    /// The fleet that this trust is in; it never changes.
     pub fn fleet(&self) -> &FleetId {
         &self.machine.format.fleet
     }
 
+    /// The newest root that was accepted; there always is one.
     pub fn root(&self) -> &Root {
         &self.machine.root.body
     }
 
+    /// The newest timestamp; `None` until one was accepted under the current root.
     pub fn timestamp(&self) -> Option<&Timestamp> {
         self.machine.timestamp.as_ref().map(|held| &held.body)
     }
 
+    /// The newest snapshot, likewise.
     pub fn snapshot(&self) -> Option<&Snapshot> {
         self.machine.snapshot.as_ref().map(|held| &held.body)
     }
 
+    /// The newest targets, likewise.
     pub fn targets(&self) -> Option<&Targets> {
         self.machine.targets.as_ref().map(|held| &held.body)
     }
@@ -73,6 +78,7 @@ impl Trusted {
         self.machine.timestamp.as_ref().map(|held| held.bytes.as_slice())
     }
 
+    /// The snapshot's envelope as received.
     pub fn snapshot_bytes(&self) -> Option<&[u8]> {
         self.machine.snapshot.as_ref().map(|held| held.bytes.as_slice())
     }

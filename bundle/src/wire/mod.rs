@@ -34,6 +34,7 @@ pub struct DocRef {
     pub length: u64,
 }
 
+/// Which document a reference names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DocKind {
@@ -75,6 +76,7 @@ pub enum ToDevice {
     Refused(Refusal),
 }
 
+/// Who speaks, what its applier holds, and the whole status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     pub protocol: (u16, u16),
@@ -100,6 +102,7 @@ pub struct Held {
     pub targets: u64,
 }
 
+/// The session stands: as whom the controller knows the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
     pub protocol: u16,
@@ -114,6 +117,7 @@ pub struct Welcome {
     pub labels: Labels,
 }
 
+/// What is wanted of the device now. Level-triggered: it replaces what was wanted before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
     /// Never goes back within a ledger.
@@ -125,6 +129,7 @@ pub struct Desired {
     pub rollout: Option<DesiredRollout>,
 }
 
+/// What to install, and the proofs that it may.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DesiredRollout {
     pub plan: DocRef,
@@ -146,6 +151,7 @@ pub struct Report {
     pub receipts: Vec<ByteBuf>,
 }
 
+/// What the device runs and does. At most 64 products and 64 denied manifests are taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Generation that `current` points at; 0 = none yet.
@@ -162,6 +168,7 @@ pub struct Status {
     pub transfer: Transfer,
 }
 
+/// A product that the running generation has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Installed {
     pub product: Ident,
@@ -232,6 +239,7 @@ pub enum EnrollStep {
     Join { binding: ByteBuf },
 }
 
+/// From the controller to a joining device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EnrollReply {

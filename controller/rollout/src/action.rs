@@ -50,6 +50,7 @@ pub enum Action {
     },
 }
 
+/// What follows from the state of the fleet now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Planned {
     pub actions: Vec<Action>,
@@ -90,6 +91,7 @@ impl Action {
         }
     }
 
+    /// The rollout that it is about.
     pub fn rollout(&self) -> PlanId {
         match self {
             Self::OpenWave { rollout, .. }

@@ -7,6 +7,7 @@ use crate::fleet::Fleet;
 use crate::member::Standing;
 use crate::rollout::{Rollout, Stage};
 
+/// What a device is to be shown of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Desired {
     pub rollout: PlanId,

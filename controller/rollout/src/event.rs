@@ -186,6 +186,7 @@ pub enum DeviceState {
 }
 
 impl DeviceState {
+    /// The word in JSON and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -240,6 +241,7 @@ pub struct RolloutSpec {
     pub exclude: Vec<String>,
 }
 
+/// A wave as the plan signs it, with its devices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaveSpec {
     /// Devices of this wave alone. A device stands in one wave.
@@ -266,6 +268,7 @@ pub enum Subject {
 }
 
 impl Event {
+    /// What may look different after this event.
     pub fn subject(&self) -> Subject {
         match self {
             Self::Started { .. } | Self::Frozen { .. } | Self::Unfrozen { .. } => Subject::Fleet,

@@ -37,6 +37,7 @@ impl Policies {
     }
 }
 
+/// The whole model: it changes by [`crate::observe`] alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fleet {
     pub(crate) policies: Policies,
@@ -88,6 +89,7 @@ pub struct Device {
 }
 
 impl Fleet {
+    /// A fleet without devices and rollouts.
     pub fn new(policies: Policies) -> Self {
         Self {
             policies,
@@ -99,18 +101,22 @@ impl Fleet {
         }
     }
 
+    /// The device, if it is known; revoked ones are.
     pub fn device(&self, id: &DeviceId) -> Option<&Device> {
         self.devices.get(id)
     }
 
+    /// Every device, in the order of ids.
     pub fn devices(&self) -> impl Iterator<Item = (&DeviceId, &Device)> {
         self.devices.iter()
     }
 
+    /// The rollout, if it is known; ended ones are.
     pub fn rollout(&self, id: &PlanId) -> Option<&Rollout> {
         self.rollouts.get(id)
     }
 
+    /// Every rollout, in the order of ids.
     pub fn rollouts(&self) -> impl Iterator<Item = (&PlanId, &Rollout)> {
         self.rollouts.iter()
     }
@@ -120,6 +126,7 @@ impl Fleet {
         self.devices.get(device).into_iter().flat_map(|d| &d.rollouts)
     }
 
+    /// The controller's own numbers.
     pub fn policies(&self) -> &Policies {
         &self.policies
     }
@@ -181,6 +188,7 @@ impl Device {
         }
     }
 
+    /// The value of this label, as the newest grant has it.
     pub fn label(&self, key: &Label) -> Option<&Label> {
         self.labels.get(key)
     }

@@ -105,6 +105,7 @@ impl Member {
         }
     }
 
+    /// Where it stands in its wave; pending until something happened.
     pub fn standing(&self) -> Standing {
         self.entry.standing.unwrap_or(Standing::Pending)
     }
@@ -150,6 +151,7 @@ impl Outcome {
 }
 
 impl Counts {
+    /// Devices in all.
     pub fn total(&self) -> u32 {
         [
             self.pending,
@@ -196,6 +198,7 @@ impl Counts {
 }
 
 impl Standing {
+    /// Every standing, in the order in which they are shown.
     pub const ALL: [Self; 7] = [
         Self::Pending,
         Self::Active,
@@ -206,6 +209,7 @@ impl Standing {
         Self::Held,
     ];
 
+    /// The word in JSON and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",

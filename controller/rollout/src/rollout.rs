@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::RolloutSpec;
 use crate::member::{Counts, Member};
 
+/// A signed plan on its way: what was signed, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rollout {
     pub id: PlanId,
@@ -141,14 +142,17 @@ pub(crate) struct Index {
 }
 
 impl Rollout {
+    /// The device's place in it, if it has one.
     pub fn member(&self, device: &DeviceId) -> Option<&Member> {
         self.members.get(device)
     }
 
+    /// Every device of every wave, in the order of ids.
     pub fn members(&self) -> impl Iterator<Item = (&DeviceId, &Member)> {
         self.members.iter()
     }
 
+    /// In their order; the first is wave 1.
     pub fn waves(&self) -> &[Wave] {
         &self.waves
     }
@@ -170,6 +174,7 @@ impl Rollout {
             .fold(Counts::default(), |sum, wave| sum.plus(&wave.counts))
     }
 
+    /// Devices of wave `wave` (from 1) by standing; all 0 where there is no such wave.
     pub fn counts_of(&self, wave: u32) -> Counts {
         self.wave(wave).map(|w| w.counts).unwrap_or_default()
     }
@@ -194,6 +199,7 @@ impl Rollout {
         !self.ended() && !matches!(self.stage, Stage::Done { .. })
     }
 
+    /// Whether the plan is over at `now`, unix seconds.
     pub fn expired(&self, now: u64) -> bool {
         now >= self.spec.expires
     }

@@ -30,6 +30,7 @@ pub struct RolloutRow {
 }
 
 impl Fleet {
+    /// What the ledger keeps of the fleet itself.
     pub fn row(&self) -> FleetRow {
         FleetRow {
             started: self.started,
@@ -82,6 +83,7 @@ impl Fleet {
 }
 
 impl Rollout {
+    /// What the ledger keeps of it, but for its members.
     pub fn row(&self) -> RolloutRow {
         RolloutRow {
             plan: self.plan,

@@ -16,6 +16,7 @@ use crate::rollout::{Rollout, Stage, Wave};
 use crate::rules::{self, Soak};
 use crate::waits;
 
+/// The document of `rollout status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolloutStatus {
     pub id: PlanId,
@@ -49,6 +50,7 @@ pub struct Away {
     pub at: u64,
 }
 
+/// Where a rollout stands, in the words that scripts see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -87,6 +89,7 @@ pub struct WaveStatus {
     pub soak_left_s: u64,
 }
 
+/// Where a wave stands, in the words that scripts see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -110,6 +113,7 @@ pub struct TransferBytes {
 }
 
 impl RolloutState {
+    /// The word in JSON and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Scheduled => "scheduled",
@@ -135,6 +139,7 @@ impl RolloutState {
 }
 
 impl WaveState {
+    /// The word in JSON and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",

@@ -21,6 +21,7 @@ use crate::member::{Member, Standing};
 use crate::rollout::Rollout;
 use crate::status;
 
+/// The rule that decides about a device just now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
     pub device: DeviceId,

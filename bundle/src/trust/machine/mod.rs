@@ -89,22 +89,27 @@ impl<F: Format, P: Profile<F>> Machine<F, P> {
         Ok(machine)
     }
 
+    /// The newest root that was accepted.
     pub fn root(&self) -> &Held<F::Root> {
         &self.root
     }
 
+    /// The newest timestamp; `None` before the first, and after its keys changed.
     pub fn timestamp(&self) -> Option<&Held<F::Timestamp>> {
         self.timestamp.as_ref()
     }
 
+    /// The newest snapshot; `None` as for [`Self::timestamp`].
     pub fn snapshot(&self) -> Option<&Held<F::Snapshot>> {
         self.snapshot.as_ref()
     }
 
+    /// The newest targets; `None` before the first, and after a root that resets.
     pub fn targets(&self) -> Option<&Held<F::Targets>> {
         self.targets.as_ref()
     }
 
+    /// Delegated roles by name, those that were fetched.
     pub fn delegated(&self) -> &BTreeMap<F::Name, Held<F::Delegated>> {
         &self.delegated
     }
