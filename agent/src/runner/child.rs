@@ -5,6 +5,7 @@ use std::io::{self, PipeReader, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ensign_bundle::text::printable;
@@ -13,8 +14,11 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use super::orphans::Orphans;
 use crate::clock;
 
+/// Held while a program runs.
+static ONE: Mutex<()> = Mutex::new(());
 /// Output that is kept, bytes: the end of it.
 const TAIL_BYTES: usize = 4 << 10;
 /// Characters of the last line that is reported.
@@ -33,11 +37,21 @@ pub(super) enum Leftovers {
     Keep,
 }
 
+/// How long a program may run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds<'a> {
+    pub time: Duration,
+    /// Closed by the other side when this process is to end: the program ends at once then.
+    pub parent: Option<BorrowedFd<'a>>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     Exited(ExitStatus),
     /// It and its process group were killed.
     TimedOut,
+    /// They were killed because this process is to end.
+    Stopped,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,44 +61,49 @@ pub(super) struct Outcome {
     pub last_line: String,
 }
 
-/// Runs `command` in a process group of its own, without input, for at most `timeout`.
+/// Runs `command` in a process group of its own, without input, within `bounds`.
 ///
 /// Output goes to a pipe where leftovers are killed, so that it is bounded, and to a nameless file where they stay, so that they
 /// do not die of a closed pipe.
-pub(super) fn run(command: &mut Command, timeout: Duration, leftovers: Leftovers) -> io::Result<Outcome> {
+pub(super) fn run(command: &mut Command, bounds: Bounds<'_>, leftovers: Leftovers) -> io::Result<Outcome> {
     command.stdin(Stdio::null()).process_group(0);
+    // One at a time: who inherits orphans is a property of the whole process.
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     match leftovers {
-        Leftovers::Kill => run_piped(command, timeout),
-        Leftovers::Keep => run_filed(command, timeout),
+        Leftovers::Kill => run_piped(command, bounds),
+        Leftovers::Keep => run_filed(command, bounds),
     }
 }
 
-fn run_piped(command: &mut Command, timeout: Duration) -> io::Result<Outcome> {
+fn run_piped(command: &mut Command, bounds: Bounds<'_>) -> io::Result<Outcome> {
     let (mut reader, writer) = io::pipe()?;
     rustix::io::ioctl_fionbio(&reader, true)?;
     command.stdout(writer.try_clone()?).stderr(writer);
+    // Who leaves the group (setsid) is inherited by this process when its parent ends, and found.
+    let orphans = Orphans::inherit()?;
     let mut child = spawn(command)?;
     // The command keeps its ends of the pipe: without them gone the end of output would never come.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut tail = Tail::default();
-    let exited = wait(&child, timeout, Some(&mut reader), &mut tail);
+    let ended = wait(&child, bounds, Some(&mut reader), &mut tail);
     // Before the leader is reaped, while nobody else can have its number.
     kill_group(&child);
     let status = child.wait()?;
+    orphans.kill();
     tail.drain(&mut reader);
-    Ok(outcome(exited?, status, tail.last_line()))
+    Ok(outcome(ended?, status, tail.last_line()))
 }
 
-fn run_filed(command: &mut Command, timeout: Duration) -> io::Result<Outcome> {
+fn run_filed(command: &mut Command, bounds: Bounds<'_>) -> io::Result<Outcome> {
     let mut output = tempfile::tempfile()?;
     command.stdout(output.try_clone()?).stderr(output.try_clone()?);
     let mut child = spawn(command)?;
-    let exited = wait(&child, timeout, None, &mut Tail::default());
-    if !matches!(exited, Ok(true)) {
+    let ended = wait(&child, bounds, None, &mut Tail::default());
+    if !matches!(ended, Ok(None)) {
         kill_group(&child);
     }
     let status = child.wait()?;
-    Ok(outcome(exited?, status, last_line_of(&mut output)?))
+    Ok(outcome(ended?, status, last_line_of(&mut output)?))
 }
 
 /// Starts it. A file that was just written may for a moment still be open in a process that forked meanwhile (ETXTBSY).
@@ -101,31 +120,39 @@ fn spawn(command: &mut Command) -> io::Result<Child> {
     }
 }
 
-fn outcome(exited: bool, status: ExitStatus, last_line: String) -> Outcome {
+fn outcome(early: Option<Ended>, status: ExitStatus, last_line: String) -> Outcome {
     Outcome {
-        ended: if exited { Ended::Exited(status) } else { Ended::TimedOut },
+        ended: early.unwrap_or(Ended::Exited(status)),
         last_line,
     }
 }
 
-/// Waits until the child is a zombie (true) or its time is over (false), reading its output meanwhile.
-fn wait(child: &Child, timeout: Duration, mut reader: Option<&mut PipeReader>, tail: &mut Tail) -> io::Result<bool> {
+/// Waits until the child is a zombie (None) or must be killed, reading its output meanwhile.
+fn wait(
+    child: &Child,
+    bounds: Bounds<'_>,
+    mut reader: Option<&mut PipeReader>,
+    tail: &mut Tail,
+) -> io::Result<Option<Ended>> {
     let pid = rustix::process::Pid::from_child(child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let deadline = clock::boot() + timeout;
+    let deadline = clock::boot() + bounds.time;
     loop {
         let left = deadline.saturating_sub(clock::boot());
         if left.is_zero() {
-            return Ok(false);
+            return Ok(Some(Ended::TimedOut));
         }
-        let exited = {
-            let descriptors: Vec<BorrowedFd<'_>> = std::iter::once(pidfd.as_fd())
-                .chain(reader.as_ref().map(|r| r.as_fd()))
-                .collect();
-            exited(&descriptors, left)?
+        let ready = {
+            let mut descriptors = vec![pidfd.as_fd()];
+            descriptors.extend(bounds.parent);
+            descriptors.extend(reader.as_ref().map(|r| r.as_fd()));
+            ready(&descriptors, left)?
         };
-        if exited {
-            return Ok(true);
+        if ready.first() == Some(&true) {
+            return Ok(None);
+        }
+        if bounds.parent.is_some() && ready.get(1) == Some(&true) {
+            return Ok(Some(Ended::Stopped));
         }
         if let Some(open) = &mut reader
             && !tail.drain(open)
@@ -136,8 +163,8 @@ fn wait(child: &Child, timeout: Duration, mut reader: Option<&mut PipeReader>, t
     }
 }
 
-/// Whether the first descriptor became ready within `left`.
-fn exited(descriptors: &[BorrowedFd<'_>], left: Duration) -> io::Result<bool> {
+/// Which of the descriptors became ready within `left`; nothing where a signal came in between.
+fn ready(descriptors: &[BorrowedFd<'_>], left: Duration) -> io::Result<Vec<bool>> {
     let mut polled: Vec<PollFd<'_>> = descriptors
         .iter()
         .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
@@ -145,10 +172,10 @@ fn exited(descriptors: &[BorrowedFd<'_>], left: Duration) -> io::Result<bool> {
     // Rounded up, so that the last millisecond does not spin.
     let millis = i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX);
     match poll(&mut polled, PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
-        Err(nix::Error::EINTR) => return Ok(false),
+        Err(nix::Error::EINTR) => return Ok(Vec::new()),
         done => done?,
     };
-    Ok(polled.first().and_then(PollFd::any).unwrap_or(false))
+    Ok(polled.iter().map(|p| p.any().unwrap_or(false)).collect())
 }
 
 fn kill_group(child: &Child) {

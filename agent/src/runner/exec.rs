@@ -1,6 +1,7 @@
 //! Probes: a program inside the live component, argv without a shell, a clean environment, and no way to outlive its time.
 
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use ensign_bundle::ids::Ident;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 
-use super::child::{self, Ended, Leftovers};
+use super::child::{self, Bounds, Ended, Leftovers};
 use super::{failed, refused};
 use crate::ipc::FromRunner;
 use crate::paths::Paths;
@@ -29,15 +30,15 @@ pub(super) struct Probe<'a> {
     pub timeout_s: u64,
 }
 
-pub(super) fn perform(paths: &Paths, probe: &Probe<'_>) -> FromRunner {
+pub(super) fn perform(paths: &Paths, probe: &Probe<'_>, parent: Option<BorrowedFd<'_>>) -> FromRunner {
     let mut command = match command(paths, probe) {
         Ok(command) => command,
         Err(refusal) => return FromRunner::Refused(refusal),
     };
-    let timeout = limit(probe.timeout_s);
-    match child::run(&mut command, timeout, Leftovers::Kill) {
+    let time = limit(probe.timeout_s);
+    match child::run(&mut command, Bounds { time, parent }, Leftovers::Kill) {
         Err(error) => failed(format!("{} cannot be started: {error}", probe.args.join(" "))),
-        Ok(outcome) => judge(&outcome, timeout),
+        Ok(outcome) => judge(&outcome, time),
     }
 }
 
@@ -51,6 +52,7 @@ pub(super) fn judge(outcome: &child::Outcome, timeout: Duration) -> FromRunner {
         Ended::Exited(status) if status.success() => return FromRunner::Ok,
         Ended::Exited(status) => status.to_string(),
         Ended::TimedOut => format!("killed after {} s", timeout.as_secs()),
+        Ended::Stopped => "stopped: the device's processes are ending".to_owned(),
     };
     if outcome.last_line.is_empty() {
         failed(how)
@@ -147,6 +149,7 @@ mod tests {
                 version: "1.2.3",
                 timeout_s,
             },
+            None,
         )
     }
 
@@ -194,6 +197,51 @@ mod tests {
         assert!(crate::clock::boot() < started + Duration::from_secs(5));
         let pid = fs::read_to_string(device.paths.root().join("pid")).unwrap();
         assert!(child::tests::gone(pid.trim()), "{pid}");
+    }
+
+    /// A session of its own is a process group of its own: the kill of the probe's group does not reach it.
+    #[test]
+    fn a_probe_leaves_nothing_behind_in_another_session() {
+        let escape = "setsid sh -c 'echo $$ > \"$ENSIGN_ROOT/pid\"; setsid sleep 1000 & echo $! > \"$ENSIGN_ROOT/second\"; wait' &
+            while ! [ -s \"$ENSIGN_ROOT/second\" ]; do :; done";
+        for (end, answer) in [
+            ("exit 0", FromRunner::Ok),
+            ("exec sleep 1000", failed("killed after 2 s")),
+        ] {
+            let device = device(&[("escape", &format!("{escape}\n{end}"))]);
+            assert_eq!(probe(&device, &["escape"], 2), answer);
+            for file in ["pid", "second"] {
+                let pid = fs::read_to_string(device.paths.root().join(file)).unwrap();
+                assert!(child::tests::gone(pid.trim()), "{file}: {pid}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_probe_ends_with_the_device() {
+        let device = device(&[("hang", "echo $$ > \"$ENSIGN_ROOT/pid\"; exec sleep 1000")]);
+        let (parent, other_end) = std::io::pipe().unwrap();
+        let pid = device.paths.root().join("pid");
+        let ends = std::thread::spawn(move || {
+            while !fs::read_to_string(&pid).is_ok_and(|text| text.ends_with('\n')) {
+                std::thread::yield_now();
+            }
+            drop(other_end);
+        });
+        let args = ["hang".to_owned()];
+        let hang = Probe {
+            component: "app",
+            args: &args,
+            product: "shop",
+            version: "1.2.3",
+            timeout_s: 10,
+        };
+        let answer = perform(&device.paths, &hang, Some(std::os::fd::AsFd::as_fd(&parent)));
+        ends.join().unwrap();
+        assert!(
+            matches!(&answer, FromRunner::Failed { text } if text.starts_with("stopped")),
+            "{answer:?}"
+        );
     }
 
     #[test]

@@ -6,10 +6,11 @@
 mod child;
 mod exec;
 mod net;
+mod orphans;
 mod unit;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 
 use ensign_bundle::reason::{Code, Refusal};
@@ -58,11 +59,11 @@ impl Runner {
         }
     }
 
-    /// Performs one verb. Bounded in time by the verb's own limit.
-    pub fn perform(&mut self, request: &ToRunner) -> FromRunner {
+    /// Performs one verb. Bounded in time by the verb's own limit, and by the end of `parent`.
+    pub fn perform(&mut self, request: &ToRunner, parent: Option<BorrowedFd<'_>>) -> FromRunner {
         match request {
             ToRunner::Unit { verb, name } => {
-                let answer = unit::perform(&self.paths, &self.units, *verb, name);
+                let answer = unit::perform(&self.paths, &self.units, *verb, name, parent);
                 if answer == FromRunner::NotManaged && !self.said_not_managed {
                     self.said_not_managed = true;
                     tracing::warn!(
@@ -88,10 +89,11 @@ impl Runner {
                     version,
                     timeout_s: *timeout_s,
                 },
+                parent,
             ),
             ToRunner::Tcp { address, timeout_s } => net::tcp(&self.probe_hosts, address, *timeout_s),
             ToRunner::Http { url, timeout_s } => net::http(&self.probe_hosts, url, *timeout_s),
-            ToRunner::LabelsChanged => unit::labels_changed(&self.paths),
+            ToRunner::LabelsChanged => unit::labels_changed(&self.paths, parent),
         }
     }
 }
@@ -130,23 +132,36 @@ fn serve(paths: &Paths) -> Result<(), RunnerError> {
 }
 
 /// Answers one connection until it closes. False = the parent is gone.
-fn conversation(
-    socket: &Socket,
-    runner: &mut Runner,
-    parent: Option<std::os::fd::BorrowedFd<'_>>,
-) -> Result<bool, RunnerError> {
+fn conversation(socket: &Socket, runner: &mut Runner, parent: Option<BorrowedFd<'_>>) -> Result<bool, RunnerError> {
     while ready(socket.as_fd(), parent)? {
         let Some((request, _)) = socket.receive::<ToRunner>()? else {
             return Ok(true);
         };
         tracing::debug!(?request, "asked");
-        socket.send(&runner.perform(&request), &[])?;
+        let answer = runner.perform(&request, parent);
+        if is_over(parent)? {
+            // Whatever ran was stopped by this process: that it did not succeed says nothing, and must not be taken for an answer.
+            break;
+        }
+        socket.send(&answer, &[])?;
     }
     Ok(false)
 }
 
+/// Whether the parent's end is closed.
+fn is_over(parent: Option<BorrowedFd<'_>>) -> Result<bool, RunnerError> {
+    let Some(parent) = parent else { return Ok(false) };
+    let mut polled = [PollFd::new(parent, PollFlags::POLLIN)];
+    loop {
+        match poll(&mut polled, PollTimeout::ZERO) {
+            Err(nix::Error::EINTR) => {}
+            done => return Ok(done? > 0),
+        }
+    }
+}
+
 /// Waits for `fd`. False when the parent's end closed first.
-fn ready(fd: std::os::fd::BorrowedFd<'_>, parent: Option<std::os::fd::BorrowedFd<'_>>) -> Result<bool, RunnerError> {
+fn ready(fd: BorrowedFd<'_>, parent: Option<BorrowedFd<'_>>) -> Result<bool, RunnerError> {
     let mut polled = vec![PollFd::new(fd, PollFlags::POLLIN)];
     polled.extend(parent.map(|p| PollFd::new(p, PollFlags::POLLIN)));
     loop {

@@ -1,10 +1,11 @@
 //! Units: through systemd on the machine's own root, through a hook elsewhere.
 
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::child::{self, Leftovers};
+use super::child::{self, Bounds, Leftovers};
 use super::exec::{judge, not_allowed};
 use super::failed;
 use crate::config::require_owned;
@@ -23,7 +24,13 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const NAME_BYTES: usize = 255;
 
 /// Starts, stops or asks for a unit.
-pub(super) fn perform(paths: &Paths, allowed: &[String], verb: UnitVerb, name: &str) -> FromRunner {
+pub(super) fn perform(
+    paths: &Paths,
+    allowed: &[String],
+    verb: UnitVerb,
+    name: &str,
+    parent: Option<BorrowedFd<'_>>,
+) -> FromRunner {
     if !well_formed(name) {
         return not_allowed(format!(
             "`{}` is no name of a unit",
@@ -38,19 +45,19 @@ pub(super) fn perform(paths: &Paths, allowed: &[String], verb: UnitVerb, name: &
         return FromRunner::NotManaged;
     }
     match command(paths, &hook) {
-        Ok(mut command) => run(command.arg(verb_name(verb)).arg(name), HOOK),
+        Ok(mut command) => run(command.arg(verb_name(verb)).arg(name), Bounds { time: HOOK, parent }),
         Err(refused) => refused,
     }
 }
 
 /// Runs the hook that tells applications about new labels, if there is one.
-pub(super) fn labels_changed(paths: &Paths) -> FromRunner {
+pub(super) fn labels_changed(paths: &Paths, parent: Option<BorrowedFd<'_>>) -> FromRunner {
     let hook = paths.labels_hook();
     if !hook.exists() {
         return FromRunner::Ok;
     }
     match command(paths, &hook) {
-        Ok(mut command) => run(command.arg(paths.labels()), HOOK),
+        Ok(mut command) => run(command.arg(paths.labels()), Bounds { time: HOOK, parent }),
         Err(refused) => refused,
     }
 }
@@ -77,12 +84,16 @@ fn systemd(allowed: &[String], verb: UnitVerb, name: &str) -> FromRunner {
     command
         .args(["--no-ask-password", "--no-pager", verb_name(verb), "--", name])
         .env_clear();
-    run(&mut command, JOB)
+    let bounds = Bounds {
+        time: JOB,
+        parent: None,
+    };
+    run(&mut command, bounds)
 }
 
-fn run(command: &mut Command, timeout: Duration) -> FromRunner {
-    match child::run(command, timeout, Leftovers::Keep) {
-        Ok(outcome) => judge(&outcome, timeout),
+fn run(command: &mut Command, bounds: Bounds<'_>) -> FromRunner {
+    match child::run(command, bounds, Leftovers::Keep) {
+        Ok(outcome) => judge(&outcome, bounds.time),
         Err(error) => failed(format!(
             "{} cannot be started: {error}",
             Path::new(command.get_program()).display()
@@ -135,7 +146,7 @@ mod tests {
         let (_dir, paths) = device(Some(
             "echo \"$1 $2\" >> \"$ENSIGN_ROOT/calls\"; test \"$1\" != stop || { echo no; exit 4; }",
         ));
-        let ask = |verb| perform(&paths, &[], verb, "web.service");
+        let ask = |verb| perform(&paths, &[], verb, "web.service", None);
         assert_eq!(ask(UnitVerb::Start), FromRunner::Ok);
         assert_eq!(ask(UnitVerb::IsActive), FromRunner::Ok);
         assert_eq!(ask(UnitVerb::Stop), failed("exit status: 4: no"));
@@ -154,8 +165,8 @@ mod tests {
             let before = std::fs::metadata(&place).unwrap().permissions();
             std::fs::set_permissions(&place, std::fs::Permissions::from_mode(mode)).unwrap();
             let answers = [
-                perform(&paths, &[], UnitVerb::Start, "web.service"),
-                labels_changed(&paths),
+                perform(&paths, &[], UnitVerb::Start, "web.service", None),
+                labels_changed(&paths, None),
             ];
             let refused = answers.iter().filter(|a| matches!(a, FromRunner::Refused(_))).count();
             assert_eq!(refused, if place.is_dir() { 2 } else { 1 }, "{place:?}");
@@ -169,7 +180,10 @@ mod tests {
     fn a_hook_sees_nothing_of_our_environment() {
         let body = "env | cut -d= -f1 | grep -v '^PWD$\\|^SHLVL$\\|^_$\\|^OLDPWD$' | sort > \"$ENSIGN_ROOT/names\"";
         let (_dir, paths) = device(Some(body));
-        assert_eq!(perform(&paths, &[], UnitVerb::Start, "web.service"), FromRunner::Ok);
+        assert_eq!(
+            perform(&paths, &[], UnitVerb::Start, "web.service", None),
+            FromRunner::Ok
+        );
         let names = std::fs::read_to_string(paths.root().join("names")).unwrap();
         assert_eq!(names, "ENSIGN_ROOT\nPATH\n");
     }
@@ -177,7 +191,10 @@ mod tests {
     #[test]
     fn what_a_hook_starts_keeps_running() {
         let (_dir, paths) = device(Some("sleep 1000 & echo $! > \"$ENSIGN_ROOT/pid\""));
-        assert_eq!(perform(&paths, &[], UnitVerb::Start, "web.service"), FromRunner::Ok);
+        assert_eq!(
+            perform(&paths, &[], UnitVerb::Start, "web.service", None),
+            FromRunner::Ok
+        );
         let pid = std::fs::read_to_string(paths.root().join("pid")).unwrap();
         let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -190,7 +207,11 @@ mod tests {
         let mut hook = Command::new(paths.unit_hook());
         hook.env("ENSIGN_ROOT", paths.root());
         let started = crate::clock::boot();
-        assert_eq!(run(&mut hook, Duration::from_secs(1)), failed("killed after 1 s"));
+        let bounds = Bounds {
+            time: Duration::from_secs(1),
+            parent: None,
+        };
+        assert_eq!(run(&mut hook, bounds), failed("killed after 1 s"));
         assert!(crate::clock::boot() < started + HOOK);
         let pid = std::fs::read_to_string(paths.root().join("pid")).unwrap();
         assert!(child::tests::gone(pid.trim()), "{pid}");
@@ -201,7 +222,7 @@ mod tests {
     fn without_a_hook_nothing_is_managed() {
         let (_dir, paths) = device(None);
         assert_eq!(
-            perform(&paths, &[], UnitVerb::Start, "web.service"),
+            perform(&paths, &[], UnitVerb::Start, "web.service", None),
             FromRunner::NotManaged
         );
     }
@@ -219,7 +240,7 @@ mod tests {
             ".service",
             "x.slice",
         ] {
-            let answer = perform(&paths, &[], UnitVerb::Start, name);
+            let answer = perform(&paths, &[], UnitVerb::Start, name, None);
             assert!(matches!(answer, FromRunner::Refused(_)), "{name}: {answer:?}");
         }
     }
