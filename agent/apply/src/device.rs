@@ -321,8 +321,27 @@ impl Device {
                     self.known.remove(0);
                 }
             }
+            Record::Left => {
+                if !self.stage.is_committed() {
+                    self.stage = Stage::Idle;
+                }
+                self.receipts.clear();
+                self.known.clear();
+                self.denied.clear();
+                self.soak = None;
+            }
             Record::Forgotten { generations } => self.generations.retain(|g| !generations.contains(&g.number)),
         }
+    }
+
+    /// True while there is anything that a fleet wanted or is to be told: none of it is another fleet's business.
+    pub(crate) fn owes_a_fleet(&self) -> bool {
+        let nothing = matches!(self.stage, Stage::Idle)
+            && self.receipts.is_empty()
+            && self.known.is_empty()
+            && self.denied.is_empty()
+            && self.soak.is_none();
+        !nothing
     }
 
     /// Why the attempt goes in circles, if it does.

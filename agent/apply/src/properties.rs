@@ -2,7 +2,7 @@
 
 use ensign_bundle::effect::Effect;
 use ensign_bundle::plan::evidence::ReceiptState;
-use ensign_bundle::reason::Code;
+use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::wire::Phase;
 use proptest::prelude::*;
 
@@ -271,6 +271,26 @@ fn a_failing_release_goes_back_and_is_not_tried_again() {
     assert_eq!(bed.device.denied, []);
 }
 
+/// What counts against a release is why it failed, not why there was no way back from it.
+#[test]
+fn a_blocked_way_back_denies_for_the_first_reason() {
+    for (code, denied) in [(Code::UnitFailed, Some(Code::UnitFailed)), (Code::Io, None)] {
+        let mut bed = Bed::default();
+        bed.install(2, 0);
+        bed.step(Event::Offered(target(1)), 10);
+        bed.step(staged(1, true), 11);
+        bed.step(Event::Cleared { contact: true }, 12);
+        bed.step(Event::SwitchFailed { reason: refusal(code) }, 13);
+        let reason = refusal(Code::GenerationTampered);
+        bed.step(Event::WayBackBlocked { reason }, 14);
+        assert_eq!(bed.device.denied.first().map(|d| d.code), denied);
+        let said = bed.device.receipts.last().unwrap().state.clone();
+        let code = Code::GenerationTampered;
+        assert_eq!(said, ReceiptState::Failed { code });
+        assert_eq!(bed.device.stage.reason().map(|r| r.code), Some(code));
+    }
+}
+
 #[test]
 fn what_runs_already_is_confirmed_for_a_new_plan_at_once() {
     let mut bed = Bed::default();
@@ -403,6 +423,9 @@ fn acknowledged_receipts_leave_and_the_answer_is_no_news() {
     let mut bed = Bed::default();
     bed.install(1, 0);
     let report = bed.device.report;
+    for never_made in [report + 1, u64::MAX] {
+        assert_eq!(bed.step(Event::Acknowledged { report: never_made }, 1).records, []);
+    }
     let step = bed.step(Event::Acknowledged { report }, 1);
     assert!(bed.device.receipts.is_empty());
     assert_eq!(bed.device.report, report);
@@ -447,6 +470,53 @@ fn a_compacted_journal_goes_on_where_the_old_one_ended() {
         (replay.device, replay.sequence, replay.torn),
         (bed.device, sequence + 1, false)
     );
+}
+
+/// Why it waits is said as it is now; what only counts on is not written down each time.
+#[test]
+fn the_reason_for_waiting_is_the_newest_one() {
+    let mut bed = Bed::default();
+    let mut refused = |code: Code, text: &str| {
+        let reason = Refusal::new(code, text);
+        let step = bed.step(
+            Event::Refused {
+                target: Some(target(1)),
+                reason: reason.clone(),
+            },
+            1,
+        );
+        assert_eq!(step.device.stage.reason(), Some(&reason));
+        (step.records.len(), step.actions.contains(&Action::Report))
+    };
+    assert_eq!(refused(Code::Locked, "locked: surgery"), (1, true));
+    assert_eq!(refused(Code::Locked, "locked: surgery"), (0, false));
+    assert_eq!(refused(Code::Locked, "locked: inventory"), (1, true));
+    assert_eq!(refused(Code::GateNotOpen, "1 of 3 receipts"), (1, true));
+    assert_eq!(refused(Code::GateNotOpen, "2 of 3 receipts"), (0, false));
+}
+
+#[test]
+fn leaving_drops_what_a_fleet_is_owed_and_keeps_what_runs() {
+    let mut bed = Bed::default();
+    bed.install(1, 0);
+    bed.step(Event::Met { plan: target(1).plan }, 1);
+    bed.step(Event::Offered(target(2)), 2);
+    let manifest = target(2).manifest.digest;
+    let reason = refusal(Code::Malformed);
+    bed.step(Event::StagingFailed { manifest, reason }, 3);
+    let before = bed.device.clone();
+    assert!(before.soak.is_some() && before.receipts.len() == 2 && before.denied.len() == 1);
+    let step = bed.step(Event::Left, 4);
+    assert_eq!(step.records, [Record::Left]);
+    let after = &bed.device;
+    assert_eq!((after.stage.phase(), after.current, after.newest), (Phase::Idle, 1, 1));
+    assert_eq!(after.generations, before.generations);
+    assert!(after.soak.is_none() && after.receipts.is_empty() && after.denied.is_empty() && after.known.is_empty());
+    assert!(after.receipt_seq == before.receipt_seq && after.report > before.report);
+    assert_eq!(bed.step(Event::Left, 5).records, []);
+    // No soak of the old fleet's plan signs anything later.
+    bed.step(Event::Tick, 100);
+    assert!(bed.device.receipts.is_empty());
 }
 
 /// A report has room for twelve receipts: an acknowledgement says nothing of those that were not in it, however often it comes.

@@ -89,6 +89,8 @@ pub enum Record {
         generation: u64,
         reason: Refusal,
     },
+    /// The fleet that the device was in is no longer its own: what it wanted, and what it was to be told, is over. What runs goes on.
+    Left,
 }
 
 impl Record {
@@ -119,11 +121,12 @@ impl Record {
             Self::Forgotten { .. } => 22,
             Self::Met { .. } => 23,
             Self::Stayed { .. } => 24,
+            Self::Left => 25,
         }
     }
 
     /// Highest number that this version knows.
-    pub const LAST: u16 = 24;
+    pub const LAST: u16 = 25;
 
     /// True where the attempt moves on: these are counted against the cap.
     pub(crate) const fn is_edge(&self) -> bool {

@@ -49,10 +49,8 @@ impl Device {
                 }
             }
             Event::Left => {
-                // What runs goes on; what a fleet wanted, and why it was not done, is over with that fleet.
-                if !step.device.stage.is_committed() && !matches!(step.device.stage, Stage::Idle | Stage::Confirmed(_))
-                {
-                    step.record(Record::Withdrawn);
+                if !step.device.stage.is_committed() && step.device.owes_a_fleet() {
+                    step.record(Record::Left);
                 }
             }
             Event::Staged { manifest, prepared } => {
@@ -92,7 +90,8 @@ impl Device {
             Event::SwitchedBack => step.switched_back(now),
             Event::RollbackAsked { reason } => step.rollback_asked(&reason),
             Event::Acknowledged { report } => {
-                if step.device.receipts.iter().any(|r| r.report <= report) {
+                // Of a report that was never made: whoever says so has none of them.
+                if report <= step.device.report && step.device.receipts.iter().any(|r| r.report <= report) {
                     step.record(Record::Acknowledged { report });
                 }
             }
@@ -231,11 +230,19 @@ impl Step {
             return;
         }
         let same = |other: &Target| target.as_ref().is_some_and(|t| t.same(other));
+        if let Stage::Waiting(s) = &mut self.device.stage
+            && same(&s.target)
+            && s.reason.code == reason.code
+            && says_the_same(&s.reason.text, &reason.text)
+        {
+            // What counts up or down would fill the journal: it is not recorded, and is told with the next report.
+            s.reason = reason;
+            return;
+        }
         let told = match &self.device.stage {
             // What became of it says more than why it could not be started now.
             Stage::Confirmed(s) => same(&s.target),
             Stage::RolledBack(s) => same(&s.target),
-            Stage::Waiting(s) => same(&s.target) && s.reason.code == reason.code,
             Stage::Rejected(s) => s.target == target && s.reason == reason,
             _ => false,
         };
@@ -479,6 +486,12 @@ impl Record {
     fn moves(&self) -> bool {
         self.is_edge() || matches!(self, Self::Offered(_) | Self::Waiting { .. })
     }
+}
+
+/// Whether two texts differ in numbers at most.
+fn says_the_same(one: &str, other: &str) -> bool {
+    let words = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+    words(one) == words(other)
 }
 
 /// The way back out of a trial.
