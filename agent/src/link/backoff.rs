@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ensign_bundle::reason::Code;
+
 /// Upper end of the first wait: a controller that restarts is back within a second.
 const FIRST: Duration = Duration::from_millis(500);
 /// Upper end of every wait.
@@ -45,6 +47,31 @@ impl Backoff {
     }
 }
 
+/// What was last said of a controller that cannot be had: the same again is said ever more rarely, at the pace of the longest waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Complaint {
+    /// The reason, when it was said, and how often in a row.
+    said: Option<(Code, Duration, u32)>,
+}
+
+impl Complaint {
+    /// Whether to say at `now` (boot clock) that there is no session for this reason; `lived` as for [`Backoff::ended`].
+    pub fn is_due(&mut self, code: Code, lived: Option<Duration>, now: Duration) -> bool {
+        let times = match self.said {
+            // After a session that was one, its end is news.
+            Some((same, at, times)) if same == code && lived.is_none_or(|lived| lived < SETTLED) => {
+                if now.saturating_sub(at) < CAP.min(FIRST * (1 << times.min(DOUBLINGS))) {
+                    return false;
+                }
+                times
+            }
+            _ => 0,
+        };
+        self.said = Some((code, now, times.saturating_add(1)));
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +112,28 @@ mod tests {
         // One more failure is the first again.
         backoff.ended(None);
         assert_eq!(backoff.window(false), FIRST);
+    }
+
+    #[test]
+    fn the_same_trouble_is_said_ever_more_rarely_and_another_at_once() {
+        let mut complaint = Complaint::default();
+        // A try every half second for ten minutes, as with a controller on this machine.
+        let tries = |from: u64| (0..1200).map(move |n| Duration::from_millis(from + n * 500));
+        let mut said: Vec<u64> = Vec::new();
+        for now in tries(0) {
+            if complaint.is_due(Code::ControllerUnreachable, None, now) {
+                said.push(now.as_secs());
+            }
+        }
+        assert_eq!(said[..7], [0, 1, 3, 7, 15, 31, 63]);
+        assert!(said.windows(2).skip(6).all(|w| w[1] - w[0] == 60), "{said:?}");
+        let now = Duration::from_secs(600);
+        assert!(complaint.is_due(Code::Revoked, None, now), "another reason");
+        assert!(!complaint.is_due(Code::Revoked, SHORT, now));
+        assert!(
+            complaint.is_due(Code::Revoked, Some(SETTLED), now),
+            "a session that ends"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use ensign_crypto::SecretKey;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{mpsc, watch};
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Complaint};
 use super::engine::Event;
 use super::identity::{self, Device, IdentityError};
 use super::session::{self, ConnectError, Connected, FrameError, Target};
@@ -84,11 +84,11 @@ pub struct Controller {
 impl Controller {
     /// Keeps connected until told to stop; a session is then ended with a goodbye.
     pub async fn keep_connected(mut self) {
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut complaint) = (Backoff::default(), Complaint::default());
         let mut stop = self.stop.clone();
         while !*stop.borrow() {
             // Before the applier answers, and after it left the fleet, there is nothing to say.
-            let enrolled = |state: &Option<State>| state.as_ref().is_some_and(|s| s.device.is_some());
+            let enrolled = |state: &Option<State>| state.as_ref().is_some_and(State::has_fleet);
             let state = tokio::select! {
                 state = self.state.wait_for(enrolled) => state.ok().and_then(|s| s.clone()),
                 () = told(&mut stop) => return,
@@ -98,9 +98,14 @@ impl Controller {
             let target = self.target(&state);
             self.welcomed = None;
             let refusal = self.session(&target, state).await.err().map(|e| e.refusal());
-            backoff.ended(self.welcomed.map(|at| clock::boot().saturating_sub(at)));
+            let lived = self.welcomed.map(|at| clock::boot().saturating_sub(at));
+            backoff.ended(lived);
             if let Some(refusal) = &refusal {
-                tracing::warn!(code = %refusal.code, error = %refusal.text, "no session with the controller");
+                if complaint.is_due(refusal.code, lived, clock::boot()) {
+                    tracing::warn!(code = %refusal.code, error = %refusal.text, "no session with the controller");
+                } else {
+                    tracing::debug!(code = %refusal.code, error = %refusal.text, "no session with the controller still");
+                }
                 if refusal.code == Code::Revoked {
                     self.note_revoked(true);
                 }
@@ -188,8 +193,8 @@ impl Controller {
         };
         let state = &mut self.state;
         let replaced = async {
-            // A new applier has a new nonce; one that left the fleet has no device.
-            let other = |s: &Option<State>| s.as_ref().is_some_and(|s| s.nonce != nonce || s.device.is_none());
+            // A new applier has a new nonce.
+            let other = |s: &Option<State>| s.as_ref().is_some_and(|s| s.nonce != nonce || !s.has_fleet());
             let _ = state.wait_for(other).await;
             tracing::info!("the applier started anew or left the fleet");
         };

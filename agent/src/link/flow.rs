@@ -411,6 +411,27 @@ async fn the_time_is_shown_with_every_offer_and_again_after_one_that_may_let_it_
     }
 }
 
+/// Nothing is wanted, and yet a trial may wait for the controller's word; and a connection of the applier that is a new one has not heard it.
+#[tokio::test]
+async fn the_time_is_shown_to_each_connection_whether_or_not_anything_is_wanted() {
+    let bench = Bench::start(Script {
+        time: b"attested".to_vec(),
+        ..Script::default()
+    });
+    for _ in 0..2 {
+        // The same process both times: its nonce, and with it the session, stays.
+        let mut applier = bench.applier(1, Vec::new());
+        loop {
+            match applier.next().await {
+                ToApplier::Time { attestation } => break assert_eq!(attestation.as_slice(), b"attested"),
+                ToApplier::Offer(_) => panic!("nothing is wanted"),
+                _ => {}
+            }
+        }
+        bench.events.send(Event::ApplierDown).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_is_reported_until_an_offer_is_stored() {
     let (desired, content, _) = rollout(1);
