@@ -23,8 +23,8 @@ pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| String::new(), |id| id.trim().to_owned())
 }
 
-/// True where the kernel says that something keeps the wall clock right (NTP).
+/// True where systemd-timesyncd says that it keeps the wall clock right. What other programs keep counts as not synchronised, and is
+/// vouched for by the controller instead: docs/decisions/0009-who-says-the-clock-is-right.md.
 pub fn synchronised() -> bool {
-    // systemd-timesyncd and chrony's helper leave this stamp; without either the clock counts as not synchronised.
     std::path::Path::new("/run/systemd/timesync/synchronized").exists()
 }

@@ -84,6 +84,20 @@ pub fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
     sync_dir(above)
 }
 
+/// Like [`create_dir()`]; one that was there already keeps no right that `mode` does not have.
+pub fn closed_dir(path: &Path, mode: u32) -> io::Result<()> {
+    create_dir(path, mode)?;
+    let found = fs::metadata(path)?.permissions().mode() & 0o7777;
+    if found & mode == found {
+        return Ok(());
+    }
+    match fs::set_permissions(path, fs::Permissions::from_mode(found & mode)) {
+        // Somebody else's, who lets this process in: closing it is theirs.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        done => done,
+    }
+}
+
 /// The file's bytes; `None` where it does not exist. Refuses files above `limit` bytes.
 pub fn read(path: &Path, limit: usize) -> io::Result<Option<Vec<u8>>> {
     use std::io::Read as _;
@@ -156,6 +170,21 @@ mod tests {
         assert_eq!(mode(&dir.path().join("a/b")), 0o755);
         fs::write(dir.path().join("file"), b"").unwrap();
         assert!(create_dir(&dir.path().join("file/x"), 0o755).is_err());
+    }
+
+    #[test]
+    fn a_closed_directory_is_closed_also_where_it_was_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        for (before, wanted, after) in [(0o755, 0o700, 0o700), (0o700, 0o711, 0o700), (0o1777, 0o711, 0o711)] {
+            let path = dir.path().join(format!("{before:o}"));
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(before)).unwrap();
+            closed_dir(&path, wanted).unwrap();
+            assert_eq!(mode(&path), after, "{before:o} for {wanted:o}");
+        }
+        closed_dir(&dir.path().join("new"), 0o700).unwrap();
+        assert_eq!(mode(&dir.path().join("new")), 0o700);
     }
 
     /// Without the flag this would wait for ever.

@@ -183,7 +183,7 @@ codes! {
     NewerInstalled = "newer-installed", 25, "nothing to do";
     /// The trust state on the device was lost.
     NeedsReprovision = "needs-reprovision", 25, "enrol the device again";
-    /// The journal of the device lost steps: what runs is left alone, nothing else is done.
+    /// The journal of the device lost steps or cannot be read: what runs is left alone, nothing else is done.
     JournalLost = "journal-lost", 25, "on the device: put the whole journal back, or start it anew as `ensign-agent status` says";
     /// The older copy of the trust state is in use.
     TrustDegraded = "trust-degraded", 25, "connect to the controller once";

@@ -42,7 +42,7 @@ pub(super) fn take(
         ToAdmin::Status => Ok(FromAdmin::State(Box::new(report::state(shell)))),
         ToAdmin::BeginEnroll { fleet } => {
             shell.joining = Some(fleet);
-            identity::receipt_key_or_new(&shell.paths).map(|key| FromAdmin::ReceiptKey { key: key.public() })
+            identity::new_receipt_key(&shell.paths).map(|key| FromAdmin::ReceiptKey { key: key.public() })
         }
         ToAdmin::SignBinding { payload } => sign_binding(shell, &payload),
         ToAdmin::FinishEnroll {
@@ -51,7 +51,14 @@ pub(super) fn take(
             roots,
             grant,
             binding,
-        } => finish_enroll(shell, file, &root_hash, &fleet, &roots, grant, binding),
+        } => match check_enrolment(shell, file, &root_hash, &fleet, &roots, (grant, binding)) {
+            Ok(enrolment) => {
+                // What an earlier fleet was to be told is not for this one, and must be gone before there is anybody to tell.
+                shell.step(Event::Left)?;
+                finish_enroll(shell, enrolment)
+            }
+            Err(refusal) => Err(refusal),
+        },
         ToAdmin::Rollback { reason } => match may_roll_back(shell) {
             Ok(to) => {
                 shell.step(Event::RollbackAsked { reason: clean(&reason) })?;
@@ -146,15 +153,24 @@ fn sign_binding(shell: &Shell, payload: &[u8]) -> Result<FromAdmin, Refusal> {
     })
 }
 
-fn finish_enroll(
-    shell: &mut Shell,
+/// What joining brought, verified.
+struct Enrolment {
+    trusted: Trusted,
+    member: Member,
+    binding: Vec<u8>,
+}
+
+fn check_enrolment(
+    shell: &Shell,
     file: Option<OwnedFd>,
     root_hash: &Digest,
     fleet: &FleetId,
     roots: &[u64],
-    grant: u64,
-    binding: u64,
-) -> Result<FromAdmin, Refusal> {
+    (grant, binding): (u64, u64),
+) -> Result<Enrolment, Refusal> {
+    if shell.device.stage.is_committed() {
+        return refuse!(Conflict, "an update is under way: try again when it is over");
+    }
     let Some(file) = file else {
         return refuse!(Malformed, "enrolment without its documents");
     };
@@ -185,13 +201,27 @@ fn finish_enroll(
         return refuse!(IdentityChanged, "the binding names another receipt key");
     }
     trusted.take_grant(grant, &member.device, &member.name)?;
+    let binding = bytes.to_vec();
+    Ok(Enrolment {
+        trusted,
+        member,
+        binding,
+    })
+}
 
+fn finish_enroll(shell: &mut Shell, enrolment: Enrolment) -> Result<FromAdmin, Refusal> {
+    let Enrolment {
+        trusted,
+        member,
+        binding,
+    } = enrolment;
     // Trust first, then the binding that says who this is: a crash in between leaves a device that has not joined.
     durable::remove(&shell.paths.binding()).map_err(|e| io(&shell.paths.binding(), &e))?;
     shell.store.forget()?;
     shell.store.save(&trusted)?;
-    durable::write(&shell.paths.binding(), bytes, 0o600).map_err(|e| io(&shell.paths.binding(), &e))?;
-    shell.identity = identity::load(&shell.paths)?;
+    durable::write(&shell.paths.binding(), &binding, 0o600).map_err(|e| io(&shell.paths.binding(), &e))?;
+    shell.identity = identity::load(&shell.paths, Some(trusted.fleet()))?;
+    let fleet = *trusted.fleet();
     shell.wall.follow(Some(&trusted));
     shell.trusted = Some(trusted);
     (shell.lost, shell.degraded, shell.joining) = (None, false, None);
@@ -216,7 +246,7 @@ fn check_lab(shell: &Shell, trusted: &Trusted) -> Result<(), Refusal> {
 /// What runs goes on running; nothing of the fleet is kept.
 fn leave(shell: &mut Shell) -> Result<Result<FromAdmin, Refusal>, ShellError> {
     if shell.device.stage.is_committed() {
-        return Ok(refuse!(InProgress, "an update is under way"));
+        return Ok(refuse!(Conflict, "an update is under way: try again when it is over"));
     }
     if let Err(refusal) = forget(shell) {
         return Ok(Err(refusal));

@@ -8,6 +8,7 @@ use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 
 use super::beneath::Dir;
+use super::journal;
 use crate::durable;
 use crate::paths::Paths;
 
@@ -39,12 +40,10 @@ pub(super) fn beyond(paths: &Paths, newest: u64) -> Result<Option<Refusal>, Refu
     if highest <= newest {
         return Ok(None);
     }
-    let text = format!(
-        "the journal knows generations up to {newest}, but {highest} is there{}: steps are lost, and nothing is changed. Put the whole \
-         journal back; or stop the agent, remove applier/journal, deploy/current and deploy/generations, and start it: what runs ends",
+    Ok(Some(journal::lost(&format!(
+        "steps are lost: the journal knows generations up to {newest}, but {highest} is there{}",
         if pointed == highest { " and runs" } else { "" }
-    );
-    Ok(Some(Refusal::new(Code::JournalLost, text)))
+    ))))
 }
 
 /// Makes the directory of a generation, durable. Making it again changes nothing.

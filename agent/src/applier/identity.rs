@@ -35,11 +35,9 @@ pub(super) fn receipt_key(paths: &Paths) -> Result<Option<SecretKey>, Refusal> {
         .map_err(|e| Refusal::new(Code::Malformed, format!("{}: {e}", path.display())))
 }
 
-/// The receipt key; a new one where there is none.
-pub(super) fn receipt_key_or_new(paths: &Paths) -> Result<SecretKey, Refusal> {
-    if let Some(key) = receipt_key(paths)? {
-        return Ok(key);
-    }
+/// Makes a receipt key for joining. Always a new one: what the one before was bound to may be revoked, or be known to the controller
+/// alone.
+pub(super) fn new_receipt_key(paths: &Paths) -> Result<SecretKey, Refusal> {
     let mut seed = [0; ensign_crypto::KEY_BYTES];
     getrandom::fill(&mut seed).map_err(|e| Refusal::new(Code::Failed, format!("no randomness: {e}")))?;
     let key = SecretKey::from_seed(seed);
@@ -48,8 +46,12 @@ pub(super) fn receipt_key_or_new(paths: &Paths) -> Result<SecretKey, Refusal> {
     Ok(key)
 }
 
-/// Who this device is; `None` before it joined.
-pub(super) fn load(paths: &Paths) -> Result<Option<Identity>, Refusal> {
+/// Signatures of a binding: token, TLS key, receipt key.
+const BINDING_KEYS: u32 = 3;
+
+/// Who this device is; `None` before it joined. Where the trust state is lost there is no `fleet` to verify the binding for: then nothing
+/// is done by it.
+pub(super) fn load(paths: &Paths, fleet: Option<&FleetId>) -> Result<Option<Identity>, Refusal> {
     let path = paths.binding();
     let Some(bytes) = durable::read(&path, limits::STATEMENT_BYTES).map_err(|e| io(&path, &e))? else {
         return Ok(None);
@@ -57,7 +59,12 @@ pub(super) fn load(paths: &Paths) -> Result<Option<Identity>, Refusal> {
     let Some(receipt_key) = receipt_key(paths)? else {
         return Ok(None);
     };
-    let binding = statement::open_unverified::<Binding>(&bytes)?.body;
+    let opened = statement::open_unverified::<Binding>(&bytes)?;
+    let binding = opened.body;
+    if let Some(fleet) = fleet {
+        let keys = [binding.token, binding.key, binding.receipt_key];
+        statement::count(&opened.envelope, &keys, BINDING_KEYS, fleet)?;
+    }
     if binding.receipt_key != receipt_key.public() {
         return refuse!(
             IdentityChanged,

@@ -35,8 +35,12 @@ pub(super) fn take(
     match message {
         ToApplier::Hello => Ok(Ok(())),
         ToApplier::Offer(offer) => {
-            let Some(file) = descriptors.pop() else {
-                return Ok(refuse!(Malformed, "an offer without its documents"));
+            let count = descriptors.len();
+            let (Some(file), 1) = (descriptors.pop(), count) else {
+                return Ok(refuse!(
+                    Malformed,
+                    "an offer with {count} descriptors, its documents are in one"
+                ));
             };
             take_offer(shell, &offer, file)
         }

@@ -2,13 +2,17 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use ensign_apply::journal::{self, JournalError, Replay};
 use ensign_apply::{Device, Record};
+use ensign_bundle::reason::{Code, Refusal};
 
+use super::generations;
+use crate::chain::chain;
 use crate::durable;
+use crate::paths::Paths;
 
 /// Room that is taken ahead, bytes: appending then changes no metadata, and a full disk does not stop a rollback.
 const PREALLOCATED: u64 = 64 << 10;
@@ -80,13 +84,17 @@ impl Journal {
         self.sequence = sequence;
         self.end += bytes.len() as u64;
         if self.end > COMPACT {
-            self.compact(device)?;
+            self.compact(device, durable::write)?;
         }
         Ok(())
     }
 
-    /// A new file with one snapshot takes the place of the old one.
-    fn compact(&mut self, device: &Device) -> Result<(), Trouble> {
+    /// A new file with one snapshot takes the place of the old one. `replace` is [`durable::write()`].
+    fn compact(
+        &mut self,
+        device: &Device,
+        replace: impl FnOnce(&Path, &[u8], u32) -> io::Result<()>,
+    ) -> Result<(), Trouble> {
         let sequence = self.sequence + 1;
         let snapshot = [Record::Snapshot(Box::new(device.clone()))];
         let frame = journal::frame(sequence, device.attempt, &snapshot).map_err(|e| self.journal(e))?;
@@ -94,7 +102,12 @@ impl Journal {
             // Almost all of it is in use: compacting each time would only write more.
             return Ok(());
         }
-        if let Err(error) = durable::write(&self.path, &frame, MODE) {
+        if let Err(error) = replace(&self.path, &frame, MODE) {
+            if !self.is_in_place().map_err(|e| self.io(e))? {
+                // The short one has the name, and whether it keeps it over a power cut is not known: another step in either of them
+                // could be lost. Both say the same now, so that the next start goes on from whichever is there.
+                return Err(self.io(error));
+            }
             // The long one is whole, and there is room in it: the next append tries again.
             tracing::warn!(%error, "the journal could not be made shorter");
             return Ok(());
@@ -107,6 +120,12 @@ impl Journal {
         self.sequence = sequence;
         self.end = frame.len() as u64;
         self.preallocate().map_err(|e| self.io(e))
+    }
+
+    /// Whether the open file is the one that has the journal's name.
+    fn is_in_place(&self) -> io::Result<bool> {
+        let place = |m: std::fs::Metadata| (m.dev(), m.ino());
+        Ok(place(self.file.metadata()?) == place(std::fs::metadata(&self.path)?))
     }
 
     fn preallocate(&self) -> io::Result<()> {
@@ -137,8 +156,29 @@ impl Journal {
     }
 }
 
+/// What the journal amounts to, and why nothing may be done by it, where that is so: it cannot be read, or it lost steps. Untouched.
+pub(super) fn judge(paths: &Paths) -> Result<(Device, Option<Refusal>), Refusal> {
+    match read(&paths.journal()) {
+        Ok(replay) => {
+            let loss = generations::beyond(paths, replay.device.newest)?;
+            Ok((replay.device, loss))
+        }
+        // Starting again would find the same, and nobody would hear of it.
+        Err(trouble) => Ok((Device::default(), Some(lost(&chain(&trouble))))),
+    }
+}
+
+/// Why nothing is done where the journal cannot be gone by.
+pub(super) fn lost(why: &str) -> Refusal {
+    let text = format!(
+        "{why}: nothing is changed. Put the whole journal back; or stop the agent, remove applier/journal, deploy/current and \
+         deploy/generations, and start it: what runs ends"
+    );
+    Refusal::new(Code::JournalLost, text)
+}
+
 /// What the journal at `path` amounts to, without touching it. No file = a new device.
-pub(super) fn read(path: &Path) -> Result<Replay, Trouble> {
+fn read(path: &Path) -> Result<Replay, Trouble> {
     let bytes = durable::read(path, MOST).map_err(|source| Trouble::Io {
         path: path.to_owned(),
         source,
@@ -171,6 +211,31 @@ mod tests {
         let step = device.step(Event::Locked(lock), &now());
         journal.append(&step.records, &step.device).unwrap();
         step.device
+    }
+
+    /// The disk says no after the short one took the name: what is appended to the long one then would be gone with it.
+    #[test]
+    fn a_compaction_that_fails_half_way_loses_no_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let (mut journal, mut device) = Journal::open(&path).unwrap();
+        for n in 0..20 {
+            device = lock(&mut journal, device, n);
+        }
+        let full = |_: &Path, _: &[u8], _: u32| Err(io::Error::from(io::ErrorKind::StorageFull));
+        journal.compact(&device, full).unwrap();
+        device = lock(&mut journal, device, 100);
+        assert_eq!(Journal::open(&path).unwrap().1, device, "the long one goes on");
+
+        let late = |path: &Path, bytes: &[u8], mode: u32| {
+            durable::write(path, bytes, mode)?;
+            Err(io::Error::other("the directory is not synced"))
+        };
+        let ended = journal.compact(&device, late);
+        if ended.is_ok() {
+            device = lock(&mut journal, device, 200);
+        }
+        assert_eq!(Journal::open(&path).unwrap().1, device);
     }
 
     #[test]

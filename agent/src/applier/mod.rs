@@ -36,6 +36,7 @@ use std::time::Duration;
 use ensign_bundle::digest::Nonce;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
+use ensign_bundle::trust::Trusted;
 
 pub use shell::{Shell, ShellError};
 pub use verify::{Judged, SignatureRow, Verified, verify_file};
@@ -72,16 +73,11 @@ pub fn state_from_files(paths: &Paths) -> Result<Option<State>, Refusal> {
     if !paths.applier().exists() {
         return Ok(None);
     }
-    let replay = journal::read(&paths.journal()).map_err(|e| Refusal::new(Code::Io, chain(&e)))?;
+    let (device, loss) = journal::judge(paths)?;
     let trusted = trust_store::TrustStore::open(&paths.trust())?.1.trusted;
-    let identity = identity::load(paths)?;
-    let mut state = report::of(
-        &replay.device,
-        identity.as_ref(),
-        trusted.as_ref(),
-        Nonce([0; Nonce::BYTES]),
-    );
-    if let Some(loss) = generations::beyond(paths, replay.device.newest)? {
+    let identity = identity::load(paths, trusted.as_ref().map(Trusted::fleet))?;
+    let mut state = report::of(&device, identity.as_ref(), trusted.as_ref(), Nonce([0; Nonce::BYTES]));
+    if let Some(loss) = loss {
         report::disbelieve(&mut state, paths, &loss);
     }
     Ok(Some(state))
@@ -90,7 +86,7 @@ pub fn state_from_files(paths: &Paths) -> Result<Option<State>, Refusal> {
 /// One applier per root.
 fn lock(paths: &Paths) -> Result<File, Refusal> {
     let io = |e: io::Error| durable::refusal(paths.applier_lock().display(), &e);
-    durable::create_dir(&paths.applier(), 0o700).map_err(io)?;
+    durable::closed_dir(&paths.applier(), 0o700).map_err(io)?;
     let file = File::options()
         .write(true)
         .create(true)
@@ -121,7 +117,7 @@ fn directories(paths: &Paths) -> Result<(), Refusal> {
         (paths.staging(), 0o700),
         (paths.generations(), 0o755),
     ] {
-        durable::create_dir(&path, mode).map_err(|e| durable::refusal(path.display(), &e))?;
+        durable::closed_dir(&path, mode).map_err(|e| durable::refusal(path.display(), &e))?;
     }
     let device = |path: std::path::PathBuf| {
         std::fs::metadata(&path)

@@ -318,6 +318,16 @@ mod tests {
         assert_eq!(leases.count(&future, &DEVICE, at(4)), None);
     }
 
+    /// Shown again later it says the time of then: whoever repeats it sets nothing forward.
+    #[test]
+    fn an_attested_time_counts_from_its_first_sight() {
+        let mut leases = Leases::new().unwrap();
+        assert_eq!(leases.attested(b"ten", at(1)), at(1));
+        assert_eq!(leases.attested(b"ten", at(800)), at(1));
+        assert_eq!(leases.attested(b"eleven", at(801)), at(801));
+        assert_eq!(leases.attested(b"eleven", at(802)), at(801));
+    }
+
     #[test]
     fn what_answers_another_nonce_or_device_changes_nothing() {
         let mut leases = Leases::new().unwrap();

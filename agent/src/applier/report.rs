@@ -31,7 +31,7 @@ pub(super) fn state(shell: &Shell) -> State {
         plain: shell.transfer.1.plain,
     };
     if let Some(lost) = &shell.lost {
-        state.report.status.reason.get_or_insert_with(|| lost.clone());
+        state.report.status.reason = Some(lost.clone());
     }
     if let Err(loss) = &shell.journal {
         disbelieve(&mut state, &shell.paths, loss);

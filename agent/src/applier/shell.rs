@@ -60,7 +60,7 @@ pub struct Shell {
     pub(super) trusted: Option<Trusted>,
     pub(super) degraded: bool,
     pub(super) identity: Option<Identity>,
-    /// Why the trust state cannot be used.
+    /// Why the trust state cannot be used, or who this device is cannot be told.
     pub(super) lost: Option<Refusal>,
     /// The fleet that is being joined.
     pub(super) joining: Option<ensign_bundle::digest::FleetId>,
@@ -95,26 +95,31 @@ impl Shell {
     pub fn start(paths: Paths, config: config::Applier) -> Result<Self, ShellError> {
         super::directories(&paths)?;
         let sockets = Sockets::listen(&paths)?;
-        let known = journal::read(&paths.journal())?.device;
-        let (journal, device) = match generations::beyond(&paths, known.newest)? {
-            None => {
+        let (journal, device) = match journal::judge(&paths)? {
+            (_, None) => {
                 let (journal, device) = Journal::open(&paths.journal())?;
                 (Ok(journal), device)
             }
-            Some(loss) => {
+            (known, Some(loss)) => {
                 tracing::error!(code = %loss.code, error = %loss.text, "nothing is changed on this device");
                 (Err(loss), known)
             }
         };
         let pointed = generations::current(&paths);
-        let (store, found, lost) = match TrustStore::open(&paths.trust()) {
+        let (store, found, mut lost) = match TrustStore::open(&paths.trust()) {
             Ok((store, found)) => (store, Some(found), None),
             Err(refusal) => {
                 tracing::error!(code = %refusal.code, error = %refusal.text, "the trust state is lost");
                 (TrustStore::empty(&paths.trust()), None, Some(refusal))
             }
         };
-        let identity = identity::load(&paths)?;
+        let fleet = found.as_ref().and_then(|f| f.trusted.as_ref()).map(Trusted::fleet);
+        let identity = identity::load(&paths, fleet).unwrap_or_else(|refusal| {
+            let text = format!("who this device is cannot be read: {}", refusal.text);
+            tracing::error!(code = %refusal.code, error = text, "the identity is lost");
+            lost.get_or_insert_with(|| Refusal::new(Code::NeedsReprovision, text));
+            None
+        });
         let degraded = found.as_ref().is_some_and(|f| f.degraded);
         let trusted = found.and_then(|f| f.trusted).filter(|_| identity.is_some());
         let leases = Leases::new().map_err(|e| Refusal::new(Code::Failed, format!("no randomness: {e}")))?;

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
-use ensign_bundle::reason::{Code, Refusal};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
 
@@ -14,7 +13,7 @@ use crate::ipc::socket::{Listener, Peer, Socket, SocketError};
 use crate::ipc::{FromApplier, ToAdmin, ToApplier};
 use crate::paths::{Paths, sockets};
 
-/// How long a peer may take to read an answer before it is let go.
+/// How long a command of root may take to read its answer before it is let go.
 const SEND: Duration = Duration::from_secs(5);
 /// Commands of root that are connected at once.
 const ADMINS: usize = 8;
@@ -144,7 +143,8 @@ fn wait(shell: &Shell, pause: Option<Duration>) -> Result<Vec<Ready>, ShellError
 fn accept_link(shell: &mut Shell) {
     match shell.sockets.applier.accept() {
         Ok((socket, peer)) if may_connect(&shell.paths, peer) => {
-            if let Err(error) = socket.timeout(Some(SEND)) {
+            // One that does not read must not keep the trial waiting that is watched meanwhile: it is let go.
+            if let Err(error) = socket.nonblocking(true) {
                 tracing::warn!(error = %chain(&error), "the link half's connection");
                 return;
             }
@@ -203,8 +203,11 @@ fn take_link(shell: &mut Shell) -> Result<(), ShellError> {
             shell.sockets.link = None;
             return Ok(());
         }
+        Err(error) if error.is_timeout() => return Ok(()),
         Err(error) => {
-            tracing::warn!(error = %chain(&error), "the link half's connection ends");
+            let refusal = error.refusal();
+            tracing::warn!(code = %refusal.code, error = %refusal.text, "the link half's connection ends");
+            send(shell, &FromApplier::Refused(refusal));
             shell.sockets.link = None;
             return Ok(());
         }
@@ -273,7 +276,7 @@ fn take_command(shell: &mut Shell, at: usize) -> Result<(), ShellError> {
     let answer = match socket.receive::<ToAdmin>() {
         Ok(Some((message, descriptors))) => admin::take(shell, message, descriptors)?,
         Ok(None) => return Ok(()),
-        Err(error) => crate::ipc::FromAdmin::Refused(Refusal::new(Code::Malformed, chain(&error))),
+        Err(error) => crate::ipc::FromAdmin::Refused(error.refusal()),
     };
     match socket.send(&answer, &[]) {
         Ok(()) => shell.sockets.admins.push(socket),

@@ -117,7 +117,7 @@ fn is_complete(paths: &Paths, device: &Device) -> Result<bool, Failure> {
 }
 
 fn join_anew(paths: &Paths, arguments: &Arguments, token: &Token, name: &str) -> Result<Document, Failure> {
-    durable::create_dir(&paths.link(), identity::DIRECTORY_MODE)
+    durable::closed_dir(&paths.link(), identity::DIRECTORY_MODE)
         .map_err(|e| Failure::new(Code::Io, format!("{}: {e}", paths.link().display())))?;
     let _lock = lock(paths).map_err(|refusal| Failure::from(refusal).hint("stop `ensign-agent run` first"))?;
     let admin = Admin::connect(paths)?;

@@ -8,7 +8,7 @@ pub mod socket;
 
 use ensign_bundle::digest::{DeviceId, Digest, FleetId, Nonce};
 use ensign_bundle::plan::evidence::Membership;
-use ensign_bundle::reason::Refusal;
+use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::trust::roles::FileRef;
 use ensign_bundle::wire::{DocKind, Held, Report};
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,14 @@ pub struct State {
     pub controller: Option<ensign_bundle::trust::roles::Controller>,
 }
 
+impl State {
+    /// Whether there is a controller to talk to: this device is in a fleet, or was and cannot tell any more, which somebody must hear.
+    pub fn has_fleet(&self) -> bool {
+        let reason = self.report.status.reason.as_ref();
+        self.device.is_some() || reason.is_some_and(|r| r.code == Code::NeedsReprovision)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// What lies in the descriptor, in order.
@@ -95,7 +103,7 @@ pub enum Need {
 #[serde(rename_all = "kebab-case")]
 pub enum ToAdmin {
     Status,
-    /// Makes (or shows) the receipt key for joining this fleet. Answer: `ReceiptKey`.
+    /// Makes the receipt key for joining this fleet, in place of the one there is. Answer: `ReceiptKey`.
     BeginEnroll {
         fleet: FleetId,
     },

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use ensign_bundle::reason::{Code, Refusal};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket, sockopt,
 };
@@ -21,6 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::DESCRIPTORS;
+use crate::chain::chain;
 
 /// Largest message, bytes.
 pub const MESSAGE_BYTES: usize = 64 << 10;
@@ -51,6 +53,16 @@ impl SocketError {
     /// True where a non-blocking or timed call would have had to wait.
     pub fn is_timeout(&self) -> bool {
         matches!(self, Self::Io(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// The reason as the other side and scripts see it.
+    pub fn refusal(&self) -> Refusal {
+        let code = match self {
+            Self::TooLong { .. } | Self::TooManyDescriptors { .. } | Self::Truncated => Code::LimitExceeded,
+            Self::Malformed(_) => Code::Malformed,
+            Self::Connect { .. } | Self::Listen { .. } | Self::Io(_) => Code::Io,
+        };
+        Refusal::new(code, chain(self))
     }
 }
 

@@ -48,7 +48,7 @@ impl Cache {
         let cache = Self {
             directory: directory.to_owned(),
         };
-        durable::create_dir(directory, 0o700).map_err(|e| cache.io(e))?;
+        durable::closed_dir(directory, 0o700).map_err(|e| cache.io(e))?;
         for entry in fs::read_dir(directory).map_err(|e| cache.io(e))? {
             let path = entry.map_err(|e| cache.io(e))?.path();
             if path.extension().is_some_and(|e| e == PART) {

@@ -104,7 +104,7 @@ pub fn create_key(paths: &Paths) -> Result<SecretKey, IdentityError> {
     let mut seed = [0; ensign_crypto::KEY_BYTES];
     getrandom::fill(&mut seed)?;
     let key = SecretKey::from_seed(seed);
-    durable::create_dir(&paths.link(), DIRECTORY_MODE).map_err(|source| IdentityError::Io {
+    durable::closed_dir(&paths.link(), DIRECTORY_MODE).map_err(|source| IdentityError::Io {
         path: paths.link(),
         source,
     })?;

@@ -42,6 +42,7 @@ pub fn run(paths: &Paths, ready_file: Option<&Path>) -> Result<(), Refusal> {
         return refuse!(NotFound, "this device has not joined a fleet");
     };
     durable::create_dir(&paths.run(), 0o755).map_err(|e| io(&e))?;
+    durable::closed_dir(&paths.link(), identity::DIRECTORY_MODE).map_err(|e| io(&e))?;
     let _lock = lock(paths)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -510,7 +510,8 @@ fn component(manifest: &Manifest, index: usize) -> Result<&Component, Refusal> {
 fn damaged_is_none(bytes: Result<Vec<u8>, Refusal>) -> Result<Option<Vec<u8>>, Refusal> {
     match bytes {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(refusal) if refusal.code == Code::ContentMismatch => {
+        // What cannot be read either: a descriptor that says so proves nothing against the release.
+        Err(refusal) if matches!(refusal.code, Code::ContentMismatch | Code::Io) => {
             tracing::warn!(code = %refusal.code, error = %refusal.text, "handed-over bytes are refused");
             Ok(None)
         }
