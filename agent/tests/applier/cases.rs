@@ -5,11 +5,14 @@ use std::io::Write as _;
 use ensign_agent::clock;
 use ensign_agent::ipc::{FromApplier, FromRunner, ToApplier, ToRunner, UnitVerb};
 use ensign_bundle::reason::Code;
-use ensign_bundle::wire::Phase;
+use ensign_bundle::statement;
+use ensign_bundle::trust::issue::Next as _;
+use ensign_bundle::trust::roles::Root;
+use ensign_bundle::wire::{DocKind, Phase};
 use serde_bytes::ByteBuf;
 
 use crate::kit::device::Device;
-use crate::kit::{Fleet, Recipe, Release, files};
+use crate::kit::{FLEET, Fleet, Recipe, Release, files, key, unix};
 
 fn two_components(version: &'static str, text: &str) -> Release {
     Recipe::new(version, files(&[("page", text.as_bytes())]))
@@ -69,4 +72,40 @@ fn a_clock_that_nothing_vouches_for_installs_nothing_until_the_controller_says_t
     link.offer(&device, &fleet, Some(&rollout));
     link.provide_all(&release.blobs);
     assert_eq!(link.until_settled().report.status.phase, Phase::Confirmed);
+}
+
+/// Whoever held the old timestamp key vouched for the time: its word goes with the key, and whoever holds the new one is asked.
+#[test]
+fn a_new_timestamp_key_takes_back_the_time_and_asks_anew() {
+    if clock::synchronised() {
+        println!("SKIPPED: a clock that nothing keeps right: this machine's is synchronised");
+        return;
+    }
+    let mut fleet = Fleet::new();
+    let device = Device::enrolled(&fleet);
+    let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
+    fleet.publish(&release);
+    let rollout = device.rollout(&mut fleet, &release);
+    let mut link = device.link();
+    let nonce = link.state.nonce;
+    let mut root = statement::open_unverified::<Root>(&fleet.root)
+        .unwrap()
+        .body
+        .next(unix())
+        .unwrap();
+    root.roles.timestamp.keys = vec![key(30).public()];
+    let root = statement::sign(&root, &[&key(10)], &FLEET).unwrap();
+    link.offer_documents(&[(DocKind::Root, root)], None);
+    link.until(|state| state.nonce != nonce);
+    // What the old key says now, for the new nonce, counts no more.
+    let answer = device.tell_time(&mut link);
+    assert!(matches!(answer, FromApplier::Refused(_)), "{answer:?}");
+    link.offer_with(Vec::new(), &device, Some(&rollout));
+    let reason = link
+        .until(|state| state.report.status.reason.is_some())
+        .report
+        .status
+        .reason;
+    assert_ne!(reason.map(|r| r.code), None);
+    assert!(!device.paths.current().exists());
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use ensign_agent::applier;
-use ensign_agent::ipc::ToAdmin;
+use ensign_agent::ipc::{FromApplier, ToAdmin, ToApplier};
 use ensign_bundle::plan::evidence::ReceiptState;
 use ensign_bundle::reason::Code;
 use ensign_bundle::wire::Phase;
@@ -43,6 +43,36 @@ fn installs_updates_and_fetches_only_what_changed() {
     assert_eq!(state.report.status.generation, 2);
     assert_eq!(device.live("web"), web("two"));
     assert_eq!(state.report.status.installed[0].version.as_str(), "1.1.0");
+}
+
+/// One frame has room for twelve of them: the others follow once these are acknowledged, none is lost and none is sent twice.
+#[test]
+fn many_receipts_are_told_twelve_at_a_time() {
+    let mut fleet = Fleet::new();
+    let device = Device::enrolled(&fleet);
+    let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
+    device.update(&mut fleet, &release);
+    // What runs already is signed for at once, for each plan that asks.
+    let mut link = device.link();
+    for _ in 0..29 {
+        let rollout = device.rollout(&mut fleet, &release);
+        link.offer(&device, &fleet, Some(&rollout));
+    }
+    let mut told = Vec::new();
+    loop {
+        let FromApplier::State(state) = link.ask(&ToApplier::Hello, &[]) else {
+            panic!("no state");
+        };
+        let said: Vec<u64> = receipts(&device, &state).iter().map(|r| r.seq).collect();
+        if said.is_empty() {
+            break;
+        }
+        assert!(said.len() <= 12, "{said:?}");
+        told.extend(said);
+        let seq = state.report.seq;
+        link.ask(&ToApplier::Acknowledged { seq }, &[]);
+    }
+    assert_eq!(told, (1..=30).collect::<Vec<u64>>());
 }
 
 /// 56 MB in 3,000 files: the applier and its worker together stay small, and the applier gives back what it used.

@@ -5,6 +5,7 @@ mod crashes;
 mod hostile;
 mod install;
 mod kit;
+mod link;
 mod permission;
 mod state;
 mod trial;

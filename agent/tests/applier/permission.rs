@@ -68,6 +68,17 @@ fn a_lock_defers_and_unlocking_goes_on() {
     let reason = link.until_phase(Phase::Waiting).report.status.reason.unwrap();
     assert_eq!(reason.code, Code::Locked);
     assert!(reason.text.contains("surgery"));
+    // Why it waits is said as it is now.
+    let inventory = ToAdmin::Lock {
+        reason: "inventory".to_owned(),
+        ttl_s: 600,
+    };
+    device.admin(&inventory, None);
+    link.offer(&device, &fleet, Some(&rollout));
+    link.until(|state| {
+        let reason = state.report.status.reason.as_ref();
+        reason.is_some_and(|r| r.code == Code::Locked && r.text.contains("inventory"))
+    });
     device.admin(&ToAdmin::Unlock, None);
     assert_eq!(link.until_settled().report.status.phase, Phase::Confirmed);
 }

@@ -92,8 +92,11 @@ fn a_journal_that_lost_steps_takes_nothing_down() {
         entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
     };
     let before = generations();
-    // Removed, empty, cut in its first steps, and put back from a copy of before the second release.
-    let found = [None, Some(&b""[..]), Some(&whole[..700]), Some(&older)];
+    // Damage between whole steps is no torn tail.
+    let mut damaged = whole.clone();
+    damaged[40] ^= 1;
+    // Removed, empty, cut in its first steps, put back from a copy of before the second release, and damaged in the middle.
+    let found = [None, Some(&b""[..]), Some(&whole[..700]), Some(&older), Some(&damaged)];
     for left in found {
         match left {
             None => std::fs::remove_file(device.paths.journal()).unwrap(),
@@ -126,22 +129,49 @@ fn a_journal_that_lost_steps_takes_nothing_down() {
     assert_eq!(device.live("web"), web("two"));
 }
 
-/// Damage between whole steps is no torn tail: the device stops, says so, and what runs stays.
+/// Whatever became of the file that says who this device is, or of the key that goes with it: nothing is done as somebody else, the link
+/// half can say why, and joining again mends it.
 #[test]
-fn a_journal_damaged_in_the_middle_is_refused() {
+fn a_damaged_identity_needs_to_join_again() {
     let mut fleet = Fleet::new();
     let mut device = Device::enrolled(&fleet);
     installed(&device, &mut fleet);
+    let binding = std::fs::read(device.paths.binding()).unwrap();
+    let name = binding.windows(4).position(|w| w == b"dev1").unwrap();
+    let mut cases = Vec::new();
+    for at in [1, 40, name, binding.len() / 2, binding.len() - 1] {
+        let mut damaged = binding.clone();
+        damaged[at] ^= 1;
+        cases.push((device.paths.binding(), damaged));
+    }
+    cases.push((device.paths.binding(), Vec::new()));
+    let key = std::fs::read(device.paths.receipt_key()).unwrap();
+    cases.push((device.paths.receipt_key(), key[..key.len() / 2].to_vec()));
+    for (path, damaged) in cases {
+        let kept = std::fs::read(&path).unwrap();
+        device.kill();
+        ensign_agent::durable::write(&path, &damaged, 0o600).unwrap();
+        device.start();
+        let mut link = device.link_without_time();
+        let status = &link.state.report.status;
+        assert_eq!(status.reason.clone().unwrap().code, Code::NeedsReprovision);
+        assert_eq!((link.state.device, link.state.has_fleet()), (None, true));
+        assert_eq!(status.generation, 1, "what runs goes on");
+        let answer = link.offer(&device, &fleet, None);
+        assert!(matches!(answer, FromApplier::Refused(r) if r.code == Code::NeedsReprovision));
+        device.kill();
+        ensign_agent::durable::write(&path, &kept, 0o600).unwrap();
+        device.start();
+        assert_eq!(device.link().state.report.status.reason, None);
+    }
     device.kill();
-    let mut journal = std::fs::read(device.paths.journal()).unwrap();
-    journal[40] ^= 1;
-    ensign_agent::durable::write(&device.paths.journal(), &journal, 0o600).unwrap();
+    ensign_agent::durable::write(&device.paths.receipt_key(), b"no key", 0o600).unwrap();
     device.start();
-    assert!(!device.ended().success());
-    assert_eq!(device.live("web"), web("one"));
-    assert!(
-        std::fs::read(device.paths.journal()).unwrap() == journal,
-        "it is kept as it was found"
+    device.enroll(&fleet);
+    let release = Recipe::new("2.0.0", web("two")).build();
+    assert_eq!(
+        device.update(&mut fleet, &release).report.status.phase,
+        Phase::Confirmed
     );
 }
 
@@ -220,6 +250,73 @@ fn any_umask_leaves_the_same_modes() {
         assert_eq!(mode(&paths.live("web").join("bin/run")), 0o555);
         assert_eq!(mode(&paths.live("web").join("index.html")), 0o444);
     }
+}
+
+/// What was signed for one fleet, and what failed in it, is no business of the next one, whichever way the device came there.
+#[test]
+fn nothing_that_one_fleet_was_to_be_told_is_told_to_the_next() {
+    for leaves in [true, false] {
+        let mut fleet = Fleet::new();
+        let mut device = Device::enrolled(&fleet);
+        installed(&device, &mut fleet);
+        let first = device.receipt_key;
+        assert_eq!(device.link().state.report.receipts.len(), 1, "not acknowledged");
+        if leaves {
+            assert!(matches!(device.admin(&ToAdmin::Leave, None), FromAdmin::Done { .. }));
+            assert!(device.link_without_time().state.report.receipts.is_empty());
+        }
+        device.enroll(&fleet);
+        assert_ne!(device.receipt_key, first);
+        for _ in 0..2 {
+            let report = device.link().state.report;
+            assert!(report.receipts.is_empty(), "left first: {leaves}");
+            assert_eq!((report.status.phase, report.status.plan), (Phase::Idle, None));
+            assert_eq!(report.status.generation, 1, "what runs goes on");
+            device.restart();
+        }
+    }
+}
+
+#[test]
+fn nobody_joins_or_leaves_in_the_middle_of_a_trial() {
+    let mut fleet = Fleet::new();
+    let mut device = Device::enrolled(&fleet);
+    let release = crate::kit::probed("1.0.0", "one");
+    fleet.publish(&release);
+    let rollout = device.rollout(&mut fleet, &release);
+    let mut link = device.link();
+    link.offer(&device, &fleet, Some(&rollout));
+    link.provide_all(&release.blobs);
+    link.until_phase(Phase::Trial);
+    assert_eq!(device.try_enroll(&fleet).unwrap_err().code, Code::Conflict);
+    assert_eq!(device.refusal(&ToAdmin::Leave, None).code, Code::Conflict);
+    assert_eq!(link.until_settled().report.status.phase, Phase::Confirmed);
+    device.try_enroll(&fleet).unwrap();
+}
+
+/// Made by somebody else, or by an earlier build: whoever may open them can hold their locks.
+#[test]
+fn private_folders_that_were_open_are_closed() {
+    let fleet = Fleet::new();
+    let mut device = Device::new();
+    let private = [
+        device.paths.applier(),
+        device.paths.trust(),
+        device.paths.manifests(),
+        device.paths.staging(),
+    ];
+    for folder in &private {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    std::fs::set_permissions(device.paths.trees(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    device.start();
+    device.enroll(&fleet);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for folder in &private {
+        assert_eq!(mode(folder), 0o700, "{}", folder.display());
+    }
+    assert_eq!(mode(&device.paths.trees()), 0o755);
 }
 
 /// What one fleet wanted, and why it was not done, is not shown to the next one.

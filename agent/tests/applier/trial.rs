@@ -3,6 +3,7 @@
 use std::sync::mpsc;
 
 use ensign_agent::ipc::{FromRunner, ToApplier, ToRunner, UnitVerb};
+use ensign_apply::{Record, Stage, journal};
 use ensign_bundle::digest::Nonce;
 use ensign_bundle::manifest::Probe;
 use ensign_bundle::plan::evidence::ReceiptState;
@@ -81,6 +82,28 @@ fn a_controller_that_was_there_before_the_switch_is_missed_across_a_restart() {
     assert!(status.reason.unwrap().text.contains("controller"));
 }
 
+/// A site that was offline before the switch keeps a good update, whatever its probe of the controller says.
+#[test]
+fn a_controller_that_was_not_there_before_the_switch_is_not_missed() {
+    let mut fleet = Fleet::new();
+    let mut device = Device::enrolled(&fleet);
+    let (link, _) = on_trial(&device, &mut fleet, &asks_for_the_controller("1.0.0"));
+    drop(link);
+    device.kill();
+    let mut known = journal::replay(&std::fs::read(device.paths.journal()).unwrap()).unwrap();
+    let Stage::Trial(trial) = &mut known.device.stage else {
+        panic!("{:?}", known.device.stage);
+    };
+    assert!(trial.contact, "the lease was contact");
+    trial.contact = false;
+    let snapshot = [Record::Snapshot(Box::new(known.device.clone()))];
+    let frame = journal::frame(known.sequence + 1, known.device.attempt, &snapshot).unwrap();
+    ensign_agent::durable::write(&device.paths.journal(), &frame, 0o600).unwrap();
+    device.start();
+    let status = device.link_without_time().until_settled().report.status;
+    assert_eq!(status.phase, Phase::Confirmed, "{:?}", status.reason);
+}
+
 #[test]
 fn only_what_the_controller_signed_since_the_switch_is_contact() {
     let mut fleet = Fleet::new();
@@ -104,6 +127,8 @@ fn a_switch_that_the_disk_refuses_denies_no_release() {
     let mut fleet = Fleet::new();
     let device = Device::enrolled(&fleet);
     device.update(&mut fleet, &probed("1.0.0", "one"));
+    // Answered only when what the update left behind is collected: the obstacle is not.
+    drop(device.link());
     let obstacle = device.paths.generations().join("2");
     ensign_agent::durable::write(&obstacle, b"no directory", 0o600).unwrap();
     let second = probed("2.0.0", "two");

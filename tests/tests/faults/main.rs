@@ -2,6 +2,7 @@
 //! values and a hint; the device still runs exactly what it ran, and takes the next honest release.
 
 mod content;
+mod device;
 mod plans;
 mod probes;
 mod processes;

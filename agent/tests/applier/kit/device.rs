@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ensign_agent::ipc::socket::Socket;
+use ensign_agent::ipc::socket::{Socket, SocketError};
 use ensign_agent::ipc::{FromAdmin, FromApplier, Need, Offer, OfferedRollout, Piece, State, ToAdmin, ToApplier};
 use ensign_agent::paths::{Paths, sockets};
 use ensign_bundle::digest::{DeviceId, Digest};
@@ -165,6 +165,10 @@ impl Device {
     }
 
     pub(crate) fn enroll(&mut self, fleet: &Fleet) {
+        self.try_enroll(fleet).unwrap();
+    }
+
+    pub(crate) fn try_enroll(&mut self, fleet: &Fleet) -> Result<(), Refusal> {
         let FromAdmin::ReceiptKey { key: receipt_key } = self.admin(&ToAdmin::BeginEnroll { fleet: FLEET }, None)
         else {
             panic!("no receipt key");
@@ -195,8 +199,20 @@ impl Device {
             binding: binding.len() as u64,
         };
         let file = scratch(&[fleet.root.clone(), grant, binding].concat());
-        let answer = self.admin(&command, Some(&file));
-        assert!(matches!(answer, FromAdmin::Done { .. }), "{answer:?}");
+        match self.admin(&command, Some(&file)) {
+            FromAdmin::Done { .. } => Ok(()),
+            FromAdmin::Refused(refusal) => Err(refusal),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.as_ref().unwrap().id()
+    }
+
+    /// Descriptors that the applier holds.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// The applier's worker, while there is one.
@@ -287,7 +303,40 @@ impl Link {
         self.answer()
     }
 
-    fn answer(&mut self) -> FromApplier {
+    /// Says exactly this, and waits for nothing.
+    pub(crate) fn say(&self, bytes: &[u8], files: &[&File]) -> Result<(), SocketError> {
+        let descriptors: Vec<_> = files.iter().map(|f| f.as_fd()).collect();
+        self.socket.send_bytes(bytes, &descriptors)
+    }
+
+    /// For what [`Self::say`] would not send.
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The refusal that a request must get.
+    pub(crate) fn refused(&mut self, message: &ToApplier, files: &[&File]) -> Refusal {
+        match self.ask(message, files) {
+            FromApplier::Refused(refusal) => refusal,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    /// What is still said before the applier ends this connection; it must.
+    pub(crate) fn ended(self) -> Option<Refusal> {
+        let mut last = None;
+        loop {
+            match self.socket.receive::<FromApplier>() {
+                Ok(None) => return last,
+                Ok(Some((FromApplier::Refused(refusal), _))) => last = Some(refusal),
+                Ok(Some(_)) => {}
+                Err(SocketError::Io(e)) if e.kind() == std::io::ErrorKind::ConnectionReset => return last,
+                Err(e) => panic!("the connection goes on: {e}"),
+            }
+        }
+    }
+
+    pub(crate) fn answer(&mut self) -> FromApplier {
         loop {
             match self
                 .socket

@@ -6,6 +6,7 @@
     reason = "a test kit: what cannot be set up fails the test"
 )]
 
+pub(crate) mod bed;
 pub(crate) mod device;
 pub(crate) mod runner;
 
