@@ -87,6 +87,7 @@ fn steps() -> Vec<Vec<Record>> {
         },
         Record::DenialsCleared { manifest: None },
     ]);
+    steps.push(vec![Record::Left]);
     steps
 }
 
