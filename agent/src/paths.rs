@@ -34,7 +34,7 @@ impl Paths {
         lib = "usr/lib/ensign";
         /// The administrator's configuration: `agent.toml`, `agent.d`, `handlers`, `hooks`.
         etc = "etc/ensign";
-        /// Runs as `unit start|stop|restart|is-active NAME` under a root other than `/`.
+        /// Runs as `unit start|stop|is-active NAME` under a root other than `/`; a restart is a stop and a start.
         unit_hook = "etc/ensign/hooks/unit";
         /// Runs when `labels.json` changed.
         labels_hook = "etc/ensign/hooks/labels";

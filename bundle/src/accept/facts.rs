@@ -31,7 +31,9 @@ pub struct DeviceFacts {
     pub arch: String,
     /// From the device's own configuration; empty = none.
     pub hardware: String,
+    /// Version of this program.
     pub agent: Version,
+    /// What runs, by product.
     pub installed: BTreeMap<Ident, Installed>,
     /// Manifests that failed here.
     pub denied: BTreeMap<Digest, Denial>,
@@ -50,6 +52,7 @@ pub struct DeviceFacts {
 pub struct Denial {
     /// The last time.
     pub code: Code,
+    /// How often.
     pub count: u32,
 }
 

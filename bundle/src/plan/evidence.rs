@@ -18,10 +18,13 @@ use crate::statement::Document;
 #[serde(deny_unknown_fields)]
 pub struct Binding {
     pub format: u16,
+    /// Unix seconds.
     pub issued: u64,
     /// SHA-256 of the SPKI of `key`.
     pub device: DeviceId,
+    /// Of TLS.
     pub key: PublicKey,
+    /// Of the applier.
     pub receipt_key: PublicKey,
     pub token: PublicKey,
     /// Digest of the token's grant, as the controller handed it out.
@@ -38,6 +41,7 @@ pub struct Binding {
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
     pub format: u16,
+    /// Unix seconds by the device's clock.
     pub issued: u64,
     pub plan: Digest,
     /// Digest of the release's manifest.
@@ -54,15 +58,12 @@ pub struct Receipt {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReceiptState {
+    /// It runs, and has proven itself.
     Confirmed,
     /// Refused or could not be applied; nothing was switched.
-    Failed {
-        code: Code,
-    },
+    Failed { code: Code },
     /// Was switched to, proved unhealthy, is gone.
-    RolledBack {
-        code: Code,
-    },
+    RolledBack { code: Code },
 }
 
 /// Why a device of wave `wave` may start: enough good receipts of an earlier wave.
@@ -71,7 +72,9 @@ pub enum ReceiptState {
 pub struct Gate {
     pub format: u16,
     pub plan: Digest,
+    /// From 1: the wave that it opens.
     pub wave: u32,
+    /// At most 64.
     pub receipts: Vec<GateReceipt>,
     /// The signed promote statement of a manual gate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,6 +85,7 @@ pub struct Gate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GateReceipt {
+    /// The envelope.
     pub receipt: ByteBuf,
     pub device: DeviceId,
     pub member: Membership,
@@ -96,6 +100,7 @@ pub struct Membership {
     /// From 0, in the order of ids.
     pub index: u32,
     pub receipt_key: PublicKey,
+    /// From the leaf's sibling upwards; at most 32.
     pub path: Vec<Digest>,
 }
 
@@ -104,6 +109,7 @@ pub struct Membership {
 #[serde(deny_unknown_fields)]
 pub struct Lease {
     pub format: u16,
+    /// Unix seconds by the controller's clock; compared with other leases only.
     pub issued: u64,
     pub plan: Digest,
     pub device: DeviceId,
@@ -121,6 +127,7 @@ pub struct TimeAttestation {
     pub fleet: FleetId,
     pub device: DeviceId,
     pub nonce: Nonce,
+    /// Unix seconds.
     pub time: u64,
 }
 

@@ -41,8 +41,11 @@ pub struct Member {
 pub struct Invitation {
     pub signed: Signed<Grant>,
     pub key: PublicKey,
+    /// Most devices that join with it.
     pub uses: u32,
+    /// Nobody joins from then on, unix seconds.
     pub expires: u64,
+    /// False: who joins waits for an operator.
     pub approve: bool,
 }
 

@@ -18,15 +18,19 @@ use crate::trust::roles::FORMAT;
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     pub format: u16,
+    /// Unix seconds.
     pub issued: u64,
     pub product: Ident,
     /// Greater than that of the last plan a device started for the product.
     pub seq: u64,
+    /// Orders the devices of a cut; drawn at random for each plan.
     pub cut_seed: CutSeed,
     pub release: PlanRelease,
     /// In order; waves are numbered from 1.
     pub waves: Vec<Wave>,
+    /// Nothing starts before, unix seconds; 0 = at once.
     pub not_before: u64,
+    /// Nothing starts from then on, unix seconds; at most 30 days after `issued`.
     pub expires: u64,
     /// Maintenance windows. A device that cannot evaluate one refuses the plan.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -34,6 +38,7 @@ pub struct Plan {
     /// May only tighten the manifest's numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthBounds>,
+    /// Present where the plan takes back another one, on its failures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverts: Option<Reverts>,
     /// Present where the plan may go back to a lower counter, with the reason.
@@ -44,6 +49,7 @@ pub struct Plan {
     pub offline: Option<Digest>,
     /// Passes windows and locks; never waves, evidence or floors.
     pub emergency: bool,
+    /// What the controller enforces.
     pub pace: Pace,
     /// The selector and exclusions it was cut from, and why: for people.
     pub select: String,
@@ -60,8 +66,10 @@ pub struct Plan {
 #[serde(deny_unknown_fields)]
 pub struct PlanRelease {
     pub version: Version,
+    /// As in the manifest; orders the releases of a product.
     pub counter: u64,
     pub manifest: Digest,
+    /// Of the manifest, bytes.
     pub length: u64,
 }
 
@@ -91,6 +99,7 @@ pub enum Cohort {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GateKind {
+    /// It does.
     Auto,
     /// Also needs a signed [`Promote`].
     Manual,
@@ -110,7 +119,9 @@ pub enum Evidence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HealthBounds {
+    /// A shorter window of the manifest becomes this, seconds.
     pub window_s: u64,
+    /// A later deadline of the manifest becomes this, seconds.
     pub deadline_s: u64,
 }
 
@@ -118,10 +129,15 @@ pub struct HealthBounds {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reverts {
+    /// The plan that is taken back.
     pub plan: Digest,
+    /// Manifest that is left.
     pub from: Digest,
+    /// Manifest that is gone back to.
     pub to: Digest,
+    /// Longest time since the switch to `from` on a device that goes back, seconds of boot clock.
     pub revert_for_s: u64,
+    /// Receipts of failures that prove the need, 1 to 64.
     pub failures: u32,
 }
 
@@ -129,13 +145,18 @@ pub struct Reverts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pace {
+    /// Most devices from their first offer to their terminal report; none = no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_parallel: Option<u32>,
+    /// At most one device for each value of this label updates at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub one_per: Option<Label>,
+    /// Most first offers in an hour; none = no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_per_h: Option<u32>,
+    /// Devices may fetch before their gate opens.
     pub prefetch: bool,
+    /// Among rollouts under way the higher one is served first. Default 0.
     pub priority: u32,
     pub stop: Stop,
 }
@@ -144,7 +165,9 @@ pub struct Pace {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stop {
+    /// Failures since the last resume that stop it.
     pub failed: Bound,
+    /// Devices gone dark since the last resume that stop it.
     pub dark: Bound,
     /// Finished devices before a percentage counts.
     pub min_sample: u32,
@@ -170,7 +193,9 @@ pub enum Bound {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnBreach {
+    /// Stop, and wait for an operator.
     Halt,
+    /// Bring the updated devices back by the prepared revert.
     Revert,
 }
 
@@ -179,7 +204,9 @@ pub enum OnBreach {
 #[serde(deny_unknown_fields)]
 pub struct Cancel {
     pub format: u16,
+    /// Unix seconds.
     pub issued: u64,
+    /// Digest of the payload of the plan that ends.
     pub plan: Digest,
     pub product: Ident,
     pub reason: String,
@@ -190,10 +217,12 @@ pub struct Cancel {
 #[serde(deny_unknown_fields)]
 pub struct Hold {
     pub format: u16,
+    /// Unix seconds.
     pub issued: u64,
     pub device: DeviceId,
     /// Greater than that of the hold before.
     pub seq: u64,
+    /// False lets it in again.
     pub held: bool,
     pub reason: String,
 }
@@ -203,8 +232,10 @@ pub struct Hold {
 #[serde(deny_unknown_fields)]
 pub struct Promote {
     pub format: u16,
+    /// Unix seconds.
     pub issued: u64,
     pub plan: Digest,
+    /// From 1.
     pub wave: u32,
 }
 
@@ -213,8 +244,10 @@ pub struct Promote {
 #[serde(deny_unknown_fields)]
 pub struct Grant {
     pub format: u16,
+    /// Unix seconds.
     pub issued: u64,
     pub subject: Subject,
+    /// All of its labels, at most 64: they take the place of those before.
     pub labels: Labels,
     /// The highest one counts; a token's grant has 0.
     pub label_seq: u64,

@@ -35,6 +35,7 @@ pub(super) struct Memory {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Started {
+    /// Its number; the next plan of the product has a higher one.
     pub seq: u64,
     pub plan: Digest,
 }

@@ -23,7 +23,9 @@ pub const FORMAT: u16 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Role {
+    /// Distinct.
     pub keys: Vec<PublicKey>,
+    /// 1 to the number of keys.
     pub threshold: u32,
 }
 
@@ -32,6 +34,7 @@ pub struct Role {
 #[serde(deny_unknown_fields)]
 pub struct FileRef {
     pub digest: Digest,
+    /// Bytes.
     pub length: u64,
 }
 
@@ -40,6 +43,7 @@ pub struct FileRef {
 #[serde(deny_unknown_fields)]
 pub struct Listed {
     pub version: u64,
+    /// Bytes of the envelope.
     pub length: u64,
     pub digest: Digest,
 }
@@ -49,8 +53,11 @@ pub struct Listed {
 #[serde(deny_unknown_fields)]
 pub struct Root {
     pub format: u16,
+    /// From 1; each next root has the next number.
     pub version: u64,
+    /// Unix seconds.
     pub issued: u64,
+    /// Unix seconds; at most 400 days after `issued`.
     pub expires: u64,
     pub fleet: FleetId,
     /// For people.
@@ -105,10 +112,12 @@ pub struct Policy {
     /// Scopes whose plans may be used offline.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub offline: Vec<Ident>,
+    /// An offline plan may be used by a device that does not know the time.
     pub offline_without_time: bool,
     /// Longest life of a timestamp where it is not the default (air-gapped fleets: up to 30 days), seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp_life_s: Option<u64>,
+    /// Has a place here, and no effect in this version.
     pub known_canaries: bool,
 }
 
@@ -128,8 +137,11 @@ pub struct Controller {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Floors {
+    /// A higher one lets floors and clocks go back, once.
     pub reset_epoch: u64,
+    /// No targets below this version.
     pub targets_version: u64,
+    /// By product.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub products: BTreeMap<Ident, ProductFloor>,
 }
@@ -151,8 +163,11 @@ pub struct ProductFloor {
 #[serde(deny_unknown_fields)]
 pub struct Targets {
     pub format: u16,
+    /// From 1; only rises.
     pub version: u64,
+    /// Unix seconds.
     pub issued: u64,
+    /// Unix seconds; at most 400 days after `issued`.
     pub expires: u64,
     /// Sorted by unique names; `*` stands for every product without an entry of its own.
     pub products: Vec<Product>,
@@ -166,15 +181,18 @@ pub struct Targets {
 pub struct Product {
     /// An identifier or `*`.
     pub name: String,
+    /// The release keys.
     pub role: Role,
     /// Patterns of component names; `*` matches any run of characters.
     pub components: Vec<String>,
     /// Kinds of components by name (`tree`, `oci`, ...); `agent` and `image` only if named here.
     pub kinds: Vec<String>,
+    /// Handlers that a component of kind `handler` may name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub handlers: Vec<Ident>,
     /// Patterns of unit names.
     pub units: Vec<String>,
+    /// No lower counter is installed; only rises.
     pub security_floor: u64,
     /// Release documents below this counter may leave the snapshot.
     pub lowest: u64,
@@ -191,11 +209,15 @@ pub struct Release {
     pub format: u16,
     /// Version of this document, from 1; renewing or yanking signs the next.
     pub version: u64,
+    /// Unix seconds.
     pub issued: u64,
+    /// Unix seconds; at most 400 days after `issued`.
     pub expires: u64,
     pub product: Ident,
     pub release: Version,
+    /// Orders the releases of a product.
     pub counter: u64,
+    /// No lower counter may follow this release on a device; at most `counter`.
     pub security_floor: u64,
     pub manifest: FileRef,
     pub compatible: Compatible,
@@ -213,8 +235,10 @@ pub struct Release {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Compatible {
+    /// As Rust names it: `x86_64`, `aarch64`, ...
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arch: Vec<String>,
+    /// Compared with `applier.hardware` of the device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hardware: Vec<String>,
     /// Lowest version of the agent, `MAJOR.MINOR.PATCH`.
@@ -230,8 +254,11 @@ pub struct Compatible {
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
     pub format: u16,
+    /// From 1; only rises.
     pub version: u64,
+    /// Unix seconds.
     pub issued: u64,
+    /// Unix seconds; at most 14 days after `issued`.
     pub expires: u64,
     pub targets: Listed,
     /// Sorted by product, then release; unique.
@@ -255,8 +282,11 @@ pub struct ListedRelease {
 #[serde(deny_unknown_fields)]
 pub struct Timestamp {
     pub format: u16,
+    /// From 1; only rises.
     pub version: u64,
+    /// Unix seconds.
     pub issued: u64,
+    /// Unix seconds; at most 3 days after `issued`, or what root's policy says.
     pub expires: u64,
     pub snapshot: Listed,
     #[serde(default, skip_serializing_if = "Ext::is_empty")]

@@ -31,6 +31,7 @@ pub struct DocRef {
     pub kind: DocKind,
     /// Of the whole envelope.
     pub digest: Digest,
+    /// Bytes of the envelope.
     pub length: u64,
 }
 
@@ -65,13 +66,12 @@ pub enum FromDevice {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ToDevice {
+    /// Answers `hello`: the session stands.
     Welcome(Welcome),
     /// What is wanted of the device now; replaces what was wanted before.
     Desired(Desired),
     /// Every report up to this sequence number is in the ledger.
-    Ack {
-        seq: u64,
-    },
+    Ack { seq: u64 },
     /// The connection ends for this reason (suspended, revoked, cloned, protocol).
     Refused(Refusal),
 }
@@ -79,7 +79,9 @@ pub enum ToDevice {
 /// Who speaks, what its applier holds, and the whole status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
+    /// Lowest and highest version that the device speaks.
     pub protocol: (u16, u16),
+    /// Version of the agent; 128 bytes are kept.
     pub agent: String,
     /// `arch`, `hardware`, `kernel`, ...: untrusted, for people and filters.
     pub facts: BTreeMap<String, String>,
@@ -87,6 +89,7 @@ pub struct Hello {
     pub held: Held,
     /// Goes up with every connection: a copy of the device shows as one that goes back.
     pub session: u64,
+    /// Of the kernel, new with each start of the machine.
     pub boot_id: String,
     /// The applier's challenge: leases and time attestations answer it.
     pub nonce: Nonce,
@@ -105,8 +108,10 @@ pub struct Held {
 /// The session stands: as whom the controller knows the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Welcome {
+    /// The version that is spoken from here on.
     pub protocol: u16,
     pub device: DeviceId,
+    /// As the registry has it; 1 to 63 bytes.
     pub name: String,
     pub fleet: FleetId,
     /// A signed [`crate::plan::evidence::TimeAttestation`].
@@ -134,8 +139,10 @@ pub struct Desired {
 pub struct DesiredRollout {
     pub plan: DocRef,
     pub release: DocRef,
+    /// Proof that this device's wave is open; missing where none is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<DocRef>,
+    /// The device's place in the plan.
     pub member: Membership,
     /// A signed [`crate::plan::evidence::Lease`]; none = prepare nothing new, switch nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,6 +152,7 @@ pub struct DesiredRollout {
 /// The whole of what a device has to say. `seq` 0 in `hello`: nothing to acknowledge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
+    /// Goes up when there is something new to say; an acknowledgement repeats it.
     pub seq: u64,
     pub status: Status,
     /// Envelopes of receipts that were not yet acknowledged, oldest first.
@@ -156,11 +164,13 @@ pub struct Report {
 pub struct Status {
     /// Generation that `current` points at; 0 = none yet.
     pub generation: u64,
+    /// By the running generation.
     pub installed: Vec<Installed>,
     pub phase: Phase,
     /// The plan that the phase belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Digest>,
+    /// Why it is in this phase; 1,024 bytes of text are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Refusal>,
     /// Digests of manifests that failed here.
@@ -173,8 +183,10 @@ pub struct Status {
 pub struct Installed {
     pub product: Ident,
     pub version: Version,
+    /// Of the release.
     pub counter: u64,
     pub manifest: Digest,
+    /// False during its trial.
     pub confirmed: bool,
     /// The plan that brought it.
     pub plan: Digest,
@@ -195,16 +207,26 @@ pub struct Transfer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
+    /// Nothing is wanted, or it was withdrawn.
     #[default]
     Idle,
+    /// Accepted; bytes come in.
     Fetching,
+    /// Whole on the disk; switches when lease and gate are judged once more.
     Staged,
+    /// Something that passes holds it.
     Waiting,
+    /// Units stop, the pointer moves, units start.
     Switching,
+    /// Runs, and must prove itself.
     Trial,
+    /// Runs, and has proven itself.
     Confirmed,
+    /// On the way to the generation before.
     RollingBack,
+    /// The generation before runs again.
     RolledBack,
+    /// Refused, or could not be staged; nothing was switched.
     Rejected,
 }
 
@@ -225,6 +247,7 @@ pub const REQUEST_DIGESTS: usize = 1024;
 /// Only frame of a joining device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enroll {
+    /// Lowest and highest version that the device speaks.
     pub protocol: (u16, u16),
     pub step: EnrollStep,
 }

@@ -8,7 +8,7 @@ use ensign_bundle::reason::Refusal;
 use crate::event::Event;
 use crate::rollout::Control;
 
-/// What the controller does next: it commits [`Action::event`], observes it, and the rest follows from [`crate::desired`].
+/// What the controller does next: it observes [`Action::event`], writes the rows, and the rest follows from [`crate::desired`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     OpenWave {

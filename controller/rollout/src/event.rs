@@ -179,9 +179,13 @@ pub struct Order {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceState {
+    /// Joined; waits for an operator.
     Pending,
+    /// Takes part.
     Approved,
+    /// May not connect until it is unsuspended.
     Suspended,
+    /// May not connect, for ever.
     Revoked,
 }
 
@@ -220,14 +224,18 @@ impl Order {
 pub struct RolloutSpec {
     pub product: Ident,
     pub version: Version,
+    /// Of the release.
     pub counter: u64,
     /// Digest of the release's manifest.
     pub manifest: Digest,
     /// Grows with every plan of the product.
     pub seq: u64,
+    /// The first is wave 1.
     pub waves: Vec<WaveSpec>,
     pub pace: Pace,
+    /// Unix seconds; 0 = at once.
     pub not_before: u64,
+    /// Unix seconds.
     pub expires: u64,
     /// The plan may go back to a lower counter.
     pub downgrade: bool,

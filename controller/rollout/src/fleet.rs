@@ -56,6 +56,7 @@ pub struct Fleet {
 pub struct Device {
     pub name: String,
     pub state: DeviceState,
+    /// Of the newest grant.
     pub labels: Labels,
     /// Who made its state what it is.
     #[serde(default)]
@@ -71,6 +72,7 @@ pub struct Device {
     /// When it joined; 0 = not known.
     #[serde(default)]
     pub added_at: u64,
+    /// A session stands; false after a start.
     #[serde(skip)]
     pub connected: bool,
     /// 0 = never.

@@ -2,16 +2,16 @@
 //!
 //! Pure: no clock, no disk, no network, no randomness. The controller is a loop around four calls:
 //!
-//! 1. something happened → commit the [`Event`] to the ledger, then [`observe`] it;
-//! 2. [`plan`] → [`Action`]s; each [`Action::event`] is committed and observed like any other;
+//! 1. something happened → [`observe`] the [`Event`]; the [`rows`] that it touched are written before anybody is told;
+//! 2. [`plan`] → [`Action`]s; each [`Action::event`] is observed like any other;
 //! 3. again from 2 until there are no actions (a bounded number of actions comes at a time, so one call stays short);
 //! 4. tell the devices what [`desired`] says now; sleep until [`next_wakeup`].
 //!
 //! Everything follows from state: folding the same events in the same order gives the same [`Fleet`] and the same plan, so a
 //! crash between any two lines is harmless, and a lost or repeated message too.
 //!
-//! A large fleet keeps [`rows`] instead of a growing list of events: one small row per device and per membership, written when an
-//! event touches it, and [`Fleet::from_rows`] counts everything anew. What an event touches is [`Event::subject`].
+//! The ledger keeps [`rows`], not events: one small row per device and per membership, written when an event touches it, and
+//! [`Fleet::from_rows`] counts everything anew. What an event touches is [`Event::subject`].
 //!
 //! ```text
 //! device in a rollout      ┌────────── hold, suspend, newer release ─▶ held

@@ -13,12 +13,15 @@ pub struct Member {
     pub offered_at: Option<u64>,
     /// Taken with the offer, given back by a terminal report (or by an operator while dark).
     pub slot: bool,
+    /// None = it has not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// Sequence number of the newest receipt for this plan; 0 = none.
     pub receipt_seq: u64,
+    /// Unix seconds; none = not dark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dark_since: Option<u64>,
+    /// Unix seconds; none = it was reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreached_since: Option<u64>,
     /// Which resume its failure or silence came after: older ones are acknowledged.
@@ -47,12 +50,19 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
+    /// Not offered yet.
     Pending,
+    /// Offered; its end is not known.
     Active,
+    /// Confirmed by its receipt.
     Ok,
+    /// Refused, could not be applied, or rolled back.
     Failed,
+    /// Took the update, then was silent for longer than the dark limit.
     Dark,
+    /// Not connected for longer than the reach since its wave opened.
     Unreached,
+    /// Held, not approved, running something newer, or with a newer rollout: counts neither way.
     Held,
 }
 

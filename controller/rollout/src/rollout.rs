@@ -18,6 +18,7 @@ pub struct Rollout {
     pub plan: Digest,
     /// As signed; the members' lists are moved to [`Rollout::members`].
     pub spec: RolloutSpec,
+    /// Unix seconds.
     pub started_at: u64,
     /// Position among all rollouts, in the order they were started.
     pub order: u64,
@@ -90,7 +91,9 @@ impl Stage {
 /// What happened to a wave, and its devices counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wave {
+    /// Unix seconds; none = not open yet.
     pub opened_at: Option<u64>,
+    /// Unix seconds; none = not done yet.
     pub done_at: Option<u64>,
     /// The promote statement of a manual gate is here.
     pub promoted_at: Option<u64>,
@@ -111,6 +114,7 @@ pub struct Wave {
 /// The control cohort when the newest wave opened: members that had not been offered the release yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Control {
+    /// Members that had not been offered the release.
     pub devices: u32,
     /// Of these, silent for longer than the dark limit.
     pub silent: u32,

@@ -11,6 +11,7 @@ use crate::rollout::{Control, Index, Rollout, Stage, Wave};
 /// Key `freeze`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetRow {
+    /// When the controller started last, unix seconds.
     pub started: u64,
     pub freeze: Option<Order>,
 }
@@ -20,6 +21,7 @@ pub struct FleetRow {
 pub struct RolloutRow {
     pub plan: Digest,
     pub spec: RolloutSpec,
+    /// Unix seconds.
     pub started_at: u64,
     pub order: u64,
     pub stage: Stage,

@@ -41,6 +41,7 @@ pub const AWAY_SHOWN: usize = 8;
 pub struct Away {
     pub device: DeviceId,
     pub name: String,
+    /// From 1.
     pub wave: u32,
     /// Since when nothing is heard of it, unix seconds.
     pub since: u64,
@@ -55,15 +56,25 @@ pub struct Away {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum RolloutState {
+    /// Started; its `not_before` has not come.
     Scheduled,
+    /// Offers are made.
     Running,
+    /// Stopped by an operator.
     Paused,
+    /// Stopped by a rule of the plan.
     Halted,
+    /// Ended by a signed cancel.
     Aborted,
+    /// Another rollout takes it back.
     Reverting,
+    /// Another rollout took it back.
     Reverted,
+    /// Newer rollouts of the product took its devices over.
     Superseded,
+    /// The plan ended before the rollout did.
     Expired,
+    /// Every wave is done; devices that were not reached may still come.
     Done,
 }
 
@@ -76,6 +87,7 @@ pub struct WaveStatus {
     pub state: WaveState,
     /// Devices in this wave alone.
     pub target: u32,
+    /// Not offered yet; from here to `held` as [`Standing`].
     pub pending: u32,
     pub active: u32,
     pub ok: u32,
@@ -86,6 +98,7 @@ pub struct WaveStatus {
     /// Of those pending and active, not connected.
     #[serde(default)]
     pub away: u32,
+    /// Seconds until its receipts can show the whole soak.
     pub soak_left_s: u64,
 }
 
@@ -94,11 +107,15 @@ pub struct WaveStatus {
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum WaveState {
+    /// Not open yet.
     Waiting,
+    /// Its devices are offered the release.
     Open,
     /// Every device has answered; receipts must still show the whole soak.
     Soaking,
+    /// Its quorum was reached and its soak is over; the next one may open.
     Done,
+    /// Open while its rollout was halted, or not done when its rollout ended.
     Halted,
 }
 
