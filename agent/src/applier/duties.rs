@@ -154,7 +154,8 @@ impl Shell {
             return Ok(());
         };
         let digest = staging.manifest;
-        match staging.take(&self.paths, self.config.reserve_bytes) {
+        let cache = self.offer.as_ref().and_then(|offer| offer.cache);
+        match staging.take(&self.paths, self.config.reserve_bytes, cache) {
             Progress::Working | Progress::Lacking => Ok(()),
             Progress::Failed(reason) => self.fail_staging(digest, reason),
             Progress::Lost(reason) => self.lose_worker(digest, reason),

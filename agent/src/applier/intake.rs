@@ -18,7 +18,8 @@ use ensign_bundle::wire::DocKind;
 
 use super::offer::{Documents, open_plan};
 use super::shell::{Shell, ShellError};
-use super::{labels, sockets, unpack};
+use super::staging::Staging;
+use super::{labels, sockets, tree, unpack};
 use crate::clock;
 use crate::durable;
 use crate::ipc::{Need, Offer, ToApplier};
@@ -93,15 +94,23 @@ pub(super) fn need(shell: &Shell) -> Option<Need> {
         return Some(Need::Nothing);
     };
     let manifest = fetching.target.manifest;
-    let blobs = match &shell.staging {
-        Some(staging) => staging.need()?.to_vec(),
-        None if shell.prepared.is_none() => vec![manifest],
+    let (blobs, spare) = match &shell.staging {
+        Some(staging) => (staging.need()?.to_vec(), spare(shell, staging)),
+        None if shell.prepared.is_none() => (vec![manifest], None),
         None => return Some(Need::Nothing),
     };
     Some(Need::Blobs {
         manifest: manifest.digest,
         blobs,
+        spare,
     })
+}
+
+/// Room that the cache may take, where it is on the file system of the trees.
+fn spare(shell: &Shell, staging: &Staging) -> Option<u64> {
+    let cache = shell.offer.as_ref()?.cache?;
+    let room = tree::room(&shell.paths).ok()?;
+    (cache.device == room.device).then(|| staging.spare(room, shell.config.reserve_bytes))
 }
 
 fn take_offer(shell: &mut Shell, offer: &Offer, file: OwnedFd) -> Result<Result<(), Refusal>, ShellError> {

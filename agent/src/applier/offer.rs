@@ -18,7 +18,7 @@ use ensign_bundle::trust::{Clock, ReleaseName, Source, Trusted, Want};
 use ensign_bundle::wire::DocKind;
 use rustix::fs::FileType;
 
-use crate::ipc::{Offer, Piece};
+use crate::ipc::{CacheSize, Offer, Piece};
 
 /// All documents of one offer together, bytes: the largest roles, a chain of roots, a few statements.
 const OFFER_BYTES: u64 = 16 << 20;
@@ -38,6 +38,7 @@ pub(super) struct HeldOffer {
     pub lease: Option<(Vec<u8>, Duration)>,
     /// The plan that a prepared revert takes back.
     pub forward: Option<Vec<u8>>,
+    pub cache: Option<CacheSize>,
 }
 
 impl Documents {
@@ -165,6 +166,7 @@ impl Documents {
             member: rollout.member.clone(),
             lease,
             forward: plans.next().map(<[u8]>::to_vec),
+            cache: offer.cache,
         }))
     }
 }

@@ -14,11 +14,11 @@ use ensign_bundle::refuse;
 use ensign_bundle::trust::roles::FileRef;
 
 use super::beneath::Dir;
-use super::tree;
+use super::tree::{self, Room};
 use super::unpack::{FromWorker, Survey, ToWorker};
 use crate::chain::chain;
-use crate::ipc::DESCRIPTORS;
 use crate::ipc::socket::Socket;
+use crate::ipc::{CacheSize, DESCRIPTORS, FETCH_BYTES};
 use crate::paths::Paths;
 
 /// Manifests of other releases that one message carries beside its own three descriptors.
@@ -31,6 +31,8 @@ pub(super) struct Staging {
     pub survey: Survey,
     /// Bytes of blobs taken.
     pub received: u64,
+    /// Room for what is still to be written, bytes.
+    left: u64,
     child: Child,
     socket: Socket,
     /// What is lacking; `None` = the worker is at work.
@@ -93,6 +95,7 @@ impl Staging {
                 manifest: manifest.digest,
                 survey: Survey::default(),
                 received: 0,
+                left: 0,
                 child,
                 socket,
                 need: None,
@@ -120,16 +123,21 @@ impl Staging {
         self.say(&ToWorker::Blobs { digests }, &descriptors)
     }
 
-    /// Takes the worker's answer, once its socket is readable.
-    pub(super) fn take(&mut self, paths: &Paths, reserve: u64) -> Progress {
-        match self.answer(paths, reserve) {
+    /// Free room that staging will not take, beside the reserve, bytes.
+    pub(super) fn spare(&self, room: Room, reserve: u64) -> u64 {
+        room.bytes.saturating_sub(self.left.saturating_add(reserve))
+    }
+
+    /// Takes the worker's answer, once its socket is readable. What is in `cache` counts as free.
+    pub(super) fn take(&mut self, paths: &Paths, reserve: u64, cache: Option<CacheSize>) -> Progress {
+        match self.answer(paths, reserve, cache) {
             Ok(progress) => progress,
             Err(Ended::Refused(refusal)) => Progress::Failed(refusal),
             Err(Ended::Lost(refusal)) => Progress::Lost(refusal),
         }
     }
 
-    fn answer(&mut self, paths: &Paths, reserve: u64) -> Result<Progress, Ended> {
+    fn answer(&mut self, paths: &Paths, reserve: u64, cache: Option<CacheSize>) -> Result<Progress, Ended> {
         let received = self.socket.receive::<FromWorker>();
         let received = received.map_err(|e| Ended::Lost(Refusal::new(Code::Io, chain(&e))))?;
         let Some((answer, _)) = received else {
@@ -143,12 +151,19 @@ impl Staging {
         match answer {
             FromWorker::Surveyed(survey) => {
                 self.survey = survey;
-                tree::require_room(tree::room(paths)?, survey.bytes, survey.inodes, reserve)?;
+                self.left = survey.bytes;
+                let mut room = tree::room(paths)?;
+                if let Some(cache) = cache.filter(|cache| cache.device == room.device) {
+                    room.bytes = room.bytes.saturating_add(cache.bytes);
+                }
+                let fetched = if survey.bytes > 0 { FETCH_BYTES } else { 0 };
+                tree::require_room(room, survey.bytes.saturating_add(fetched), survey.inodes, reserve)?;
                 self.say(&ToWorker::Go, &[]).map_err(Ended::Lost)?;
                 Ok(Progress::Working)
             }
-            FromWorker::Need { blobs } => {
+            FromWorker::Need { blobs, left } => {
                 self.need = Some(blobs);
+                self.left = left;
                 Ok(Progress::Lacking)
             }
             FromWorker::Staged => Ok(Progress::Whole),

@@ -148,6 +148,8 @@ pub(super) struct Room {
     /// Free for whoever has no privileges, bytes.
     pub bytes: u64,
     pub inodes: u64,
+    /// `st_dev`.
+    pub device: u64,
 }
 
 /// What is free; refuses to guess.
@@ -164,7 +166,8 @@ pub(super) fn room(paths: &Paths) -> Result<Room, Refusal> {
     };
     // File systems without a fixed table of inodes (btrfs) say 0 of 0.
     let inodes = if stat.f_files == 0 { u64::MAX } else { stat.f_favail };
-    Ok(Room { bytes, inodes })
+    let device = fs::stat(&path).map_or(0, |stat| stat.st_dev);
+    Ok(Room { bytes, inodes, device })
 }
 
 /// Refuses unless so much fits beside the reserve, with what is missing.

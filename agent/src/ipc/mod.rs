@@ -73,6 +73,17 @@ pub struct Offer {
     pub documents: Vec<Piece>,
     /// Nothing here = start nothing, finish what runs.
     pub rollout: Option<OfferedRollout>,
+    /// None where the link half cannot say.
+    #[serde(default)]
+    pub cache: Option<CacheSize>,
+}
+
+/// What the link half has downloaded, and gives up where staging needs the room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheSize {
+    /// The file system it is on, as `st_dev` names it.
+    pub device: u64,
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +99,9 @@ pub struct OfferedRollout {
     pub lease: Option<ByteBuf>,
 }
 
+/// Room that fetching takes at least beside what is staged, bytes.
+pub const FETCH_BYTES: u64 = 4 << 20;
+
 /// What the applier lacks to go on with the offer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -95,7 +109,13 @@ pub enum Need {
     /// Nothing: staged, refused (see the report) or nothing wanted.
     Nothing,
     /// These blobs (manifest, block tables, blocks by the digest of their stored bytes) of the release with this manifest.
-    Blobs { manifest: Digest, blobs: Vec<FileRef> },
+    Blobs {
+        manifest: Digest,
+        blobs: Vec<FileRef>,
+        /// Free room beside what is still to be staged and the reserve, bytes; none where the cache is on another file system.
+        #[serde(default)]
+        spare: Option<u64>,
+    },
 }
 
 /// From root's commands (`admin.sock`) to the applier.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -12,6 +12,7 @@ use ensign_bundle::reason::Code;
 use ensign_bundle::trust::roles::FileRef;
 
 use crate::durable;
+use crate::ipc::CacheSize;
 
 /// Ending of a file that is being written.
 const PART: &str = "part";
@@ -148,6 +149,19 @@ impl Cache {
             total -= length;
         }
         Ok(())
+    }
+
+    /// How much there is, and on which file system; none where that cannot be told.
+    pub fn size(&self) -> Option<CacheSize> {
+        let device = fs::metadata(&self.directory).ok()?.dev();
+        let entries = fs::read_dir(&self.directory).ok()?;
+        let blocks = entries
+            .filter_map(|entry| entry.ok()?.metadata().ok())
+            .map(|m| m.blocks());
+        Some(CacheSize {
+            device,
+            bytes: blocks.fold(0, u64::saturating_add).saturating_mul(512),
+        })
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {

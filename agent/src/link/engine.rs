@@ -109,6 +109,8 @@ struct Session {
 struct Wanted {
     manifest: Digest,
     blobs: Vec<FileRef>,
+    /// Room that the cache may take without being in the way of what is staged, bytes.
+    spare: u64,
     /// Bytes of records received for this release, retries and framing included.
     received: u64,
 }
@@ -302,7 +304,7 @@ impl Engine {
                 self.need = None;
                 self.prune();
             }
-            Need::Blobs { manifest, blobs } => {
+            Need::Blobs { manifest, blobs, spare } => {
                 let received = self
                     .need
                     .take()
@@ -319,13 +321,14 @@ impl Engine {
                 self.need = Some(Wanted {
                     manifest,
                     blobs,
+                    spare: spare.unwrap_or(u64::MAX),
                     received,
                 });
                 if let Some(Asked::Provide(given)) = asked {
                     self.taken += given.len();
-                    if self.taken >= PRUNE_EVERY {
-                        self.prune();
-                    }
+                }
+                if self.taken >= PRUNE_EVERY || self.is_short_of_room() {
+                    self.prune();
                 }
             }
         }
@@ -420,6 +423,7 @@ impl Engine {
                 member: r.member.clone(),
                 lease: r.lease.clone(),
             }),
+            cache: self.cache.size(),
         };
         self.status.send_modify(|s| s.offered(&documents, &bytes));
         let file = match self.cache.scratch(&bytes) {
@@ -521,7 +525,21 @@ impl Engine {
         pause.max(Duration::from_millis(10))
     }
 
-    /// Cuts the cache to its size. All blobs go when the release is staged; a withdrawn rollout may come back, so some stay.
+    /// What is staged, or this very cache, needs the room of what it holds.
+    fn is_short_of_room(&self) -> bool {
+        let full = |reason: &Refusal| reason.code == Code::NoSpace;
+        match &self.need {
+            Some(need) => need.spare < self.config.ahead_bytes,
+            None => self
+                .state
+                .borrow()
+                .as_ref()
+                .is_some_and(|s| s.report.status.reason.as_ref().is_some_and(full)),
+        }
+    }
+
+    /// Cuts the cache to its size. All blobs go when the release is staged, or room is short; a withdrawn rollout may come back, so some
+    /// stay.
     fn prune(&mut self) {
         let phase = self.state.borrow().as_ref().map(|s| s.report.status.phase);
         let staged = matches!(
@@ -530,7 +548,7 @@ impl Engine {
         );
         let mut keep: HashSet<Digest> = self.wanted.iter().flat_map(documents).map(|d| d.digest).collect();
         keep.extend(self.need.iter().flat_map(|n| &n.blobs).map(|f| f.digest));
-        let bytes = if staged && self.need.is_none() {
+        let bytes = if (staged && self.need.is_none()) || self.is_short_of_room() {
             0
         } else {
             self.config.cache_bytes

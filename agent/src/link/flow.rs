@@ -24,7 +24,7 @@ use super::fake::{Fake, Script};
 use super::identity::Device;
 use super::status::LinkStatus;
 use crate::config::Config;
-use crate::ipc::{FromApplier, Need, State, ToApplier};
+use crate::ipc::{DESCRIPTORS, FromApplier, Need, State, ToApplier};
 use crate::paths::Paths;
 
 /// Longest that anything here may take: far more than it does on a busy machine.
@@ -33,6 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The link half without processes and sockets: its applier is this test.
 struct Bench {
     _dir: tempfile::TempDir,
+    cache: Cache,
     fake: Fake,
     events: mpsc::UnboundedSender<Event>,
     status: watch::Receiver<LinkStatus>,
@@ -57,6 +58,7 @@ impl Bench {
         let (told, status) = watch::channel(LinkStatus::new(Some(&device)));
         let (stop, stopping) = watch::channel(false);
         let cache = Cache::open(&paths.link_cache()).unwrap();
+        let seen = cache.clone();
         let config = Config::default();
         tokio::spawn(Engine::new(config.link.clone(), cache, events.clone(), state, told).run(happened));
         let controller = Controller {
@@ -72,6 +74,7 @@ impl Bench {
         tokio::spawn(controller.keep_connected());
         Self {
             _dir: dir,
+            cache: seen,
             fake,
             events,
             status,
@@ -89,6 +92,7 @@ impl Bench {
             events: self.events.clone(),
             needs,
             got: HashMap::new(),
+            spare: None,
             offers: 0,
             time_after: 0,
             refuses: None,
@@ -104,6 +108,8 @@ struct Applier {
     events: mpsc::UnboundedSender<Event>,
     needs: Vec<FileRef>,
     got: HashMap<Digest, Vec<u8>>,
+    /// Room that it says is left for the cache.
+    spare: Option<u64>,
     offers: usize,
     /// No time is taken before so many offers: the roots that vouch for it come with them.
     time_after: usize,
@@ -179,6 +185,7 @@ impl Applier {
             Need::Blobs {
                 manifest: Digest([3; 32]),
                 blobs,
+                spare: self.spare,
             }
         })
     }
@@ -284,6 +291,23 @@ async fn an_update_reaches_the_applier_whole_and_once() {
     };
     assert_eq!((hello.session, hello.nonce), (1, Nonce([1; 32])));
     assert!(matches!(bench.fake.heard.recv().await, Some(FromDevice::Report(r)) if r.seq == 1));
+}
+
+#[tokio::test]
+async fn what_was_handed_over_makes_way_where_room_is_short() {
+    for (spare, most) in [(None, 100), (Some(0), DESCRIPTORS)] {
+        let (desired, content, needs) = rollout(100);
+        let bench = Bench::start(script(desired, content));
+        let mut applier = bench.applier(1, needs.clone());
+        applier.spare = spare;
+        applier.until_complete().await;
+        let kept = needs.iter().filter(|file| bench.cache.has(file)).count();
+        assert!(kept <= most, "{kept} of 100 are kept");
+        assert!(
+            spare.is_some() || kept == most,
+            "all are kept for a resume where there is room"
+        );
+    }
 }
 
 #[tokio::test]

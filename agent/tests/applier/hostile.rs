@@ -172,6 +172,7 @@ fn offers_that_lie_are_refused() {
             })
             .collect(),
         rollout: None,
+        cache: None,
     };
     let answer = link.ask(&ToApplier::Offer(offer), &[&scratch(&bytes)]);
     assert!(matches!(answer, FromApplier::Refused(r) if r.code == Code::Malformed));

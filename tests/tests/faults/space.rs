@@ -65,9 +65,9 @@ struct Small(PathBuf);
 
 impl Small {
     /// `None` where this user may not mount.
-    fn mount(at: &Path, bytes: u64) -> Result<Option<Self>> {
+    fn mount(at: &Path, bytes: u64, inodes: u32) -> Result<Option<Self>> {
         std::fs::create_dir_all(at)?;
-        let size = format!("size={bytes},nr_inodes=400,mode=755");
+        let size = format!("size={bytes},nr_inodes={inodes},mode=755");
         let out = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &size, "ensign-small"])
             .arg(at)
@@ -95,7 +95,7 @@ impl Drop for Small {
 fn a_full_disk_is_seen_before_the_download() -> Result<()> {
     let mut fleet = Fleet::start(&build(Profile::Dev)?, 0)?;
     let deploy = fleet.root("dev1").join("var/lib/ensign/deploy");
-    let Some(_small) = Small::mount(&deploy, 24 << 20)? else {
+    let Some(_small) = Small::mount(&deploy, 24 << 20, 400)? else {
         return Ok(());
     };
     fleet.join(1)?;
@@ -119,6 +119,28 @@ fn a_full_disk_is_seen_before_the_download() -> Result<()> {
     fleet.wait_for_refusal("dev1", Code::NoSpace, &["inodes are needed", "are free", "are missing"])?;
     fleet.unmoved(&standing)?;
     fleet.goes_on("1.3.0")?;
+    fleet.device("dev1")?.stop();
+    Ok(())
+}
+
+/// What is downloaded and what is staged lie on one disk, which has room for one of them: the download makes way.
+#[test]
+fn a_release_that_fits_is_not_crowded_out_by_its_own_download() -> Result<()> {
+    let mut fleet = Fleet::start(&build(Profile::Dev)?, 0)?;
+    let state = fleet.root("dev1").join("var/lib/ensign");
+    let Some(_small) = Small::mount(&state, 100 << 20, 4000)? else {
+        return Ok(());
+    };
+    fleet.join(1)?;
+    fleet.goes_on("1.0.0")?;
+    for (seed, version) in [(6, "1.1.0"), (7, "1.2.0")] {
+        let tree = fleet.path(version);
+        put(&tree.join("noise"), Random::new(seed).bytes(30 << 20), 0o644)?;
+        put(&tree.join("more"), Random::new(seed + 10).bytes(6 << 20), 0o644)?;
+        fleet.release(version, &[("web", &tree)], &["--level", "1"])?;
+        assert_eq!(fleet.rollout(version, ALL_AT_ONCE)?, 0, "{}", fleet.logs());
+        fleet.runs("dev1", &tree)?;
+    }
     fleet.device("dev1")?.stop();
     Ok(())
 }

@@ -42,6 +42,8 @@ pub enum FromWorker {
     /// The next blobs that are lacking, at most [`crate::ipc::NEED_DIGESTS`].
     Need {
         blobs: Vec<FileRef>,
+        /// Room for what is still to be written, bytes; at first [`Survey::bytes`].
+        left: u64,
     },
     /// Every tree is whole, with its modes, not yet synced.
     Staged,
@@ -51,7 +53,7 @@ pub enum FromWorker {
 /// What staging will take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Survey {
-    /// Room for files whose bytes are not on the device, rounded up to whole pages.
+    /// Room for files whose bytes are not on the device, rounded up to whole pages, without what an earlier try wrote of them.
     pub bytes: u64,
     pub inodes: u64,
     /// Plain size of the whole release, bytes.

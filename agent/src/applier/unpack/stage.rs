@@ -140,11 +140,32 @@ impl Stage {
                 if known || written || size == 0 {
                     survey.reused += size;
                 } else if counted.insert(digest) {
-                    survey.bytes = survey.bytes.saturating_add(size.next_multiple_of(PAGE));
+                    // A piece of it that an earlier try left gives its room back before it is written anew.
+                    let kept = there.map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512));
+                    survey.bytes = survey.bytes.saturating_add(pages(size).saturating_sub(kept));
                 }
             }
         }
         self.survey = survey;
+    }
+
+    /// Room for what is still to be written: of the component at hand exactly, of those after it as the survey counts.
+    pub(super) fn left(&self) -> u64 {
+        let open = self.open.iter().flat_map(|open| open.left.iter().flatten());
+        let later = self.manifest.components.iter().skip(self.next);
+        let mut counted = HashSet::new();
+        let later = later
+            .filter(|component| !self.skip.contains(&component.name))
+            .flat_map(|component| component.entries())
+            .filter_map(|entry| match entry {
+                Entry::File { size, digest, .. }
+                    if counted.insert(digest) && !matches!(self.sources.get(&digest), Some(Some(_))) =>
+                {
+                    Some(pages(size))
+                }
+                _ => None,
+            });
+        open.map(|left| pages(*left)).chain(later).fold(0, u64::saturating_add)
     }
 
     pub(super) fn survey(&self) -> Survey {
@@ -400,6 +421,11 @@ impl Open {
         }
         set_mode(file, *mode).map_err(fail)
     }
+}
+
+/// The room that a file of so many bytes takes.
+fn pages(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE).saturating_mul(PAGE)
 }
 
 /// Directories and links in their place, and nothing else of another kind.

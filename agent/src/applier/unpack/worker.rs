@@ -90,7 +90,10 @@ fn next(stage: &mut Stage) -> Result<FromWorker, Refusal> {
     Ok(if blobs.is_empty() {
         FromWorker::Staged
     } else {
-        FromWorker::Need { blobs }
+        FromWorker::Need {
+            blobs,
+            left: stage.left(),
+        }
     })
 }
 

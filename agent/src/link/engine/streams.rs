@@ -57,7 +57,9 @@ impl Engine {
             .filter(|f| self.have.contains(&f.digest) || self.in_flight.contains(&f.digest))
             .map(|f| f.length)
             .sum();
-        let mut budget = self.config.ahead_bytes.saturating_sub(waiting).min(BATCH_BYTES);
+        // What staging leaves over; a batch fits into the room that the applier keeps for it.
+        let ahead = self.config.ahead_bytes.min(need.spare.max(BATCH_BYTES));
+        let mut budget = ahead.saturating_sub(waiting).min(BATCH_BYTES);
         let lacking: Vec<FileRef> = need
             .blobs
             .iter()

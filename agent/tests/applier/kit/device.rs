@@ -394,6 +394,7 @@ impl Link {
                 })
                 .collect(),
             rollout,
+            cache: None,
         };
         let bytes: Vec<u8> = documents.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
         self.ask(&ToApplier::Offer(offer), &[&scratch(&bytes)])
