@@ -40,6 +40,7 @@ fn a_message_cut_anywhere_is_malformed_and_ends_the_connection() {
     let whole = codec::encode(&ToApplier::Offer(Offer {
         documents: pieces(&documents),
         rollout: Some(bed.offered(Nonce([0; 32]))),
+        cache: None,
     }))
     .unwrap();
     for length in (1..whole.len()).step_by(7) {
@@ -188,6 +189,7 @@ fn documents_that_are_changed_after_they_were_judged_change_nothing() {
     let offer = ToApplier::Offer(Offer {
         documents: pieces(&documents),
         rollout: Some(bed.offered(link.state.nonce)),
+        cache: None,
     });
     assert!(matches!(
         link.ask(&offer, &[&file]),
@@ -216,6 +218,7 @@ fn documents_that_are_changed_while_they_are_read_are_refused_or_honest() {
         let offer = ToApplier::Offer(Offer {
             documents: pieces(&documents),
             rollout: Some(bed.offered(link.state.nonce)),
+            cache: None,
         });
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {

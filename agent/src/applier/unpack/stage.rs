@@ -156,7 +156,7 @@ impl Stage {
         let mut counted = HashSet::new();
         let later = later
             .filter(|component| !self.skip.contains(&component.name))
-            .flat_map(|component| component.entries())
+            .flat_map(Component::entries)
             .filter_map(|entry| match entry {
                 Entry::File { size, digest, .. }
                     if counted.insert(digest) && !matches!(self.sources.get(&digest), Some(Some(_))) =>

@@ -96,6 +96,7 @@ pub(crate) fn bare_offer(documents: Vec<Piece>) -> ToApplier {
     ToApplier::Offer(Offer {
         documents,
         rollout: None,
+        cache: None,
     })
 }
 
