@@ -103,6 +103,7 @@ impl Device {
         self.generation(self.current)
     }
 
+    /// One that still stands on the disk.
     pub fn generation(&self, number: u64) -> Option<&Generation> {
         self.generations.iter().find(|g| g.number == number)
     }

@@ -46,6 +46,7 @@ pub struct Component {
 }
 
 impl Generation {
+    /// What this generation has of the product.
     pub fn product(&self, product: &Ident) -> Option<&Product> {
         self.products.iter().find(|p| p.product == *product)
     }
@@ -54,6 +55,7 @@ impl Generation {
         self.products.iter_mut().find(|p| p.product == *product)
     }
 
+    /// The component of this name, whichever product it is of.
     pub fn component(&self, name: &Ident) -> Option<&Component> {
         self.components.iter().find(|c| c.name == *name)
     }

@@ -133,6 +133,7 @@ pub struct RollingBack {
     pub reason: Refusal,
 }
 
+/// The generation before runs again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RolledBack {
     pub target: Target,

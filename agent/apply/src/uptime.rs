@@ -25,6 +25,7 @@ pub struct Uptime {
 }
 
 impl Uptime {
+    /// A clock that starts now.
     pub fn start(now: &Now) -> Self {
         Self {
             base_ms: 0,

@@ -28,7 +28,9 @@ pub struct Device {
     pub reason: Option<Reason>,
     /// None: never connected since it joined.
     pub last_seen: Option<Time>,
+    /// A session stands just now.
     pub connected: bool,
+    /// Took an update and then was silent for longer than its rollout allows.
     pub dark: bool,
     /// What the device says of itself: untrusted.
     pub facts: BTreeMap<String, String>,
@@ -59,9 +61,11 @@ pub enum DeviceStatus {
 pub struct InstalledProduct {
     #[schema(value_type = String)]
     pub version: Version,
+    /// Number of the generation on the device; goes up with every switch.
     pub generation: u64,
     /// By the device's own clock.
     pub since: Time,
+    /// False during its trial.
     #[serde(default)]
     pub confirmed: bool,
 }
@@ -123,7 +127,9 @@ pub struct NewToken {
 pub struct Token {
     #[schema(value_type = String)]
     pub key: PublicKey,
+    /// Most devices that join with it.
     pub uses: u32,
+    /// Devices that have joined with it.
     pub used: u32,
     pub expires: Time,
     #[schema(value_type = BTreeMap<String, String>)]
@@ -151,6 +157,7 @@ impl From<Phase> for DeviceStatus {
 }
 
 impl DeviceStatus {
+    /// The word in JSON and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",

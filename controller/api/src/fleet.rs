@@ -25,8 +25,11 @@ pub struct Fleet {
     /// How many devices are in each state.
     #[schema(value_type = BTreeMap<String, u64>)]
     pub devices: BTreeMap<DeviceState, u64>,
+    /// Devices with a session just now.
     pub connected: u64,
+    /// Devices that are dark.
     pub dark: u64,
+    /// Published releases.
     pub releases: u64,
     /// Rollouts that are not finished.
     pub rollouts: u64,
@@ -61,6 +64,7 @@ pub struct Metadata {
     pub bytes: Base64,
 }
 
+/// Which role a document is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MetadataKind {
@@ -80,6 +84,7 @@ pub struct NewTargets {
     pub releases: Vec<Base64>,
 }
 
+/// What the client has already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct MetadataQuery {

@@ -15,6 +15,7 @@ pub struct Release {
     pub product: Ident,
     #[schema(value_type = String)]
     pub version: Version,
+    /// Orders the releases of a product.
     pub counter: u64,
     pub components: Vec<Component>,
     /// Plain size of all components.
@@ -32,12 +33,14 @@ pub struct Release {
     pub yanked: Option<String>,
 }
 
+/// A part of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Component {
     #[schema(value_type = String)]
     pub name: Ident,
     /// `tree`, `image`, `oci`, ...
     pub kind: String,
+    /// Number of files, without directories and symlinks.
     pub files: u64,
     /// Plain size.
     pub bytes: u64,
@@ -62,6 +65,7 @@ pub struct Digests {
     pub digests: Vec<Digest>,
 }
 
+/// What is not stored of the digests that were asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Missing {
     /// In the order asked for.
@@ -79,6 +83,7 @@ pub struct Stored {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchHeader {
     pub digest: Digest,
+    /// Bytes of the blob.
     pub length: u64,
 }
 
@@ -90,6 +95,7 @@ impl BatchHeader {
     /// A batch ends with the blob that reaches this size, bytes.
     pub const BATCH_BYTES: usize = 8 << 20;
 
+    /// Digest, then length as u64 big-endian.
     pub fn encode(&self) -> [u8; Self::BYTES] {
         let mut out = [0; Self::BYTES];
         out[..Digest::BYTES].copy_from_slice(self.digest.as_bytes());
@@ -97,6 +103,7 @@ impl BatchHeader {
         out
     }
 
+    /// The header in these bytes; nothing is checked.
     pub fn decode(bytes: &[u8; Self::BYTES]) -> Self {
         let (mut digest, mut length) = ([0; Digest::BYTES], [0; 8]);
         digest.copy_from_slice(&bytes[..Digest::BYTES]);

@@ -55,8 +55,10 @@ pub struct Rollout {
     /// The plan's digest: what a cancel names.
     #[schema(value_type = String)]
     pub plan: Digest,
+    /// Of the plan; each next plan of the product has a higher one.
     pub seq: u64,
     pub started: Time,
+    /// End of the plan.
     pub expires: Time,
 }
 
@@ -66,6 +68,7 @@ pub struct Away {
     #[schema(value_type = String)]
     pub device: DeviceId,
     pub name: String,
+    /// From 1.
     pub wave: u32,
     /// Last sign of life.
     pub since: Time,
@@ -94,6 +97,7 @@ pub struct ReleaseSlots {
     pub reason: String,
 }
 
+/// About which device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct WhyQuery {
@@ -113,6 +117,7 @@ pub struct Why {
     /// Of the device: the words of `device ls`.
     pub status: String,
     pub reason: Option<Reason>,
+    /// None: time alone changes nothing, or it is not known.
     pub next_eligible: Option<Time>,
     pub hint: String,
 }

@@ -33,6 +33,7 @@ pub struct ErrorDocument {
     pub error: ErrorBody,
 }
 
+/// What went wrong, for programs and for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
     #[schema(value_type = String, example = "downgrade-refused")]
