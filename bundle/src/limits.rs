@@ -12,6 +12,10 @@ pub const SNAPSHOT_BYTES: usize = 1 << 20;
 pub const TIMESTAMP_BYTES: usize = 16 << 10;
 /// Largest plan, bytes (cohorts are Merkle roots, so a plan does not grow with the fleet).
 pub const PLAN_BYTES: usize = 64 << 10;
+/// Largest plan file, bytes: a plan on its way between signers, with the evidence of every device in it, about 1 KiB each.
+pub const PLAN_FILE_BYTES: usize = 256 << 20;
+/// CBOR items in a plan file: at most 9 for each device.
+pub const PLAN_FILE_ITEMS: usize = 16 << 20;
 /// Largest gate, bytes.
 pub const GATE_BYTES: usize = 64 << 10;
 /// Largest stored trust state, bytes.

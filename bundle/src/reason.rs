@@ -66,7 +66,7 @@ codes! {
     /// Something failed that has no code of its own; the text says what.
     Failed = "failed", 1, "run again with -v for details";
     /// The words of the command do not fit together.
-    Usage = "usage", 2, "the words are in --help";
+    Usage = "usage", 2, "the verb's --help lists its words";
     /// An operator paused the rollout.
     Paused = "paused", 10, "`ensign rollout resume`";
     /// More devices failed than the plan allows.
@@ -95,7 +95,7 @@ codes! {
     /// A signature does not verify.
     SignatureInvalid = "signature-invalid", 20, "sign again with the right key";
     /// Fewer valid signatures of distinct keys than the role's threshold.
-    ThresholdNotMet = "threshold-not-met", 20, "collect more signatures";
+    ThresholdNotMet = "threshold-not-met", 20, "another key holder signs the same file: `ensign release sign FILE`, or `ensign rollout sign PLAN`";
     /// The signing key is not one of this role.
     RoleNotAuthorised = "role-not-authorised", 20, "sign with a key of the role: `ensign key ls`";
     /// Outside of what the product's delegation allows.

@@ -1,4 +1,4 @@
-"""Reads roles, statements, gates and join tokens, written from docs/formats.md alone: ensign_documents.py FLEET KEY,... FILE...
+"""Reads roles, statements, gates, plan files and join tokens, written from docs/formats.md alone: ensign_documents.py FLEET KEY,... FILE...
 (fleet id and public keys in hexadecimal). Prints for each file, as a line of JSON, its kind, how many of the keys signed it, and what it
 says (byte strings in hexadecimal); or why it refuses it and exits with 1."""
 import base64, json, pathlib, re, sys
@@ -117,6 +117,9 @@ KINDS = {
 GATE = {"format": uint, "plan": digest, "wave": uint, "promote?": raw,
         "receipts": array({"receipt": raw, "device": device, "member": member}, 64)}
 
+PLAN_FILE = {"format": uint, "plan": raw, "chain": array(raw), "tokens": array(raw), "devices": array(
+    {"wave": uint, "token": uint, "binding": raw, "grant?": raw})}
+
 def document(data, kind, keys, fleet):
     most, fields = KINDS[kind]
     signed = envelope(data, kind, most)
@@ -154,6 +157,36 @@ def gate(data, keys, fleet, plans):
     promoted = document(body["promote"], "promote", keys, fleet) if "promote" in body else None
     return {"kind": "gate", "signatures": promoted["signatures"] if promoted else 0, "body": body}
 
+def tree(leaves):
+    if len(leaves) < 2:
+        return leaves[0] if leaves else sha256(b"")
+    half = 1 << (len(leaves) - 1).bit_length() - 1
+    return sha256(b"\1" + tree(leaves[:half]) + tree(leaves[half:]))
+
+def plan_file(data, keys, fleet):
+    magic = b"ENSIGNPL\r\n\x1a\n"
+    need(data.startswith(magic) and len(data) <= 256 << 20, "no plan file")
+    body = cbor(data[len(magic):], "plan file")
+    fits(PLAN_FILE, body)
+    plan = document(body["plan"], "plan", keys, fleet)
+    waves, lists = plan["body"]["waves"], {}
+    for place in body["devices"]:
+        need(1 <= place["wave"] <= len(waves) and place["token"] < len(body["tokens"]), "a place that is not there")
+        bound = document(place["binding"], "binding", [], fleet)["body"]
+        own = [bound[name] for name in ("token", "key", "receipt_key")]
+        need(document(place["binding"], "binding", own, fleet)["signatures"] == 3, "a binding that is not signed")
+        grant = body["tokens"][place["token"]]
+        need(bound["grant"] == sha256(envelope(grant, "grant", 4096)[1]), "a binding for another grant")
+        document(grant, "grant", keys, fleet)
+        if "grant" in place:
+            need(document(place["grant"], "grant", keys, fleet)["signatures"], "a grant that nobody signed")
+        lists.setdefault(place["wave"], {})[bound["device"]] = bound["receipt_key"]
+    for number, wave in enumerate(waves, 1):
+        leaves = [sha256(b"\0" + number.to_bytes(4, "big") + device + receipt_key)
+                  for device, receipt_key in sorted(lists.get(number, {}).items())]
+        need(wave["cohort"]["listed"] == {"root": tree(leaves), "count": len(leaves)}, f"wave {number} has other devices")
+    return {"kind": "plan-file", "signatures": plan["signatures"], "body": plan["body"]}
+
 def token(line):
     line = line.strip()
     data = base64.urlsafe_b64decode(line + b"=" * (-len(line) % 4))
@@ -174,6 +207,8 @@ def main(fleet, keys, *files):
             found = token(data)
         elif kind == "gate":
             found = gate(data, keys, fleet, plans)
+        elif kind == "plan-file":
+            found = plan_file(data, keys, fleet)
         else:
             found = document(data, kind, keys, fleet)
         if kind == "plan":

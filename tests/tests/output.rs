@@ -21,6 +21,8 @@ const VERBS: &[(&str, bool)] = &[
     ("product ls", false),
     ("product show app", false),
     ("token create --uses 2 --ttl 1h", true),
+    ("token sign two.grant", true),
+    ("token publish signed.grant", true),
     ("token ls", false),
     ("token revoke TOKEN", true),
     ("device ls", false),
@@ -39,13 +41,20 @@ const VERBS: &[(&str, bool)] = &[
         true,
     ),
     ("release sign app-1.0.0.bundle", true),
+    ("release sign half.bundle --detached --out no.sig", true),
     ("release publish app-1.0.0.bundle", true),
     ("release ls", false),
     ("release show app@1.0.0", false),
     ("release diff app-1.0.0.bundle app-1.0.0.bundle", false),
     ("release verify app-1.0.0.bundle", false),
     ("rollout plan --product app --version 1.0.0 --waves 100%", false),
+    (
+        "rollout plan --product app --version 1.0.0 --waves 100% --out no.plan",
+        true,
+    ),
+    ("rollout sign one.plan", true),
     ("rollout start --product app --version 1.0.0 --waves 100%", true),
+    ("rollout start signed.plan", true),
     ("rollout status", false),
     ("rollout ls", false),
     ("rollout pause", true),
@@ -119,6 +128,17 @@ fn every_verb_prints_one_document_in_each_format() -> Result<()> {
         .as_str()
         .context("a key")?
         .to_owned();
+    for words in [
+        "release build --product app --version 1.5.0 --tree app=tree --out half.bundle",
+        "token create --grant two.grant --out two.token",
+        "token create --grant signed.grant --out signed.token",
+        "token sign signed.grant",
+        "rollout plan --product app --version 1.0.0 --waves 100% --out one.plan",
+        "rollout plan --product app --version 1.0.0 --waves 100% --out signed.plan",
+        "rollout sign signed.plan",
+    ] {
+        run(&fleet, &words.split(' ').collect::<Vec<_>>())?;
+    }
     let before = state(&fleet)?;
     for (words, changes) in VERBS {
         let words = words.replace("TOKEN", &token);
@@ -161,7 +181,9 @@ fn every_verb_prints_one_document_in_each_format() -> Result<()> {
         ask(&["-v"], false)?;
     }
     assert_eq!(state(&fleet)?, before, "a dry run changed something");
-    assert!(!fleet.path("kit2").exists() && !fleet.path("two.bundle").exists());
+    for file in ["kit2", "two.bundle", "no.plan", "no.sig"] {
+        assert!(!fleet.path(file).exists(), "a dry run made {file}");
+    }
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::manifest::Draft;
 use ensign_bundle::plan::evidence::{Binding, Gate, Lease, Receipt, TimeAttestation};
+use ensign_bundle::plan::file::PlanFile;
 use ensign_bundle::plan::statements::{Cancel, Grant, Hold, Plan, Promote};
 use ensign_bundle::plan::token::Token;
 use ensign_bundle::statement::{self, Document};
@@ -130,6 +131,9 @@ fn golden_documents(python: &Path, folder: &Path) -> Result<()> {
         "addresses": token.addresses, "fleet": token.fleet, "root": token.root, "controller": hex::encode(token.controller.0),
     }}));
     files.push(golden("token-v1.txt"));
+    let file = PlanFile::parse(&std::fs::read(golden("plan-file-v1.bin"))?)?;
+    expected.push(serde_json::json!({"kind": "plan-file", "signatures": 1, "body": file.plan.body}));
+    files.push(golden("plan-file-v1.bin"));
     let gate = Gate::decode(&std::fs::read(golden("gate-v1.cbor"))?)?;
     files.push(golden("gate-v1.cbor"));
     let mut envelopes = 0;

@@ -74,6 +74,11 @@ fn check(fleet: &Fleet, case: &Case<'_>) -> Result<()> {
     }
     let hint = text.lines().find_map(|l| l.strip_prefix("hint: ")).unwrap_or_default();
     ensure!(!hint.is_empty(), "{words} has no hint: {text}");
+    let verb: Vec<&str> = case.words.split_whitespace().take(2).collect();
+    ensure!(
+        case.program != "ensign" || !hint.contains("--help") || hint.contains(&verb.join(" ")),
+        "{words}: the hint names another verb: {hint}"
+    );
     ensure!(!text.contains("Usage:"), "{words} prints the usage: {text}");
 
     let out = command(fleet, case).args(["-o", "json"]).output()?;
@@ -127,6 +132,10 @@ fn words_and_files_that_are_refused() -> Result<()> {
     assert_eq!(fleet.rollout("1.1.0", &["--waves", "100%", "--soak", "0s"])?, 0);
     let unsigned = "release build --product app --version 3.0.0 --tree app=tree --out unsigned.bundle";
     fleet.ensign(unsigned.split(' '), [""; 0])?;
+    let plan = "rollout plan --product app --version 1.1.0 --waves 100% --out unsigned.plan";
+    fleet.ensign(plan.split(' '), [""; 0])?;
+    let grant = "token create --grant unsigned.grant --out unsigned.token";
+    fleet.ensign(grant.split(' '), [""; 0])?;
     fs::copy(fleet.path("app-1.0.0.bundle"), fleet.path("flipped.bundle"))?;
     let flipped = fs::File::options()
         .read(true)
@@ -224,6 +233,27 @@ fn words_and_files_that_are_refused() -> Result<()> {
                 &["app@9.9.9"],
             ),
             case("release verify none.bundle", 32, "not-found", &["none.bundle"]),
+            case("rollout sign none.plan", 32, "not-found", &["none.plan"]),
+            case("rollout start none.plan", 32, "not-found", &["none.plan"]),
+            case("rollout sign tree/plain", 23, "malformed", &["tree/plain", "plan file"]),
+            case("rollout start unsigned.plan", 20, "unsigned", &["unsigned.plan"]),
+            case("rollout start unsigned.plan --product app", 2, "usage", &["--product"]),
+            case("rollout sign unsigned.plan --detached", 2, "usage", &["--out"]),
+            case("token sign tree/plain", 23, "malformed", &["tree/plain"]),
+            case("token publish unsigned.grant", 20, "unsigned", &["unsigned.grant"]),
+            case(
+                "release sign unsigned.bundle --add tree/plain",
+                23,
+                "malformed",
+                &["tree/plain"],
+            ),
+            case(
+                "device ls --select 'site = nowhere'",
+                32,
+                "nobody-matches",
+                &["2 devices", "site = nowhere"],
+            ),
+            case(format!("{start} --on-breach revert"), 2, "usage", &["revert"]),
             case(
                 format!("{start} --select 'site = nowhere'"),
                 32,

@@ -161,13 +161,7 @@ impl Invitation {
         else {
             return refuse!(Malformed, "the grant is not of a token");
         };
-        // Nobody has this id: the labels decide, before there is a device.
-        let nobody = selector::Subject {
-            id: &DeviceId([0; 32]),
-            name: "",
-            labels: &Labels::new(),
-        };
-        let scopes = Scopes::of_change(root, nobody, &claimed.labels)?;
+        let scopes = Self::scopes(root, &claimed.labels)?;
         let signed = scope::open::<Grant>(grant, &scopes, fleet)?;
         if let Some(role) = root.role_of(&key) {
             return refuse!(KeysRefused, "the token's key {} stands in the role {role}", key.id());
@@ -179,6 +173,17 @@ impl Invitation {
             expires,
             approve,
         })
+    }
+
+    /// The scopes that a token's grant of these labels needs: the labels decide, before there is a device.
+    pub fn scopes<'a>(root: &'a Root, labels: &Labels) -> Result<Scopes<'a>, Refusal> {
+        // Nobody has this id.
+        let nobody = selector::Subject {
+            id: &DeviceId([0; 32]),
+            name: "",
+            labels: &Labels::new(),
+        };
+        Scopes::of_change(root, nobody, labels)
     }
 
     /// Refuses when nobody may join with the token any more: `used` bindings exist already.

@@ -2,6 +2,7 @@
 
 pub mod cohort;
 pub mod evidence;
+pub mod file;
 pub mod gate;
 pub mod membership;
 pub mod merkle;

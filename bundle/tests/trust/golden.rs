@@ -8,12 +8,16 @@ use std::path::Path;
 
 use ensign_bundle::codec;
 use ensign_bundle::digest::{Digest, Nonce};
+use ensign_bundle::plan::cohort::CutWave;
 use ensign_bundle::plan::evidence::{Binding, Gate, GateReceipt, Lease, Receipt, ReceiptState, TimeAttestation};
+use ensign_bundle::plan::file::{PlanDevice, PlanFile};
+use ensign_bundle::plan::membership::Member;
 use ensign_bundle::plan::statements::{Cancel, Grant, HealthBounds, Hold, Plan, Promote, Reverts};
 use ensign_bundle::plan::token::Token;
 use ensign_bundle::reason::Code;
 use ensign_bundle::statement::{self, Document};
 use ensign_bundle::trust::roles::{FORMAT, FileRef, ProductFloor, Release, Root, Snapshot, Targets, Timestamp};
+use ensign_crypto::Envelope;
 use serde_bytes::ByteBuf;
 
 use crate::fleet::*;
@@ -182,6 +186,91 @@ fn tokens() {
     let text = token.to_text().unwrap();
     let found = String::from_utf8(golden("token-v1.txt", text.as_bytes())).unwrap();
     assert_eq!(found.parse::<Token>().unwrap().public(), public(60));
+}
+
+/// A plan file of two devices, one of them with labels of its own, and what its members are.
+fn plan_file() -> (PlanFile, Vec<Member>) {
+    let mut fleet = Fleet::new();
+    let app = fleet.release("app", "1.2.3", |_| {});
+    fleet.publish();
+    let devices: Vec<_> = (0..2).map(Device::new).collect();
+    let (plan, waves) = fleet.plan(&app, &devices, "1,100%");
+    let token = sign(&token_grant(60, &[("site", "lyon")]), &[5]);
+    let digest = statement::open_unverified::<Grant>(&token).unwrap().digest();
+    let in_order = waves
+        .iter()
+        .flat_map(|wave| wave.members.iter().map(|m| (wave.number, m.device)));
+    let mut file = PlanFile {
+        plan: statement::open_unverified(&sign(&plan, &[5])).unwrap(),
+        chain: Vec::new(),
+        tokens: vec![token.clone()],
+        devices: Vec::new(),
+    };
+    let mut members = Vec::new();
+    for (number, (wave, id)) in in_order.enumerate() {
+        let device = devices.iter().find(|d| d.id() == id).unwrap();
+        let binding = device.binding(60, digest);
+        let grant = (number == 0).then(|| sign(&device_grant(id, 1, &[("site", "nice")]), &[5]));
+        let grants: Vec<&[u8]> = grant.iter().map(Vec::as_slice).collect();
+        members.push(Member::verify(&fleet.root, &FLEET, &binding, &token, &grants).unwrap());
+        file.devices.push(PlanDevice {
+            wave,
+            token: 0,
+            binding: ByteBuf::from(binding),
+            grant: grant.map(ByteBuf::from),
+        });
+    }
+    for bytes in [&fleet.timestamp_bytes, &fleet.snapshot_bytes, &fleet.targets_bytes] {
+        file.chain.push(Envelope::parse(bytes, bytes.len()).unwrap());
+    }
+    (file, members)
+}
+
+#[test]
+fn plan_files() {
+    let (file, members) = plan_file();
+    let found = golden("plan-file-v1.bin", &file.encode().unwrap());
+    let read = PlanFile::parse(&found).unwrap();
+    assert_eq!(read.encode().unwrap(), found);
+    let all: Vec<&Member> = members.iter().collect();
+    let cut = read.cut(&all).unwrap();
+    assert_eq!(cut.iter().map(CutWave::count).collect::<Vec<_>>(), [1, 1]);
+    // Each byte counts, and the end is the end.
+    for end in 0..found.len() {
+        assert_eq!(code(PlanFile::parse(&found[..end])), Code::Malformed, "{end} bytes");
+    }
+    let longer = [&found[..], b"x"].concat();
+    assert_eq!(code(PlanFile::parse(&longer)), Code::Malformed);
+}
+
+#[test]
+fn a_plan_file_lists_exactly_whom_the_plan_signs() {
+    let (file, members) = plan_file();
+    let refused = |change: &dyn Fn(&mut PlanFile, &mut Vec<&Member>)| {
+        let (mut file, mut all) = (file.clone(), members.iter().collect());
+        change(&mut file, &mut all);
+        file.cut(&all).unwrap_err().code
+    };
+    let gone = refused(&|file, all| {
+        file.devices.pop();
+        all.pop();
+    });
+    assert_eq!(gone, Code::ContentMismatch);
+    assert_eq!(refused(&|file, _| file.devices[1].wave = 1), Code::ContentMismatch);
+    assert_eq!(refused(&|_, all| all.swap(0, 1)), Code::ContentMismatch);
+    assert_eq!(refused(&|_, all| all[1] = all[0]), Code::Conflict);
+    let fewer = refused(&|_, all| {
+        all.pop();
+    });
+    assert_eq!(fewer, Code::Malformed);
+    let unread = |change: &dyn Fn(&mut PlanFile)| {
+        let mut file = file.clone();
+        change(&mut file);
+        code(PlanFile::parse(&file.encode().unwrap()))
+    };
+    assert_eq!(unread(&|file| file.devices[0].wave = 0), Code::Malformed);
+    assert_eq!(unread(&|file| file.devices[0].wave = 3), Code::Malformed);
+    assert_eq!(unread(&|file| file.devices[0].token = 1), Code::Malformed);
 }
 
 #[test]

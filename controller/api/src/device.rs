@@ -37,6 +37,10 @@ pub struct Device {
     /// Held by an operator: takes part in no update.
     #[serde(default)]
     pub held: bool,
+    /// Manifests that failed on this device and are not tried again.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub denied: Vec<Digest>,
 }
 
 /// What a device is doing, in the words that scripts see.
@@ -81,10 +85,6 @@ pub struct DeviceDetail {
     /// Unsigned: serial numbers and the like, never matched by plans.
     #[serde(default)]
     pub claims: BTreeMap<String, String>,
-    /// Manifests that failed on this device and are not tried again.
-    #[serde(default)]
-    #[schema(value_type = Vec<String>)]
-    pub denied: Vec<Digest>,
     /// The newest rollout that lists it.
     #[schema(value_type = Option<String>)]
     pub rollout: Option<PlanId>,
@@ -201,6 +201,7 @@ mod tests {
             dark: false,
             facts: BTreeMap::new(),
             held: false,
+            denied: Vec::new(),
         };
         let json = serde_json::to_value(&row).unwrap();
         let promised = [

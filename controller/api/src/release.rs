@@ -21,6 +21,9 @@ pub struct Release {
     /// Plain size of all components.
     pub bytes: u64,
     pub signatures: Vec<SignatureRow>,
+    /// How many of them must be valid; 0 = no entry of targets covers the product.
+    #[serde(default)]
+    pub threshold: u32,
     /// `ok`, or the reason code of what is wrong with it.
     pub verdict: String,
     #[schema(value_type = String)]

@@ -56,6 +56,19 @@ impl Session {
         self.context.file.fleet
     }
 
+    /// Follows the controller's metadata where it answers. Where nobody does, what is held is still verified and never goes back: keys may
+    /// live where no controller can be reached. True = it answered.
+    pub async fn refresh_if_reached(&mut self) -> Result<bool> {
+        match self.trust.refresh(&self.client).await {
+            Ok(()) => Ok(true),
+            Err(e) if e.code == Code::ControllerUnreachable => {
+                Shell::warn(&format!("{e}; judged by the metadata that was last seen"));
+                Ok(false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     /// Signs a statement with the deploy key of this machine.
     pub fn sign_deploy<T: Document>(&self, statement: &T) -> Result<Vec<u8>> {
         let stored = self.context.stored(KeyRole::Deploy)?;

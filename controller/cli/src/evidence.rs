@@ -11,6 +11,7 @@ use ensign_bundle::statement;
 
 use crate::app::Session;
 use crate::failure::{Result, fail};
+use crate::units::show_count;
 
 /// A device whose evidence holds, with what the controller says of its state.
 #[derive(Clone, Debug)]
@@ -33,10 +34,13 @@ impl Inventory {
     /// Asks the controller for all evidence and verifies it.
     pub async fn fetch(session: &Session) -> Result<Self> {
         let rows: Vec<DeviceEvidence> = session.client.get("/v1/evidence").await?;
-        Self::verify(session, &rows)
+        let mut inventory = Self::verify(session, &rows)?;
+        inventory.known.sort_by(|a, b| a.member.name.cmp(&b.member.name));
+        Ok(inventory)
     }
 
-    fn verify(session: &Session, rows: &[DeviceEvidence]) -> Result<Self> {
+    /// The devices whose evidence holds, in the order of `rows`, and the others.
+    pub fn verify(session: &Session, rows: &[DeviceEvidence]) -> Result<Self> {
         let mut inventory = Self::default();
         // A token's grant is verified once for all devices that joined with it.
         let mut invitations: BTreeMap<Digest, Result<Invitation, Refusal>> = BTreeMap::new();
@@ -55,7 +59,9 @@ impl Inventory {
                     if *joined > uses {
                         return fail!(
                             KeysRefused,
-                            "more than {uses} devices joined with one token of {uses} uses: the controller's registry is not to be trusted"
+                            "more than {} joined with one token of {}: the controller's registry is not to be trusted",
+                            show_count(u64::from(uses), "device"),
+                            show_count(u64::from(uses), "use")
                         );
                     }
                     inventory.known.push(Known {
@@ -67,7 +73,6 @@ impl Inventory {
                 Err(refusal) => inventory.refused.push((row.name.clone(), refusal)),
             }
         }
-        inventory.known.sort_by(|a, b| a.member.name.cmp(&b.member.name));
         Ok(inventory)
     }
 }

@@ -31,6 +31,14 @@ impl Failure {
         self
     }
 
+    /// The same, with the file it is about.
+    #[must_use]
+    pub fn about(mut self, path: &Path) -> Self {
+        let path = ensign_bundle::text::printable(&path.to_string_lossy(), 300);
+        self.text = format!("{path}: {}", self.text);
+        self
+    }
+
     /// The words of the command do not fit together: exit 2.
     pub fn usage(text: impl Into<String>) -> Self {
         Self::new(Code::Usage, text)
@@ -50,6 +58,15 @@ impl Failure {
         };
         let path = ensign_bundle::text::printable(&path.to_string_lossy(), 300);
         Self::new(code, format!("cannot {verb} {path}: {error}"))
+    }
+
+    /// Words that do not fit together are looked up in the help of their verb, unless something better was said.
+    #[must_use]
+    pub fn of_verb(self, path: &str) -> Self {
+        if self.code == Code::Usage && self.hint_text() == Code::Usage.hint() {
+            return self.hint(format!("`{path} --help`"));
+        }
+        self
     }
 
     pub fn exit(&self) -> u8 {

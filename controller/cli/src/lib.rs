@@ -10,11 +10,13 @@ mod args;
 mod client;
 mod clock;
 mod device;
+mod difference;
 mod durable;
 mod evidence;
 mod failure;
 mod fleet;
 mod generated;
+mod grant;
 mod home;
 mod key;
 mod keyring;
@@ -25,6 +27,8 @@ mod progress;
 mod random;
 mod release;
 mod rollout;
+mod scopes;
+mod signing;
 mod token;
 mod trust;
 mod units;
@@ -32,7 +36,7 @@ mod units;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory as _, Parser as _};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use ensign_bundle::reason::Code;
 
 use crate::app::App;
@@ -43,18 +47,38 @@ use crate::output::{Format, Shell};
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(e) => return usage(&e),
+    let mut command = command();
+    let parsed = command
+        .try_get_matches_from_mut(std::env::args_os())
+        .and_then(|mut matches| {
+            let path = path(&matches);
+            Ok((path, Cli::from_arg_matches_mut(&mut matches)?))
+        });
+    let (path, cli) = match parsed {
+        Ok(parsed) => parsed,
+        Err(e) => return usage(&e.format(&mut command)),
     };
     let shell = cli.global.shell();
     match run(shell.clone(), cli.noun) {
         Ok(exit) => exit,
         Err(failure) => {
+            let failure = failure.of_verb(&path);
             shell.print_failure(&failure);
             ExitCode::from(failure.exit())
         }
     }
+}
+
+/// `ensign device hold`: the verb that runs.
+fn path(matches: &ArgMatches) -> String {
+    let mut path = "ensign".to_owned();
+    let mut next = matches.subcommand();
+    while let Some((word, below)) = next {
+        path.push(' ');
+        path.push_str(word);
+        next = below.subcommand();
+    }
+    path
 }
 
 /// Every noun, verb and flag, for whoever checks words against them.
@@ -111,7 +135,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         },
         ..Shell::default()
     };
-    let failure = args::failure(error);
+    let failure = args::failure(error, words.get(1..).unwrap_or_default());
     shell.print_failure(&failure);
     ExitCode::from(failure.exit())
 }

@@ -8,6 +8,7 @@ use ensign_bundle::reason::Code;
 use ensign_bundle::text::printable;
 use serde::Serialize;
 
+use crate::difference::Difference;
 use crate::failure::{Failure, Result, fail};
 
 /// Longest foreign text in a table, characters.
@@ -49,12 +50,15 @@ pub trait Document: Serialize {
 
 /// What `--dry-run` prints.
 #[derive(Debug, Serialize)]
-struct Would {
+struct Intended<'a> {
     dry_run: bool,
     would: Vec<String>,
+    /// What a signature would change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<&'a Difference>,
 }
 
-impl Document for Would {
+impl Document for Intended<'_> {
     fn table(&self, paint: Paint) -> String {
         let lines = self
             .would
@@ -64,7 +68,7 @@ impl Document for Would {
         if lines.is_empty() {
             format!("{}\n", paint.dim("nothing would change"))
         } else {
-            lines
+            lines + &self.changes.map(|changes| changes.text(paint)).unwrap_or_default()
         }
     }
 }
@@ -105,7 +109,25 @@ impl Shell {
 
     /// The same for several things.
     pub fn would_all(&self, would: Vec<String>) -> Result<()> {
-        self.print(&Would { dry_run: true, would })
+        self.print(&Intended {
+            dry_run: true,
+            would,
+            changes: None,
+        })
+    }
+
+    /// The same for a signature, with what it would change.
+    pub fn would_change(&self, what: impl Into<String>, changes: &Difference) -> Result<()> {
+        self.would_change_all(vec![what.into()], changes)
+    }
+
+    /// The same for several things.
+    pub fn would_change_all(&self, would: Vec<String>, changes: &Difference) -> Result<()> {
+        self.print(&Intended {
+            dry_run: true,
+            would,
+            changes: Some(changes).filter(|changes| !changes.is_empty()),
+        })
     }
 
     /// A line for the operator that is not part of the document.
@@ -145,8 +167,9 @@ impl Shell {
         io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
-    /// Asks before something that cannot be taken back. Without a terminal `--yes` is needed (exit 2).
-    pub fn confirm(&self, question: &str) -> Result<()> {
+    /// Asks before something that cannot be taken back; `not_done` says what a no leaves as it is. Without a terminal `--yes` is needed
+    /// (exit 2).
+    pub fn confirm(&self, question: &str, not_done: &str) -> Result<()> {
         if self.yes || self.dry_run {
             return Ok(());
         }
@@ -161,7 +184,7 @@ impl Shell {
         if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes") {
             return Ok(());
         }
-        Err(Failure::new(Code::Failed, "not confirmed: nothing was done").hint("answer y, or add --yes"))
+        Err(Failure::new(Code::Failed, format!("not confirmed: {not_done}")).hint("answer y, or add --yes"))
     }
 
     /// Prints how the run failed.

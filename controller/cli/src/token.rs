@@ -1,21 +1,28 @@
 //! `ensign token ...`: the token's text is made here; the controller sees its signed grant and never the seed.
 
+use std::path::{Path, PathBuf};
+
 use ensign_api::{Base64, Change, NewToken, Time, Token as Row};
 use ensign_bundle::ids::{Label, Labels};
+use ensign_bundle::plan::membership::Invitation;
 use ensign_bundle::plan::statements::{Grant, Subject};
 use ensign_bundle::plan::token::Token;
 use ensign_bundle::reason::Code;
+use ensign_bundle::statement;
 use ensign_bundle::text::printable;
-use ensign_bundle::trust::roles::FORMAT;
+use ensign_bundle::trust::roles::{FORMAT, Scope};
 use ensign_bundle::words::{DEVICE_PREFIX, Fits, by_prefix};
 use serde::Serialize;
 
 use crate::app::App;
 use crate::args::TokenVerb;
 use crate::failure::{Failure, Result, fail};
+use crate::home::KeyRole;
 use crate::output::{Document, Grid, Mood, Paint};
-use crate::{clock, durable, random, units};
+use crate::{clock, durable, grant, random, scopes, units};
 
+/// What to do where a token's grant needs several signatures.
+const SEVERAL: &str = "write it as a file: `ensign token create --grant GRANT --out TOKEN`; each signs it: `ensign token sign GRANT`; then `ensign token publish GRANT`";
 /// Longest life of a token, seconds: 400 days.
 const TTL_MAX_S: u64 = 400 * 24 * 3600;
 /// Digits of a key in the list: enough to name it.
@@ -33,7 +40,7 @@ struct Created {
 /// `token create --out FILE`: the token is in the file alone.
 #[derive(Debug, Serialize)]
 struct CreatedFile {
-    file: std::path::PathBuf,
+    file: PathBuf,
     expires: Time,
     uses: u32,
     key: ensign_crypto::PublicKey,
@@ -47,7 +54,13 @@ pub async fn run(app: &App, verb: TokenVerb) -> Result<()> {
             label,
             approve,
             out,
-        } => create(app, uses, ttl, &label, approve == "auto", out.as_deref()).await,
+            grant,
+        } => {
+            let approve = approve == "auto";
+            create(app, uses, ttl, &label, approve, out.as_deref(), grant.as_deref()).await
+        }
+        TokenVerb::Sign(words) => grant::sign(app, &words).await,
+        TokenVerb::Publish { file } => grant::publish(app, &file).await,
         TokenVerb::Ls => {
             let session = app.session()?;
             let mut rows: Vec<Row> = session.client.get("/v1/tokens").await?;
@@ -64,7 +77,8 @@ async fn create(
     ttl: u64,
     label: &[(String, String)],
     approve: bool,
-    out: Option<&std::path::Path>,
+    out: Option<&Path>,
+    file: Option<&Path>,
 ) -> Result<()> {
     if ttl == 0 || ttl > TTL_MAX_S {
         return Err(Failure::usage(format!(
@@ -88,15 +102,7 @@ async fn create(
             Time(expires)
         ));
     }
-    let token = Token {
-        addresses: root.controller.addresses.clone(),
-        fleet: session.fleet(),
-        root: session.context.file.root_hash,
-        controller,
-        key,
-    }
-    .to_text()?;
-    let grant = session.sign_deploy(&Grant {
+    let grant = Grant {
         format: FORMAT,
         issued: clock::now(),
         subject: Subject::Token {
@@ -107,11 +113,30 @@ async fn create(
         },
         labels,
         label_seq: 0,
-    })?;
-    let _: Row = session
-        .client
-        .post("/v1/tokens", &NewToken { grant: Base64(grant) })
-        .await?;
+    };
+    let token = Token {
+        addresses: root.controller.addresses.clone(),
+        fleet: session.fleet(),
+        root: session.context.file.root_hash,
+        controller,
+        key,
+    }
+    .to_text()?;
+    if let Some(file) = file {
+        grant::store(file, &statement::seal(&grant)?.encode())?;
+        let next = format!("each key holder: `ensign token sign {}`", file.display());
+        app.shell
+            .note(&format!("nobody joins before enough have signed; {next}"));
+    } else {
+        let scopes: Vec<&Scope> = Invitation::scopes(root, &grant.labels)?.iter().collect();
+        let own = session.context.stored(KeyRole::Deploy)?.public();
+        scopes::alone(&scopes, &own, "the grant", SEVERAL)?;
+        let grant = session.sign_deploy(&grant)?;
+        let _: Row = session
+            .client
+            .post("/v1/tokens", &NewToken { grant: Base64(grant) })
+            .await?;
+    }
     match out {
         None => app.shell.print(&Created {
             token,

@@ -7,17 +7,20 @@ use std::path::{Path, PathBuf};
 use ensign_api::{Metadata, MetadataKind};
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::ids::{Ident, Version};
-use ensign_bundle::reason::Code;
-use ensign_bundle::statement;
-use ensign_bundle::trust::roles::{Product, Root, Targets};
+use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::statement::{self, Document as _};
+use ensign_bundle::trust::roles::{Product, Release, Root, Snapshot, Targets, Timestamp};
 use ensign_bundle::trust::{ReleaseName, Source, TrustState, Trusted, Want};
-use ensign_crypto::PublicKey;
+use ensign_crypto::{Envelope, PublicKey};
 
 use crate::client::Client;
 use crate::clock;
 use crate::durable;
 use crate::failure::{Failure, Result, fail};
 use crate::home::{self, Context};
+
+/// What to do where a release is not published.
+pub const NOT_PUBLISHED: &str = "`ensign release publish FILE`; `ensign release ls` lists what is published";
 
 /// Trusted metadata and the file it is kept in.
 #[derive(Debug)]
@@ -123,12 +126,7 @@ impl Trust {
     }
 
     /// A published release, verified from root down to its document. The document is fetched where it is not held.
-    pub async fn release(
-        &mut self,
-        client: &Client,
-        product: &Ident,
-        version: &Version,
-    ) -> Result<ensign_bundle::trust::roles::Release> {
+    pub async fn release(&mut self, client: &Client, product: &Ident, version: &Version) -> Result<Release> {
         let name = ReleaseName {
             product: product.clone(),
             version: version.clone(),
@@ -136,11 +134,7 @@ impl Trust {
         let _lock = self.lock()?;
         let listed = self.trusted.snapshot().and_then(|s| s.release(&name));
         let Some(digest) = listed.map(|l| l.document.digest) else {
-            return Err(Failure::new(
-                Code::NotFound,
-                format!("the release {product}@{version} is not published"),
-            )
-            .hint("`ensign release ls`"));
+            return Err(not_published(&name));
         };
         let held = self
             .trusted
@@ -155,6 +149,86 @@ impl Trust {
         let (release, _) = self.trusted.fresh_release(&name, clock::now(), Source::Online)?;
         Ok(release.clone())
     }
+
+    /// Carries the state forward by metadata out of a file, without the controller, as a bundle carries that of a device: timestamp and
+    /// snapshot may have expired, and nothing goes back. Returns the release document that the state then names.
+    pub fn follow(&mut self, chain: &[Envelope], name: &ReleaseName) -> Result<Release> {
+        let _lock = self.lock()?;
+        let followed = self.follow_roles(chain).and_then(|()| self.follow_release(chain, name));
+        self.store()?;
+        followed
+    }
+
+    fn follow_roles(&mut self, chain: &[Envelope]) -> Result<()> {
+        let of = |kind: &'static str| chain.iter().filter(move |e| e.kind() == kind).map(Envelope::encode);
+        let mut find = |want: Want<'_>| match want {
+            Want::Root(version) => of(Root::KIND)
+                .find(|bytes| statement::open_unverified::<Root>(bytes).is_ok_and(|root| root.body.version == version)),
+            Want::Timestamp => of(Timestamp::KIND).next(),
+            Want::Snapshot(_) => of(Snapshot::KIND).next(),
+            Want::Targets(..) => of(Targets::KIND).next(),
+        };
+        let carried = find(Want::Timestamp);
+        let carried =
+            carried.and_then(|bytes| Some(statement::open_unverified::<Timestamp>(&bytes).ok()?.body.version));
+        let refused = |e: Refusal| Failure::new(e.code, format!("its metadata is refused: {}", e.text));
+        if carried < Some(self.trusted.held().timestamp) {
+            // What this machine has seen is newer: only roots could be news.
+            return self
+                .trusted
+                .refresh_root(&mut find, clock::now())
+                .map(drop)
+                .map_err(refused);
+        }
+        let refreshed = self.trusted.refresh(&mut find, clock::now(), Source::Bundle);
+        refreshed.map(drop).map_err(refused)
+    }
+
+    fn follow_release(&mut self, chain: &[Envelope], name: &ReleaseName) -> Result<Release> {
+        let listed = self
+            .trusted
+            .snapshot()
+            .and_then(|s| s.release(name))
+            .map(|l| l.document);
+        let listed = listed.ok_or_else(|| not_published(name))?;
+        let held = self
+            .trusted
+            .release_bytes(name)
+            .is_some_and(|b| Digest::of(b) == listed.digest);
+        if !held {
+            let carried = chain
+                .iter()
+                .filter(|e| e.kind() == Release::KIND)
+                .map(Envelope::encode)
+                .next();
+            let carried = carried.unwrap_or_default();
+            if Digest::of(&carried) != listed.digest {
+                return Err(Failure::new(
+                    Code::RollbackRefused,
+                    format!(
+                        "it carries the document {} of {}@{}, this machine has seen that {} is the current one",
+                        Digest::of(&carried),
+                        name.product,
+                        name.version,
+                        listed.digest
+                    ),
+                )
+                .hint("make the plan again: `ensign rollout plan --product PRODUCT --version VERSION --out PLAN`"));
+            }
+            self.trusted
+                .update_release(name, &carried, clock::now(), Source::Bundle)?;
+        }
+        let (release, _) = self.trusted.fresh_release(name, clock::now(), Source::Bundle)?;
+        Ok(release.clone())
+    }
+}
+
+fn not_published(name: &ReleaseName) -> Failure {
+    Failure::new(
+        Code::NotFound,
+        format!("the release {}@{} is not published", name.product, name.version),
+    )
+    .hint(NOT_PUBLISHED)
 }
 
 fn read(path: &Path) -> Result<Trusted> {

@@ -10,6 +10,7 @@ use ensign_bundle::digest::DeviceId;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
 use ensign_bundle::trust::ensign::{DocName, ReleaseName};
+use ensign_bundle::trust::roles::Role;
 use ensign_bundle::words::{DEVICE_PREFIX, Fits, by_prefix};
 use ensign_bundle::{codec, limits, statement, wire};
 
@@ -77,18 +78,17 @@ impl State {
             dark: self.is_dark(&row.id),
             facts: row.facts.clone(),
             held: row.held,
+            denied: status.map(|s| s.denied.clone()).unwrap_or_default(),
         }
     }
 
     /// `device show`.
     pub fn view_detail(&self, row: &DeviceRow) -> DeviceDetail {
-        let denied = row.status.iter().flat_map(|s| &s.denied).copied();
         DeviceDetail {
             device: self.view_device(row),
             receipt_key: row.receipt_key,
             joined: Time(row.joined),
             claims: row.claims.clone(),
-            denied: denied.collect(),
             rollout: self.newest_rollout_of(&row.id),
             agent: (!row.agent.is_empty()).then(|| row.agent.clone()),
         }
@@ -130,6 +130,7 @@ impl State {
             components: self.components(row)?,
             bytes: row.bytes,
             signatures: self.signatures(row, &document),
+            threshold: self.release_role(row).map_or(0, |role| role.threshold),
             verdict: verdict.to_owned(),
             manifest: row.manifest,
             document: Some(row.document.digest),
@@ -156,13 +157,7 @@ impl State {
         let Ok(envelope) = ensign_crypto::Envelope::parse(document, limits::RELEASE_BYTES) else {
             return Vec::new();
         };
-        let keys = self
-            .roles
-            .targets()
-            .ok()
-            .and_then(|t| t.product(&row.product))
-            .map(|p| p.role.keys.clone())
-            .unwrap_or_default();
+        let keys = self.release_role(row).map(|role| role.keys.clone()).unwrap_or_default();
         let one = |signature: &ensign_crypto::Signature| {
             let key = keys.iter().find(|k| k.id() == signature.key);
             SignatureRow {
@@ -172,6 +167,11 @@ impl State {
             }
         };
         envelope.signatures().iter().map(one).collect()
+    }
+
+    fn release_role(&self, row: &ReleaseRow) -> Option<&Role> {
+        let targets = self.roles.targets().ok()?;
+        targets.product(&row.product).map(|product| &product.role)
     }
 
     fn device_reason(row: &DeviceRow) -> Option<Reason> {

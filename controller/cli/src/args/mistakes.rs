@@ -1,8 +1,10 @@
 //! Words that are not the command's: what was wrong in one line, and what to type instead.
 
+use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use ensign_bundle::text::printable;
 
+use super::Cli;
 use crate::failure::Failure;
 
 /// Words of other tools and of later versions: the noun before them (empty = none), the words, what to type.
@@ -45,7 +47,7 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "rollout",
-        &["retry", "history", "sign", "catch-up"],
+        &["retry", "history", "catch-up"],
         "this verb is not in this version; `ensign rollout --help` lists those that are",
     ),
     ("device", &["list", "devices"], "`ensign device ls`"),
@@ -190,9 +192,9 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
     ),
 ];
 
-/// The failure that stands for clap's, with a hint that can be typed.
-pub fn failure(error: &clap::Error) -> Failure {
-    let path = path(error);
+/// The failure that stands for clap's, with a hint that can be typed. `words` are those of the command line, after the program's name.
+pub fn failure(error: &clap::Error, words: &[String]) -> Failure {
+    let path = path(error).unwrap_or_else(|| typed(words));
     let verb = path.strip_prefix("ensign").unwrap_or("").trim();
     let failure = Failure::usage(in_one_line(&error.render().to_string()));
     let hint = match error.kind() {
@@ -209,6 +211,11 @@ pub fn failure(error: &clap::Error) -> Failure {
             let near = near.last().map(|near| format!("did you mean {near}? `{path} --help`"));
             near.or_else(|| release(verb, word))
         }),
+        // `rollout start app@1.0.0`: no plan file.
+        ErrorKind::ValueValidation => context(error, ContextKind::InvalidValue)
+            .first()
+            .filter(|word| verb == "rollout start" && word.contains('@'))
+            .and_then(|word| release(verb, word)),
         _ => None,
     };
     failure.hint(hint.unwrap_or_else(|| format!("`{path} --help`")))
@@ -224,17 +231,27 @@ fn in_one_line(text: &str) -> String {
     printable(line.strip_prefix("error: ").unwrap_or(&line), 500)
 }
 
-/// `ensign rollout start`: how far the words were understood.
-fn path(error: &clap::Error) -> String {
+/// `ensign rollout start`: how far the words were understood, where the error says so.
+fn path(error: &clap::Error) -> Option<String> {
     let text = error.render().to_string();
     let usage = text.split_once("Usage: ").map_or("", |(_, usage)| usage);
     let is_word = |w: &&str| w.starts_with(|c: char| c.is_ascii_lowercase());
     let words: Vec<&str> = usage.split_whitespace().take_while(is_word).collect();
-    if words.is_empty() {
-        "ensign".to_owned()
-    } else {
-        words.join(" ")
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+/// The noun and the verb among the words; flags and their values are passed over.
+fn typed(words: &[String]) -> String {
+    let command = Cli::command();
+    let (mut at, mut path) = (&command, "ensign".to_owned());
+    for word in words {
+        if let Some(below) = at.find_subcommand(word) {
+            path.push(' ');
+            path.push_str(word);
+            at = below;
+        }
     }
+    path
 }
 
 fn context(error: &clap::Error, kind: ContextKind) -> Vec<String> {
@@ -268,13 +285,13 @@ fn release(verb: &str, word: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory as _, Parser as _};
+    use clap::Parser as _;
 
     use super::*;
-    use crate::args::Cli;
 
     fn refused(words: &str) -> Failure {
-        failure(&Cli::try_parse_from(words.split(' ')).unwrap_err())
+        let typed: Vec<String> = words.split(' ').skip(1).map(str::to_owned).collect();
+        failure(&Cli::try_parse_from(words.split(' ')).unwrap_err(), &typed)
     }
 
     #[test]
@@ -309,6 +326,16 @@ mod tests {
                 "`ensign rollout plan --product PRODUCT",
             ),
             ("ensign rollout start --prodct app", "'--prodct'", "--product"),
+            (
+                "ensign rollout start app.plan --product app",
+                "--product",
+                "`ensign rollout start --help`",
+            ),
+            (
+                "ensign -o json rollout start --product app --version 1.0.0 --soak 5x",
+                "5x",
+                "`ensign rollout start --help`",
+            ),
             ("ensign frobnicate", "'frobnicate'", "`ensign --help`"),
         ] {
             let failure = refused(words);

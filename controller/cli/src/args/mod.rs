@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use mistakes::failure;
-pub use release::{Build, ReleaseVerb};
+pub use release::{Build, ReleaseVerb, SignFile};
 pub use rollout::{RolloutVerb, Start, WaitFor};
 
 use crate::output::{Format, Shell};
@@ -233,6 +233,24 @@ pub enum TokenVerb {
         /// Write the token to a file (0600) [default: print it on standard output].
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+        /// Write the grant, unsigned, into a file for `token sign` [default: sign it here and let devices join].
+        #[arg(long, value_name = "GRANT")]
+        grant: Option<PathBuf>,
+    },
+    /// Sign the grant of a token with this machine's deploy key, or join signatures that others made.
+    #[command(after_help = "Example:
+  ensign token create --uses 3 --ttl 2d --grant lyon.grant --out lyon.token
+  ensign token sign lyon.grant
+  ensign token sign lyon.grant --detached --out bob.sig
+  ensign token publish lyon.grant")]
+    Sign(SignFile),
+    /// Let devices join with a token whose grant enough people signed.
+    #[command(after_help = "Example:
+  ensign token publish lyon.grant")]
+    Publish {
+        /// The grant that `token create --grant` wrote.
+        #[arg(value_name = "GRANT")]
+        file: PathBuf,
     },
     /// Tokens, their uses and expiry.
     #[command(after_help = "Example:

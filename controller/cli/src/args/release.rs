@@ -20,17 +20,17 @@ release.toml:
   unit = [\"web=web.service\"]
   health = [\"exec:bin/check --fast\"]")]
     Build(Box<Build>),
-    /// Sign a bundle with this machine's release key.
+    /// Sign a bundle with this machine's release key, or join signatures that others made.
+    ///
+    /// Before it signs it says what the release changes against this machine's own verified state. Several people sign one after the
+    /// other, or each into a file of their own (--detached) that somebody joins (--add).
     #[command(after_help = "Example:
-  ensign release sign app-1.0.0.bundle")]
-    Sign {
-        /// The bundle that `ensign release build` wrote; signed in place.
-        #[arg(value_name = "FILE")]
-        file: PathBuf,
-        /// Private key (PEM) to sign with [default: the fleet's release key on this machine].
-        #[arg(long, value_name = "FILE", env = "ENSIGN_KEY_FILE", hide_env_values = true)]
-        key: Option<PathBuf>,
-    },
+  ensign release sign app-1.0.0.bundle
+  ensign release sign app-1.0.0.bundle --detached --out bob.sig
+  ensign release sign app-1.0.0.bundle --add bob.sig --add eve.sig
+
+The first signature dates the release. Whoever signs detached after that joins the first one before: --add, then --detached.")]
+    Sign(SignFile),
     /// Upload a signed bundle.
     #[command(after_help = "Example:
   ensign release publish app-1.0.0.bundle")]
@@ -75,6 +75,26 @@ release.toml:
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+}
+
+/// A file that several people sign.
+#[derive(Clone, Debug, Args)]
+pub struct SignFile {
+    /// The file to sign; signed in place unless --detached.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Private key (PEM) to sign with [default: the fleet's key for it on this machine].
+    #[arg(long, value_name = "FILE", env = "ENSIGN_KEY_FILE", hide_env_values = true)]
+    pub key: Option<PathBuf>,
+    /// Leave FILE as it is and write the signature into a file of its own.
+    #[arg(long, requires = "out")]
+    pub detached: bool,
+    /// The file of the detached signature; needed unless it is signed in place [default: none].
+    #[arg(long, requires = "detached", value_name = "SIG")]
+    pub out: Option<PathBuf>,
+    /// Join a detached signature, and sign nothing; repeatable.
+    #[arg(long, conflicts_with = "detached", value_name = "SIG")]
+    pub add: Vec<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, Args)]

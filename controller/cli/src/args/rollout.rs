@@ -2,24 +2,81 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::builder::{PossibleValue, PossibleValuesParser};
+use clap::{Arg, Args, Subcommand};
 use ensign_bundle::plan::statements::Bound;
 
+use super::release::SignFile;
 use crate::units;
+
+/// Flags that make a plan: they say nothing beside a plan that is there.
+const NEW_PLAN: [&str; 22] = [
+    "file",
+    "product",
+    "version",
+    "select",
+    "exclude",
+    "waves",
+    "soak",
+    "gate",
+    "canary",
+    "evidence",
+    "max_parallel",
+    "stop_failed",
+    "stop_dark",
+    "stop_min_sample",
+    "dark_after",
+    "quorum",
+    "reach",
+    "on_breach",
+    "not_before",
+    "expires",
+    "emergency",
+    "allow_downgrade",
+];
 
 #[derive(Debug, Subcommand)]
 pub enum RolloutVerb {
-    /// Show what `start` with the same flags would do; `-o yaml` or `-o json` for scripts.
+    /// Show what `start` with the same flags would do, or write it as a plan file that several people sign.
     #[command(after_help = "Example:
-  ensign rollout plan --product app --version 1.1.0 --waves 1,10%,100%")]
-    Plan(Box<Start>),
-    /// Sign a plan and start it.
+  ensign rollout plan --product app --version 1.1.0 --waves 1,10%,100%
+  ensign rollout plan -f plan.toml --out app.plan
+
+A plan file carries the evidence of its devices and the metadata of its release: it is previewed and signed offline too.")]
+    Plan {
+        #[command(flatten)]
+        words: Box<Start>,
+        /// Write the plan, unsigned, into a file for `rollout sign` [default: only show it].
+        #[arg(long, value_name = "PLAN")]
+        out: Option<PathBuf>,
+    },
+    /// Sign a plan file with this machine's deploy key, or join signatures that others made.
+    ///
+    /// Before it signs it shows the plan, verified against this machine's own state from signed evidence alone. It works without the
+    /// controller.
     #[command(after_help = "Example:
+  ensign rollout sign app.plan
+  ensign rollout sign app.plan --detached --out bob.sig
+  ensign rollout sign app.plan --add bob.sig")]
+    Sign(SignFile),
+    /// Sign a plan and start it, or start a plan file that enough people signed.
+    #[command(
+        mut_arg("product", unless_plan),
+        mut_arg("version", unless_plan),
+        after_help = "Example:
   ensign rollout start --product app --version 1.1.0 --waves 1,10%,100% --soak 10m --wait
   ensign rollout start -f plan.toml
+  ensign rollout start app.plan
 
-Exit codes with --wait: 0 done, 10 paused or halted, 11 aborted or superseded, 22 expired, 12 after --timeout.")]
-    Start(Box<Start>),
+Exit codes with --wait: 0 done, 10 paused or halted, 11 aborted or superseded, 22 expired, 12 after --timeout."
+    )]
+    Start {
+        /// Plan file of `rollout plan --out`; nothing of it can be changed by flags [default: a new plan from the flags].
+        #[arg(value_name = "PLAN", value_parser = plan_file, conflicts_with_all = NEW_PLAN)]
+        plan: Option<PathBuf>,
+        #[command(flatten)]
+        words: Box<Start>,
+    },
     /// Where a rollout stands.
     #[command(after_help = "Example:
   ensign rollout status -w
@@ -112,6 +169,7 @@ pub enum WaitFor {
 }
 
 #[derive(Clone, Debug, Default, Args)]
+#[group(id = "new_plan")]
 pub struct Start {
     /// Plan file (TOML) with the flags' names as keys, `_` for `-`; flags win [default: flags alone].
     #[arg(short = 'f', long = "file", value_name = "FILE")]
@@ -164,8 +222,8 @@ pub struct Start {
     /// Not connected for this long since the wave opened = unreached [default: 1h].
     #[arg(long, value_parser = units::seconds, value_name = "TIME")]
     pub reach: Option<u64>,
-    /// halt: stop and wait for an operator; revert is not in this version [default: halt].
-    #[arg(long, value_parser = ["halt", "revert"])]
+    /// What a breached brake does; halt: stop and wait for an operator [default: halt].
+    #[arg(long, value_parser = breach())]
     pub on_breach: Option<String>,
     /// Not before this time, e.g. 2027-01-31T02:00:00Z (RFC 3339) [default: at once].
     #[arg(long = "start-at", value_name = "TIME")]
@@ -189,6 +247,25 @@ pub struct Start {
     /// List the devices of each wave in the preview.
     #[arg(long)]
     pub print_devices: bool,
+}
+
+/// A plan that is there needs no words for a new one.
+fn unless_plan(arg: Arg) -> Arg {
+    arg.required_unless_present("plan")
+}
+
+/// `revert` is a word of plans, and nothing that this version does: `rollout start` says so.
+fn breach() -> PossibleValuesParser {
+    [PossibleValue::new("halt"), PossibleValue::new("revert").hide(true)].into()
+}
+
+/// A path; `PRODUCT@VERSION` stands in flags of its own.
+fn plan_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if text.contains('@') && !path.exists() {
+        return Err("this is no plan file".to_owned());
+    }
+    Ok(path)
 }
 
 fn wait_for(text: &str) -> Result<WaitFor, String> {

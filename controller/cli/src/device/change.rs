@@ -6,14 +6,17 @@ use ensign_bundle::plan::statements::{Grant, Hold, Subject};
 use ensign_bundle::text::printable;
 use ensign_bundle::trust::roles::FORMAT;
 
-use crate::app::App;
+use crate::app::{App, Session};
 use crate::args::Devices;
 use crate::clock;
-use crate::device::which;
+use crate::device::{which, why};
 use crate::evidence::Inventory;
 use crate::failure::{Failure, Result};
 use crate::output::some_of;
 use crate::token;
+
+/// Devices of which `unhold` says what they do now.
+const SAID: usize = 8;
 
 /// accept, reject, suspend, unsuspend, revoke.
 pub async fn state(app: &App, verb: &str, words: &Devices) -> Result<()> {
@@ -22,7 +25,11 @@ pub async fn state(app: &App, verb: &str, words: &Devices) -> Result<()> {
     let chosen = which::several(&rows, words)?;
     let names: Vec<String> = chosen.iter().map(|d| d.name.clone()).collect();
     if verb == "revoke" {
-        app.shell.confirm(&format!("Revoke {} for ever?", some_of(&names)))?;
+        let which = some_of(&names);
+        app.shell.confirm(
+            &format!("Revoke {which} for ever?"),
+            &format!("{which} {} not revoked", if names.len() == 1 { "is" } else { "are" }),
+        )?;
     }
     if app.shell.dry_run {
         return app.shell.would(format!("{verb} {}", some_of(&names)));
@@ -111,7 +118,23 @@ pub async fn hold(app: &App, words: &Devices, held: bool) -> Result<()> {
         let path = format!("/v1/devices/{device}/hold");
         changed.push(session.client.post_bytes(&path, hold).await?);
     }
-    app.shell.print(&changed[..])
+    app.shell.print(&changed[..])?;
+    if !held {
+        say_what_follows(app, &session, &changed).await;
+    }
+    Ok(())
+}
+
+/// What devices do that take part again. The hold is lifted whatever the answer is, so nothing fails here.
+async fn say_what_follows(app: &App, session: &Session, devices: &[Device]) {
+    for device in devices.iter().take(SAID) {
+        if let Ok(answer) = why::of_device(session, device).await {
+            app.shell.note(&answer.in_a_line());
+        }
+    }
+    if devices.len() > SAID {
+        app.shell.note("the others: `ensign device why DEVICE`");
+    }
 }
 
 /// Higher than the one before, and close to the clock, so that two operators do not take the same one.

@@ -1,12 +1,15 @@
 //! `device ls` and `device show`.
 
 use ensign_api::{Device, DeviceDetail, DeviceState, DeviceStatus, Time};
+use ensign_bundle::reason::Code;
+use ensign_bundle::text::printable;
 
 use crate::app::App;
 use crate::device::which;
-use crate::failure::Result;
-use crate::output::{Document, Facts, Grid, Mood, Paint};
+use crate::failure::{Failure, Result};
+use crate::output::{Document, Facts, Format, Grid, Mood, Paint};
 use crate::token::show_labels;
+use crate::units::show_count;
 use crate::{clock, units};
 
 /// Characters of an id in a table.
@@ -15,12 +18,30 @@ const ID: usize = 12;
 pub async fn list(app: &App, select: Option<&str>) -> Result<()> {
     let session = app.session()?;
     let mut rows: Vec<Device> = session.client.get("/v1/devices").await?;
+    let all = rows.len();
     if let Some(select) = select {
         let selector = which::selector(select)?;
         rows.retain(|row| which::matches(&selector, row));
     }
     rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
-    app.shell.print(&rows[..])
+    match select {
+        // Scripts still get their document.
+        Some(select) if rows.is_empty() => {
+            if app.shell.format != Format::Table {
+                app.shell.print(&rows[..])?;
+            }
+            Err(Failure::new(
+                Code::NobodyMatches,
+                format!(
+                    "none of {} matches `{}`",
+                    show_count(all as u64, "device"),
+                    printable(select, 200)
+                ),
+            )
+            .hint("`ensign device ls` shows names, labels and states"))
+        }
+        _ => app.shell.print(&rows[..]),
+    }
 }
 
 pub async fn show(app: &App, text: &str) -> Result<()> {
@@ -121,11 +142,11 @@ impl Document for DeviceDetail {
         if let Some(rollout) = &self.rollout {
             facts.add("rollout", rollout.to_string());
         }
-        for digest in &self.denied {
+        for digest in &d.denied {
             facts.add("denied", digest.to_string());
         }
         for (key, value) in d.facts.iter().chain(&self.claims) {
-            facts.add(&ensign_bundle::text::printable(key, 40), value);
+            facts.add(&printable(key, 40), value);
         }
         facts.text(paint)
     }
@@ -138,7 +159,6 @@ pub mod tests {
     use ensign_api::{InstalledProduct, Reason};
     use ensign_bundle::digest::DeviceId;
     use ensign_bundle::ids::{Ident, Label, Labels, Version};
-    use ensign_bundle::reason::Code;
 
     use super::*;
 
@@ -162,6 +182,7 @@ pub mod tests {
             dark: false,
             facts: BTreeMap::new(),
             held: false,
+            denied: Vec::new(),
         }
     }
 

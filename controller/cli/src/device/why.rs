@@ -2,6 +2,7 @@
 
 use ensign_api::{Device, Rollout, Why};
 use ensign_bundle::reason::Code;
+use ensign_bundle::text::printable;
 use serde::Serialize;
 
 use crate::app::{App, Session};
@@ -21,8 +22,13 @@ pub async fn run(app: &App, text: &str) -> Result<()> {
     let session = app.session()?;
     let devices: Vec<Device> = session.client.get("/v1/devices").await?;
     let device = which::find(&devices, text)?;
+    app.shell.print(&of_device(&session, device).await?)
+}
+
+/// What the controller says about a device now.
+pub async fn of_device(session: &Session, device: &Device) -> Result<Answer> {
     let why = session.client.get(&format!("/v1/devices/{}/why", device.id)).await?;
-    app.shell.print(&answer(why, device))
+    Ok(answer(why, device))
 }
 
 /// What the controller says about a device in one rollout.
@@ -33,6 +39,20 @@ pub async fn ask(session: &Session, rollout: &Rollout, device: &Device) -> Resul
 }
 
 impl Answer {
+    /// `dev1: wave 1 must stay healthy for 10m (soaking); next: ...`
+    pub fn in_a_line(&self) -> String {
+        let because = match &self.why.reason {
+            Some(reason) => format!("{} ({})", printable(&reason.text, 300), reason.code),
+            None => "nothing holds it".to_owned(),
+        };
+        let next = if self.why.hint.is_empty() {
+            String::new()
+        } else {
+            format!("; next: {}", printable(&self.why.hint, 300))
+        };
+        format!("{} takes part again: {because}{next}", printable(&self.name, 63))
+    }
+
     /// The rule that decides; none = nothing holds it.
     pub fn code(&self) -> Option<Code> {
         self.why.reason.as_ref().map(|r| r.code)

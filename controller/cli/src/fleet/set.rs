@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use crate::app::{App, Session};
 use crate::clock;
+use crate::difference::{Difference, of_root};
 use crate::failure::{Failure, Result, fail};
 use crate::home::KeyRole;
 use crate::keyring;
@@ -52,9 +53,15 @@ async fn leave_lab(app: &App) -> Result<()> {
         .filter(|(_, stored)| !stored.is_encrypted())
         .map(|(role, _)| context.key_path(role))
         .collect();
-    if lab {
+    let mut changes = Difference::default();
+    let next = if lab {
         can_sign_root(&session)?;
-    }
+        let next = next_root(&session)?;
+        changes = of_root(session.trust.root(), &next);
+        Some(next)
+    } else {
+        None
+    };
     let mut would = Vec::new();
     if !plain.is_empty() {
         would.push(format!(
@@ -63,16 +70,18 @@ async fn leave_lab(app: &App) -> Result<()> {
             context.keys_dir().display()
         ));
     }
-    if lab {
-        let next = session.trust.root().version.saturating_add(1);
-        would.push(format!("sign and publish root {next}: lab true → false"));
+    if let Some(next) = &next {
+        would.push(format!("sign and publish root {}: lab true → false", next.version));
     }
     if app.shell.dry_run {
-        return app.shell.would_all(would);
+        return app.shell.would_change_all(would, &changes);
     }
     if !would.is_empty() {
-        app.shell
-            .confirm(&format!("This will {}. Go on?", would.join(", and ")))?;
+        app.shell.block(&changes.text(Paint::of_diagnostics()));
+        app.shell.confirm(
+            &format!("This will {}. Go on?", would.join(", and ")),
+            "the fleet's root and the keys of this machine are as they were",
+        )?;
     }
     // The root key is opened before anything is changed, so that a wrong passphrase changes nothing.
     if plain.is_empty() && lab {
@@ -82,8 +91,8 @@ async fn leave_lab(app: &App) -> Result<()> {
         .keyring()
         .encrypt_all(context.keys_dir(), Cost::RECOMMENDED, keyring::replace)?;
     let encrypted = roles.into_iter().map(|role| context.key_path(role)).collect();
-    if lab {
-        publish(&mut session).await?;
+    if let Some(next) = next {
+        publish(&mut session, &next).await?;
     }
     if !session.context.key_path(KeyRole::Recovery).exists() {
         Shell::warn("the recovery key is not here: where it is, it has no passphrase but its own safe");
@@ -116,11 +125,16 @@ fn can_sign_root(session: &Session) -> Result<()> {
     Ok(())
 }
 
-async fn publish(session: &mut Session) -> Result<()> {
-    let mut next: Root = session.trust.root().next(clock::now())?;
+/// The root that this machine has verified, and the one change.
+fn next_root(session: &Session) -> Result<Root> {
+    let mut next = session.trust.root().next(clock::now())?;
     next.policy.lab = false;
+    Ok(next)
+}
+
+async fn publish(session: &mut Session, next: &Root) -> Result<()> {
     let key = session.context.key(KeyRole::Root)?;
-    let envelope = statement::sign(&next, &[&key], &session.fleet())?;
+    let envelope = statement::sign(next, &[&key], &session.fleet())?;
     let _: Vec<Metadata> = session.client.post_bytes("/v1/metadata/root", envelope).await?;
     session.trust.refresh(&session.client).await
 }

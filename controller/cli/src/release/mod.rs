@@ -26,7 +26,7 @@ const NO_BUNDLE: &str = "give the whole file that `release build` wrote to --out
 pub async fn run(app: &App, verb: ReleaseVerb) -> Result<()> {
     match verb {
         ReleaseVerb::Build(words) => build::run(&app.shell, &words),
-        ReleaseVerb::Sign { file, key } => sign::run(app, &file, key.as_deref()).await,
+        ReleaseVerb::Sign(words) => sign::run(app, &words).await,
         ReleaseVerb::Publish { file } => publish::run(app, &file).await,
         ReleaseVerb::Ls { product } => show::list(app, product.as_deref()).await,
         ReleaseVerb::Show { release } => show::show(app, &release).await,

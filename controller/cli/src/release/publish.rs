@@ -11,6 +11,8 @@ use ensign_bundle::accept::check_manifest;
 use ensign_bundle::container::Bundle;
 use ensign_bundle::digest::Digest;
 use ensign_bundle::manifest::{Signed, Unsigned};
+use ensign_bundle::reason::Code;
+use ensign_bundle::text::printable;
 use tokio::task::JoinSet;
 
 use crate::app::{App, Session};
@@ -50,14 +52,22 @@ pub async fn run(app: &App, path: &Path) -> Result<()> {
     check_manifest(&contents.release, product, &contents.manifest).map_err(|e| release::named(path, &e))?;
     let signed = Unsigned::from(contents)
         .into_signed(&product.role.keys, product.role.threshold, &session.fleet())
-        .map_err(|e| release::named(path, &e))?;
+        .map_err(|e| {
+            let shown = printable(&path.to_string_lossy(), 300);
+            let who = if e.code == Code::ThresholdNotMet {
+                "another key holder: "
+            } else {
+                ""
+            };
+            release::named(path, &e).hint(format!("{who}`ensign release sign {shown}`"))
+        })?;
     let missing = missing(&session.client, pieces(&signed)).await?;
     let total = missing.iter().map(|p| p.length).sum();
     if app.shell.dry_run {
         return app.shell.would(format!(
-            "upload {} of {} blobs, {}, and publish",
+            "upload {} of {}, {}, and publish",
             missing.len(),
-            pieces(&signed).len(),
+            units::show_count(pieces(&signed).len() as u64, "blob"),
             units::show_bytes(total)
         ));
     }
@@ -66,8 +76,8 @@ pub async fn run(app: &App, path: &Path) -> Result<()> {
     progress.done();
     let published: Release = session.client.post_bytes("/v1/releases", signed.document()).await?;
     app.shell.detail(&format!(
-        "uploaded {} blobs, {}",
-        missing.len(),
+        "uploaded {}, {}",
+        units::show_count(missing.len() as u64, "blob"),
         units::show_bytes(total)
     ));
     session.trust.refresh(&session.client).await?;

@@ -19,7 +19,8 @@ use crate::failure::{Failure, Result};
 use crate::output::{Document, Facts, Grid, Mood, Paint};
 use crate::progress::Progress;
 use crate::release;
-use crate::trust::Trust;
+use crate::signing::Count;
+use crate::trust::{NOT_PUBLISHED, Trust};
 use crate::units;
 
 /// Verdict of a release that its readers accept.
@@ -55,7 +56,11 @@ pub async fn show(app: &App, which: &str) -> Result<()> {
         Version::parse(version).map_err(bad)?,
     );
     let session = app.session()?;
-    let release: Release = session.client.get(&format!("/v1/releases/{product}/{version}")).await?;
+    let asked = session.client.get(&format!("/v1/releases/{product}/{version}")).await;
+    let release: Release = asked.map_err(|e| match e.code {
+        Code::NotFound => e.hint(NOT_PUBLISHED),
+        _ => e,
+    })?;
     app.shell.print(&release)
 }
 
@@ -119,6 +124,7 @@ fn describe(contents: &Contents, trust: &Trust) -> (Release, Option<Refusal>) {
         components: components.collect(),
         bytes: contents.manifest.totals.bytes,
         signatures: signatures.collect(),
+        threshold: role.as_ref().map_or(0, |r| r.threshold),
         verdict: refused.as_ref().map_or(OK, |e| e.code.name()).to_owned(),
         manifest: body.manifest.digest,
         document: Some(Digest::of(&contents.document.encode())),
@@ -171,6 +177,11 @@ impl Document for Release {
         if let Some(why) = &self.yanked {
             facts.add("withdrawn", why);
         }
+        let count = Count {
+            signatures: self.signatures.iter().filter(|s| s.valid).count(),
+            threshold: self.threshold,
+        };
+        facts.add("signatures", count.to_string());
         for s in &self.signatures {
             let valid = if s.valid { "valid" } else { "not valid" };
             facts.add("signature", format!("{} {valid}, role {}", s.key, s.role));

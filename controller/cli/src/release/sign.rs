@@ -1,181 +1,312 @@
 //! `release sign`: this operator's signature on the release document of a bundle.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use ensign_api::Time;
 use ensign_bundle::accept::check_manifest;
+use ensign_bundle::container::{self, Contents};
 use ensign_bundle::digest::Digest;
 use ensign_bundle::ids::{Ident, Version};
-use ensign_bundle::manifest::Unsigned;
+use ensign_bundle::limits::ISSUED_AHEAD_S;
+use ensign_bundle::manifest::{RELEASE_LIFE_S, Unsigned};
 use ensign_bundle::reason::Code;
-use ensign_bundle::text::printable;
-use ensign_bundle::{container, statement};
-use ensign_crypto::{KeyId, PublicKey, aad, valid_signers};
+use ensign_bundle::trust::ReleaseName;
+use ensign_bundle::trust::roles::{ListedRelease, Release, Role};
+use ensign_crypto::{Envelope, KeyId, PublicKey, aad, valid_signers};
 use serde::Serialize;
 
 use crate::app::{App, Session};
+use crate::args::SignFile;
 use crate::clock;
+use crate::difference::of_release;
 use crate::durable::{PUBLIC, Pending};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, fail};
 use crate::home::KeyRole;
-use crate::output::{Document, Facts, Paint, Shell};
+use crate::output::{Document, Facts, Paint};
 use crate::progress::Progress;
 use crate::release;
+use crate::signing::{self, Count};
+use crate::units::{show_count, show_seconds};
 
 #[derive(Debug, Serialize)]
 struct SignedFile {
     product: Ident,
     version: Version,
     file: PathBuf,
-    key: KeyId,
-    /// False: this key's signature was there already.
+    /// The key of this machine; none where signatures of others were joined.
+    key: Option<KeyId>,
+    /// False: these signatures were there already.
     added: bool,
+    /// The file of a detached signature.
+    signature: Option<PathBuf>,
     /// Valid signatures of the product's keys, and how many are needed.
-    signatures: usize,
-    threshold: u32,
+    #[serde(flatten)]
+    count: Count,
     /// SHA-256 of what was signed.
     payload: Digest,
 }
 
-pub async fn run(app: &App, path: &Path, key_file: Option<&Path>) -> Result<()> {
+pub async fn run(app: &App, words: &SignFile) -> Result<()> {
+    let path = &words.file;
     let mut session = app.session()?;
-    match session.trust.refresh(&session.client).await {
-        Ok(()) => {}
-        // Release keys may live where no controller can be reached; what is held is still verified and never goes back.
-        Err(e) if e.code == Code::ControllerUnreachable => {
-            Shell::warn(&format!("{e}; signing by the metadata that was last seen"));
-        }
-        Err(e) => return Err(e),
-    }
-    let signer = match key_file {
-        Some(file) => session.context.keyring().stored(file)?,
-        None => session.context.stored(KeyRole::Release)?,
-    };
-    let public = signer.public();
-    let public_id = public.id();
+    let online = session.refresh_if_reached().await?;
     let (mut file, bundle) = release::open(path)?;
-    let contents = bundle.single().map_err(|e| release::named(path, &e))?;
-    let product = contents.release.product.clone();
-    let keys = role_keys(&session, &product, &public)?;
+    let contents = bundle.single().map_err(|e| release::named(path, &e))?.clone();
+    let product = session.trust.product(&contents.release.product)?.clone();
     // What devices would refuse is not signed.
-    check_manifest(&contents.release, session.trust.product(&product)?, &contents.manifest)
-        .map_err(|e| release::named(path, &e))?;
-    let signed_by_me = signers(contents, &keys.0, &session).contains(&public);
+    check_manifest(&contents.release, &product, &contents.manifest).map_err(|e| release::named(path, &e))?;
+    let fleet = session.fleet();
+    let count = |document: &Envelope| Count::of(document, &product.role.keys, product.role.threshold, &fleet);
     let mut unsigned = Unsigned::from(contents.clone());
-    if !signed_by_me {
-        check_content(app, path, &mut file, &bundle)?;
-        announce(app, contents);
-        let issued_before = contents.document.signatures().first().map(|_| contents.release.expires);
-        let now = clock::now();
-        if issued_before.is_some_and(|expires| expires <= now) {
-            return Err(Failure::new(
-                Code::MetadataExpired,
-                format!("the release document in {} has expired", path.display()),
-            )
-            .hint("build the release again"));
+    let mut key = None;
+    let added = if words.add.is_empty() {
+        let signer = match &words.key {
+            Some(file) => session.context.keyring().stored(file)?,
+            None => session.context.stored(KeyRole::Release)?,
+        };
+        let public = signer.public();
+        check_role(&contents.release.product, &product.role, &public)?;
+        key = Some(public.id());
+        let new = signers(&contents, &[public], &session).is_empty();
+        if new {
+            let published = judge(&mut session, &contents, online)
+                .await
+                .map_err(|e| e.about(path))?;
+            check_content(app, path, &mut file, &bundle)?;
+            let (now, before) = (clock::now(), count(&contents.document));
+            let mut after = before;
+            after.signatures += 1;
+            let difference = of_release(
+                newest(&session, &contents),
+                published.as_ref(),
+                &contents,
+                expires(&contents, now),
+                (before, after),
+            );
+            let what = format!("{}@{}", contents.release.product, contents.release.release);
+            if app.shell.dry_run {
+                let what = format!("sign {what} in {} with the key {}", path.display(), public.id());
+                return app.shell.would_change(what, &difference);
+            }
+            app.shell.note(&format!("signing {what}"));
+            app.shell.block(&difference.text(Paint::of_diagnostics()));
+            unsigned.sign(&signer.secret()?, &fleet, now)?;
         }
-        if app.shell.dry_run {
-            let release = &contents.release;
-            return app.shell.would(format!(
-                "sign {product}@{} in {} with the key {public_id}",
-                release.release,
-                path.display()
-            ));
+        new
+    } else {
+        let before = contents.document.signatures().len();
+        for sig in &words.add {
+            join(&mut unsigned, sig, path, &product.role, &session)?;
         }
-        unsigned.sign(&signer.secret()?, &session.fleet(), now)?;
-        let document = unsigned.contents().document.clone();
-        let mut pending = Pending::create(path, PUBLIC).map_err(|e| Failure::io("write", path, &e))?;
-        container::resign(&mut file, &mut pending.file, &document).map_err(|e| release::named(path, &e))?;
-        pending.commit().map_err(|e| Failure::io("write", path, &e))?;
-    } else if app.shell.dry_run {
+        judge(&mut session, unsigned.contents(), online)
+            .await
+            .map_err(|e| e.about(path))?;
+        let new = unsigned.contents().document.signatures().len() - before;
+        if app.shell.dry_run && new > 0 {
+            let signatures = show_count(new as u64, "signature");
+            return app.shell.would(format!("add {signatures} to {}", path.display()));
+        }
+        new > 0
+    };
+    if app.shell.dry_run {
         return app.shell.would_all(Vec::new());
     }
     let contents = unsigned.contents();
+    match (&words.out, &key) {
+        (Some(out), Some(key)) => signing::write(out, &contents.document, key)?,
+        _ if added => write(path, &mut file, &contents.document)?,
+        _ => {}
+    }
     app.shell.print(&SignedFile {
-        product,
+        product: contents.release.product.clone(),
         version: contents.release.release.clone(),
-        file: path.to_owned(),
-        key: public_id,
-        added: !signed_by_me,
-        signatures: signers(contents, &keys.0, &session).len(),
-        threshold: keys.1,
+        file: path.clone(),
+        key,
+        added,
+        signature: words.out.clone(),
+        count: count(&contents.document),
         payload: Digest(contents.document.payload_digest()),
     })
 }
 
-/// The keys and threshold of the product, if this key is one of them.
-fn role_keys(session: &Session, product: &Ident, key: &PublicKey) -> Result<(Vec<PublicKey>, u32)> {
-    let role = &session.trust.product(product)?.role;
-    if !role.keys.contains(key) {
+/// Replaces the release document of a bundle; everything behind it stays as it is.
+fn write(path: &Path, file: &mut File, document: &Envelope) -> Result<()> {
+    let mut pending = Pending::create(path, PUBLIC).map_err(|e| Failure::io("write", path, &e))?;
+    container::resign(file, &mut pending.file, document).map_err(|e| release::named(path, &e))?;
+    pending.commit().map_err(|e| Failure::io("write", path, &e))
+}
+
+/// Takes a detached signature. An unsigned bundle takes the dates of the first one.
+fn join(unsigned: &mut Unsigned, sig: &Path, path: &Path, role: &Role, session: &Session) -> Result<()> {
+    let detached = signing::read::<Release>(sig)?;
+    let own = &unsigned.contents().document;
+    let mut document = if own.signatures().is_empty() {
+        Envelope::new(detached.envelope.kind(), detached.envelope.payload().to_vec())
+    } else {
+        own.clone()
+    };
+    signing::join(
+        &mut document,
+        &detached.envelope,
+        &role.keys,
+        &session.fleet(),
+        sig,
+        path,
+    )?;
+    unsigned.replace_document(document).map_err(|e| {
+        Failure::new(
+            e.code,
+            format!("{} is not for {}: {}", sig.display(), path.display(), e.text),
+        )
+    })
+}
+
+fn check_role(product: &Ident, role: &Role, key: &PublicKey) -> Result<()> {
+    if role.keys.contains(key) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::RoleNotAuthorised,
+        format!(
+            "key {} is none of the {} that sign releases of {product}",
+            key.id(),
+            role.keys.len()
+        ),
+    ))
+}
+
+/// Whether this release may follow what this machine has verified. Returns the document of the same version, if it is published.
+async fn judge(session: &mut Session, contents: &Contents, online: bool) -> Result<Option<Release>> {
+    let release = &contents.release;
+    let named = format!("{}@{}", release.product, release.release);
+    let floor = session.trust.trusted().security_floor(&release.product);
+    if release.counter < floor {
+        return fail!(
+            BelowFloor,
+            "counter {} of {named} is below the floor {floor}",
+            release.counter
+        );
+    }
+    dates(release, !contents.document.signatures().is_empty())?;
+    let name = ReleaseName {
+        product: release.product.clone(),
+        version: release.release.clone(),
+    };
+    let listed = session.trust.trusted().snapshot().and_then(|s| s.release(&name));
+    let Some(listed) = listed.map(|l| l.document.digest) else {
+        return Ok(None);
+    };
+    let held = session.trust.trusted().release_bytes(&name).map(Digest::of) == Some(listed);
+    let published = if online {
+        session
+            .trust
+            .release(&session.client, &name.product, &name.version)
+            .await?
+    } else if let Some(published) = session.trust.trusted().release(&name).filter(|_| held) {
+        published.clone()
+    } else {
         return Err(Failure::new(
-            Code::RoleNotAuthorised,
+            Code::MetadataMissing,
+            format!("{named} is published as {listed}, and this machine has not seen that document"),
+        )
+        .hint("sign where the controller can be reached"));
+    };
+    if published.manifest != release.manifest {
+        return Err(Failure::new(
+            Code::AlreadyPublished,
             format!(
-                "key {} is none of the {} that sign releases of {product}",
-                key.id(),
-                role.keys.len()
+                "{named} is published with manifest {}, this file holds manifest {}",
+                published.manifest.digest, release.manifest.digest
             ),
         ));
     }
-    Ok((role.keys.clone(), role.threshold))
+    Ok(Some(published))
 }
 
-fn signers(contents: &container::Contents, keys: &[PublicKey], session: &Session) -> Vec<PublicKey> {
+/// A document that somebody else dated lives no longer than one of this machine would, and not in the future.
+fn dates(release: &Release, dated: bool) -> Result<()> {
+    let now = clock::now();
+    if !dated {
+        return Ok(());
+    }
+    if release.expires <= now {
+        return Err(Failure::new(
+            Code::MetadataExpired,
+            format!(
+                "the release document expired at {}, it is {}",
+                Time(release.expires),
+                Time(now)
+            ),
+        )
+        .hint("build the release again"));
+    }
+    let life = release.expires.saturating_sub(release.issued);
+    if life > RELEASE_LIFE_S || release.issued > now.saturating_add(ISSUED_AHEAD_S) {
+        return Err(Failure::new(
+            Code::LifetimeRefused,
+            format!(
+                "the release document is of {} and lives {}, at most {} from now on are signed",
+                Time(release.issued),
+                show_seconds(life),
+                show_seconds(RELEASE_LIFE_S)
+            ),
+        )
+        .hint("build the release again, and check the clocks of its signers"));
+    }
+    Ok(())
+}
+
+/// The product's highest release but this one, as this machine has verified it.
+fn newest<'a>(session: &'a Session, contents: &Contents) -> Option<&'a ListedRelease> {
+    let release = &contents.release;
+    let listed = &session.trust.trusted().snapshot()?.releases;
+    let of_product = listed
+        .iter()
+        .filter(|l| l.product == release.product && l.release != release.release);
+    of_product.max_by_key(|l| l.counter)
+}
+
+fn expires(contents: &Contents, now: u64) -> u64 {
+    if contents.document.signatures().is_empty() {
+        now.saturating_add(RELEASE_LIFE_S)
+    } else {
+        contents.release.expires
+    }
+}
+
+fn signers(contents: &Contents, keys: &[PublicKey], session: &Session) -> Vec<PublicKey> {
     valid_signers(&contents.document, keys, &aad(&session.fleet().0))
 }
 
 /// Whoever signs vouches for the bytes, so they are looked at.
-fn check_content(app: &App, path: &Path, file: &mut std::fs::File, bundle: &container::Bundle) -> Result<()> {
+fn check_content(app: &App, path: &Path, file: &mut File, bundle: &container::Bundle) -> Result<()> {
     let progress = Progress::bytes(&app.shell, "checking", bundle.len());
     let checked = bundle.check_content(file, &mut |done| progress.set(done));
     progress.done();
     checked.map_err(|e| release::named(path, &e))
 }
 
-fn announce(app: &App, contents: &container::Contents) {
-    let release = &contents.release;
-    let components: Vec<&str> = contents.manifest.components.iter().map(|c| c.name.as_str()).collect();
-    app.shell.note(&format!(
-        "signing {}@{}, counter {}, components {}, manifest {}",
-        release.product,
-        release.release,
-        release.counter,
-        printable(&components.join(" "), 200),
-        release.manifest.digest
-    ));
-    if let Ok(same) = statement::seal(release) {
-        app.shell.detail(&format!(
-            "payload SHA-256 before dating: {}",
-            Digest(same.payload_digest())
-        ));
-    }
-}
-
 impl Document for SignedFile {
     fn table(&self, paint: Paint) -> String {
         let mut facts = Facts::new();
-        let enough = self.signatures >= self.threshold as usize;
+        facts.add("release", format!("{}@{}", self.product, self.version));
+        if let Some(key) = &self.key {
+            facts.add("key", key.to_string());
+        }
+        let again = if self.added { "" } else { "; nothing new" };
         facts
-            .add("release", format!("{}@{}", self.product, self.version))
-            .add("key", self.key.to_string())
             .add("payload", format!("sha256 {}", self.payload))
-            .add(
-                "signatures",
-                format!(
-                    "{} of {} needed{}",
-                    self.signatures,
-                    self.threshold,
-                    if self.added {
-                        ""
-                    } else {
-                        "; this key's was there already"
-                    }
-                ),
-            );
-        let next = if enough {
-            format!("ensign release publish {}", self.file.display())
-        } else {
-            format!("ensign release sign {}", self.file.display())
+            .add("signatures", format!("{}{again}", self.count));
+        let file = self.file.display();
+        let (who, next) = match &self.signature {
+            Some(signature) => (
+                "Next, whoever holds the bundle",
+                format!("ensign release sign {file} --add {}", signature.display()),
+            ),
+            None if self.count.is_enough() => ("Next", format!("ensign release publish {file}")),
+            None => ("Next, another key holder", format!("ensign release sign {file}")),
         };
-        let who = if enough { "Next" } else { "Next, another key holder" };
         format!("{}\n{who}: {}\n", facts.text(paint), paint.bold(&next))
     }
 }

@@ -8,6 +8,7 @@ use ensign_bundle::trust::roles::FORMAT;
 use crate::app::App;
 use crate::failure::{Failure, Result};
 use crate::rollout::{self, wait};
+use crate::units::show_count;
 use crate::{clock, device};
 
 pub async fn pause(app: &App, which: Option<&str>, pause: bool) -> Result<()> {
@@ -47,10 +48,10 @@ pub async fn abort(app: &App, which: Option<&str>, keep: bool) -> Result<()> {
     }
     let session = app.signing_session().await?;
     let found = rollout::find(&session, which).await?;
-    app.shell.confirm(&format!(
-        "End {} for ever? Updated devices stay as they are.",
-        named(&found)
-    ))?;
+    app.shell.confirm(
+        &format!("End {} for ever? Updated devices stay as they are.", named(&found)),
+        &format!("{} goes on as it was", named(&found)),
+    )?;
     if app.shell.dry_run {
         return app.shell.would(format!("end {}", named(&found)));
     }
@@ -120,9 +121,11 @@ pub async fn release(app: &App, which: &str, names: &[String]) -> Result<()> {
         .map(|name| device::find(&rows, name).map(|d| d.id))
         .collect::<Result<Vec<_>>>()?;
     if app.shell.dry_run {
-        return app
-            .shell
-            .would(format!("give back {} slots of {}", devices.len(), named(&found)));
+        return app.shell.would(format!(
+            "give back {} of {}",
+            show_count(devices.len() as u64, "slot"),
+            named(&found)
+        ));
     }
     let body = ReleaseSlots {
         devices,

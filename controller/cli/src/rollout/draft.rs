@@ -3,14 +3,17 @@
 use ensign_api::DeviceState;
 use ensign_bundle::codec::Ext;
 use ensign_bundle::digest::CutSeed;
+use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::plan::cohort::{self, Candidate, CutWave};
 use ensign_bundle::plan::statements::{Evidence, GateKind, Plan, PlanRelease, Wave};
 use ensign_bundle::reason::Code;
+use ensign_bundle::text::printable;
 use ensign_bundle::trust::roles::{FORMAT, Release, Root};
 
 use crate::evidence::{Inventory, Known};
 use crate::failure::{Failure, Result, fail};
 use crate::rollout::words::Words;
+use crate::units::show_count;
 
 /// Without `--select` nobody means more devices than this.
 const SELECT_REQUIRED_ABOVE: usize = 50;
@@ -133,8 +136,8 @@ fn choose<'a>(words: &Words, inventory: &'a Inventory) -> Result<(Vec<&'a Known>
     let approved = || inventory.known.iter().filter(|k| k.state == DeviceState::Approved);
     if words.select.is_none() && approved().count() > SELECT_REQUIRED_ABOVE {
         return Err(Failure::usage(format!(
-            "{} devices are approved: say which are meant",
-            approved().count()
+            "{} approved: say which are meant",
+            show_count(approved().count() as u64, "device")
         ))
         .hint("--select EXPR; --select all means all of them"));
     }
@@ -172,8 +175,8 @@ fn choose<'a>(words: &Words, inventory: &'a Inventory) -> Result<(Vec<&'a Known>
         let failure = Failure::new(
             Code::NobodyMatches,
             format!(
-                "none of {} approved devices is selected{}",
-                approved().count(),
+                "none of {} is selected{}",
+                show_count(approved().count() as u64, "approved device"),
                 said.collect::<String>()
             ),
         );
@@ -185,13 +188,24 @@ fn choose<'a>(words: &Words, inventory: &'a Inventory) -> Result<(Vec<&'a Known>
     Ok((chosen, left_out))
 }
 
+/// What its signers took back is not rolled out.
+pub fn withdrawn(product: &Ident, version: &Version, why: &str) -> Failure {
+    Failure::new(
+        Code::Yanked,
+        format!("{product}@{version} was withdrawn: {}", printable(why, 200)),
+    )
+}
+
 /// `policy.first_wave_max` is a promise of the fleet's root.
-fn check_first_wave(cut: &[CutWave], root: &Root) -> Result<()> {
+pub fn check_first_wave(cut: &[CutWave], root: &Root) -> Result<()> {
     let first = cut.iter().map(CutWave::count).find(|count| *count > 0).unwrap_or(0);
     match root.policy.first_wave_max {
         Some(most) if first > most => Err(Failure::new(
             Code::PlanMismatch,
-            format!("the first wave has {first} devices, the fleet's policy allows {most}"),
+            format!(
+                "the first wave has {}, the fleet's policy allows {most}",
+                show_count(u64::from(first), "device")
+            ),
         )
         .hint("a smaller first wave: --waves")),
         _ => Ok(()),
@@ -208,8 +222,9 @@ fn evidence(words: &Words, cut: &[CutWave]) -> Result<Vec<Evidence>> {
         if nearest > 0 {
             if wanted > nearest {
                 return Err(Failure::usage(format!(
-                    "--evidence {wanted}: the wave before wave {} has {nearest} devices",
-                    wave.number
+                    "--evidence {wanted}: the wave before wave {} has {}",
+                    wave.number,
+                    show_count(u64::from(nearest), "device")
                 )));
             }
             *needed = Evidence::Receipts(wanted);
@@ -230,7 +245,7 @@ fn downgrade(words: &Words, reason: &str) -> Result<Option<String>> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub mod tests {
     use ensign_bundle::digest::{DeviceId, Digest, FleetId};
     use ensign_bundle::ids::{Label, Labels};
     use ensign_bundle::plan::membership::Member;

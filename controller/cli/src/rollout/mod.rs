@@ -3,12 +3,16 @@
 mod change;
 mod draft;
 mod preview;
+mod sign;
 mod start;
+mod travel;
 pub mod view;
 mod wait;
 mod why;
 mod words;
 
+#[cfg(test)]
+pub use draft::tests as draft_tests;
 use ensign_api::Rollout;
 use ensign_bundle::reason::Code;
 use ensign_bundle::text::printable;
@@ -20,8 +24,13 @@ use crate::failure::{Failure, Result};
 
 pub async fn run(app: &App, verb: RolloutVerb) -> Result<()> {
     match verb {
-        RolloutVerb::Plan(words) => start::plan(app, &words).await,
-        RolloutVerb::Start(words) => start::start(app, &words).await,
+        RolloutVerb::Plan { words, out } => start::plan(app, &words, out.as_deref()).await,
+        RolloutVerb::Sign(words) => sign::run(app, &words).await,
+        RolloutVerb::Start {
+            plan: Some(path),
+            words,
+        } => start::start_file(app, &path, &words).await,
+        RolloutVerb::Start { plan: None, words } => start::start(app, &words).await,
         RolloutVerb::Status { rollout, watch } => {
             let session = app.session()?;
             let mut rollout = find(&session, rollout.rollout.as_deref()).await?;

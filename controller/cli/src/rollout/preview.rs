@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use ensign_api::{Device, Frozen, Time};
-use ensign_bundle::digest::DeviceId;
+use ensign_bundle::digest::{DeviceId, PlanId};
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::limits::LEASE_S;
 use ensign_bundle::plan::cohort::CutWave;
@@ -31,7 +32,8 @@ pub struct Preview {
     version: Version,
     devices: u32,
     waves: Vec<PreviewWave>,
-    bytes: PreviewBytes,
+    /// None: not known without the controller.
+    bytes: Option<PreviewBytes>,
     soak_s: u64,
     expires: Time,
     /// None: at once.
@@ -45,6 +47,16 @@ pub struct Preview {
     away: Vec<String>,
     /// Rollouts of the product that this one ends on the devices that they share.
     supersedes: Vec<String>,
+    /// The plan file that was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    written: Option<Written>,
+}
+
+/// A plan file, and the id that its rollout will have.
+#[derive(Debug, Serialize)]
+struct Written {
+    id: PlanId,
+    file: PathBuf,
 }
 
 #[derive(Debug, Serialize)]
@@ -102,8 +114,8 @@ struct Refused {
 pub struct Seen {
     pub rows: Vec<Device>,
     pub frozen: Option<Frozen>,
-    /// Plain size of the release, bytes.
-    pub bytes: u64,
+    /// Plain size of the release, bytes; none where nobody could be asked.
+    pub bytes: Option<u64>,
 }
 
 impl Preview {
@@ -151,10 +163,10 @@ impl Preview {
             version: plan.release.version.clone(),
             devices,
             waves,
-            bytes: PreviewBytes {
-                per_device: seen.bytes,
-                total: seen.bytes.saturating_mul(u64::from(devices)),
-            },
+            bytes: seen.bytes.map(|bytes| PreviewBytes {
+                per_device: bytes,
+                total: bytes.saturating_mul(u64::from(devices)),
+            }),
             soak_s: plan.waves.first().map_or(0, |w| w.min_soak_s),
             expires: Time(plan.expires),
             start_at: (plan.not_before > 0).then_some(Time(plan.not_before)),
@@ -172,7 +184,16 @@ impl Preview {
             refused,
             away,
             supersedes: draft.supersedes.clone(),
+            written: None,
         }
+    }
+
+    /// The plan lies in a file now, for those who sign it.
+    pub fn written(&mut self, id: PlanId, file: &Path) {
+        self.written = Some(Written {
+            id,
+            file: file.to_owned(),
+        });
     }
 
     pub fn frozen(&self) -> Option<&Frozen> {
@@ -232,6 +253,11 @@ fn unchanged(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> (Vec<
             _ if cloned => (
                 Code::CloneDetected,
                 "held, another copy of it connected (`ensign device why DEVICE`)".to_owned(),
+            ),
+            _ if row.denied.contains(&plan.release.manifest) => (
+                Code::Denied,
+                "refuses: this release failed on it before; on the device `ensign-agent clear-denied`, or a higher version"
+                    .to_owned(),
             ),
             _ if row.held => (
                 Code::Held,
@@ -315,11 +341,14 @@ impl Document for Preview {
             )
             .add(
                 "bytes",
-                format!(
-                    "at most {} a device, {} in all",
-                    units::show_bytes(self.bytes.per_device),
-                    units::show_bytes(self.bytes.total)
-                ),
+                match &self.bytes {
+                    Some(bytes) => format!(
+                        "at most {} a device, {} in all",
+                        units::show_bytes(bytes.per_device),
+                        units::show_bytes(bytes.total)
+                    ),
+                    None => "not known without the controller".to_owned(),
+                },
             )
             .add(
                 "brakes",
@@ -350,7 +379,10 @@ impl Document for Preview {
             facts.add("starts", time.to_string());
         }
         if let Some(most) = brakes.max_parallel {
-            facts.add("at once", format!("at most {most} devices"));
+            facts.add(
+                "at once",
+                format!("at most {}", units::show_count(u64::from(most), "device")),
+            );
         }
         let mut out = format!("{}\n{}", facts.text(paint), grid.text());
         // Writing to a string cannot fail.
@@ -388,6 +420,10 @@ impl Document for Preview {
                 view::said(frozen),
                 paint.bold("`ensign fleet unfreeze`")
             );
+        }
+        if let Some(written) = &self.written {
+            let next = format!("ensign rollout sign {}", written.file.display());
+            let _ = writeln!(out, "\nNext, each key holder: {}", paint.bold(&next));
         }
         out
     }
@@ -428,8 +464,14 @@ mod tests {
             row.id = drafted.chosen[n].member.device;
             row
         };
-        let (mut away, ahead, mut held, mut cloned) =
-            (row(0, "1.0.0"), row(1, "9.0.0"), row(2, "1.0.0"), row(3, "1.0.0"));
+        let (mut away, ahead, mut held, mut cloned, mut denied) = (
+            row(0, "1.0.0"),
+            row(1, "9.0.0"),
+            row(2, "1.0.0"),
+            row(3, "1.0.0"),
+            row(4, "1.0.0"),
+        );
+        denied.denied = vec![fixture::release().manifest.digest];
         away.connected = false;
         held.held = true;
         cloned.reason = Some(Reason {
@@ -437,13 +479,13 @@ mod tests {
             text: String::new(),
         });
         let seen = Seen {
-            rows: vec![away, ahead, held, cloned],
+            rows: vec![away, ahead, held, cloned, denied],
             frozen: Some(Frozen {
                 since: Time(1_796_090_400),
                 reason: "storm".to_owned(),
                 by: "ada".to_owned(),
             }),
-            bytes: 56_340_000,
+            bytes: Some(56_340_000),
         };
         let preview = Preview::of(&drafted, &inventory, &seen, false);
         insta::assert_snapshot!(preview.table(Paint(false)));

@@ -1,33 +1,47 @@
 //! `rollout plan` and `rollout start`.
 
-use ensign_api::{Base64, Fleet, Member, Rollout, StartRollout};
-use ensign_bundle::digest::CutSeed;
-use ensign_bundle::plan::cohort::CutWave;
+use std::path::Path;
+
+use ensign_api::{Base64, Fleet, Rollout, StartRollout};
+use ensign_bundle::digest::{CutSeed, PlanId};
+use ensign_bundle::ids::Ident;
 use ensign_bundle::reason::Code;
-use ensign_crypto::Envelope;
 
 use crate::app::{App, Session};
 use crate::args::Start;
 use crate::evidence::Inventory;
 use crate::failure::{Failure, Result};
+use crate::home::KeyRole;
 use crate::output::{Document as _, Paint, Shell};
 use crate::rollout::draft::{self, Draft, Moment};
 use crate::rollout::preview::{Preview, Seen};
-use crate::rollout::wait;
 use crate::rollout::words::Words;
+use crate::rollout::{travel, wait};
 use crate::units::show_count;
-use crate::{clock, random};
+use crate::{clock, random, scopes};
 
 /// On a terminal more devices than this are asked about.
 const ASK_ABOVE: u32 = 50;
 
-/// Shows what `start` with the same words would do.
-pub async fn plan(app: &App, flags: &Start) -> Result<()> {
+/// What to do where a plan needs several signatures.
+const SEVERAL: &str = "write it as a file: `ensign rollout plan --product PRODUCT --version VERSION --out PLAN`; each signs it: `ensign rollout sign PLAN`; then `ensign rollout start PLAN`";
+
+/// Shows what `start` with the same words would do; with `out`, writes it as a file for those who sign it.
+pub async fn plan(app: &App, flags: &Start, out: Option<&Path>) -> Result<()> {
     let words = Words::of(flags)?;
     let mut session = app.signing_session().await?;
     let inventory = Inventory::fetch(&session).await?;
     let draft = prepare(app, &mut session, &words, &inventory).await?;
-    let preview = preview(&session, &draft, &inventory, flags.print_devices).await?;
+    let mut preview = preview(&session, &draft, &inventory, flags.print_devices).await?;
+    if let Some(path) = out {
+        newer_everywhere(&draft, &preview)?;
+        if app.shell.dry_run {
+            return app.shell.would(format!("write the plan into {}", path.display()));
+        }
+        let packed = travel::pack(&session, &draft).await?;
+        travel::write(path, &packed.file)?;
+        preview.written(PlanId::of(&packed.file.plan.digest()), path);
+    }
     app.shell.print(&preview)
 }
 
@@ -38,16 +52,11 @@ pub async fn start(app: &App, flags: &Start) -> Result<()> {
     let draft = prepare(app, &mut session, &words, &inventory).await?;
     let preview = preview(&session, &draft, &inventory, flags.print_devices).await?;
     app.shell.block(&preview.table(Paint::of_diagnostics()));
-    if let Some(running) = preview.all_run_newer() {
-        let release = format!("{}@{}", draft.plan.product, draft.plan.release.version);
-        return Err(Failure::new(
-            Code::DowngradeRefused,
-            format!(
-                "each of the {} devices runs something newer than {release}, such as {running}",
-                preview.devices()
-            ),
-        ));
-    }
+    newer_everywhere(&draft, &preview)?;
+    // What devices would refuse is not started: the thresholds of every scope that the plan touches.
+    let scopes = travel::scopes(session.trust.root(), draft.chosen.iter().copied())?;
+    let own = session.context.stored(KeyRole::Deploy)?.public();
+    scopes::alone(&scopes, &own, "the plan", SEVERAL)?;
     if app.shell.dry_run {
         return app.shell.would(format!(
             "sign a plan for {}@{} and start it on {}",
@@ -56,16 +65,77 @@ pub async fn start(app: &App, flags: &Start) -> Result<()> {
             show_count(u64::from(preview.devices()), "device")
         ));
     }
-    if preview.devices() > ASK_ABOVE && Shell::can_ask() {
-        app.shell.confirm(&format!("Start on {} devices?", preview.devices()))?;
-    }
-    let envelope = session.sign_deploy(&draft.plan)?;
-    check_scopes(&session, &draft, &envelope)?;
+    ask(app, &preview)?;
     let body = StartRollout {
-        plan: Base64(envelope),
-        waves: draft.cut.iter().map(members).collect(),
+        plan: Base64(session.sign_deploy(&draft.plan)?),
+        waves: draft.cut.iter().map(travel::members).collect(),
     };
-    let rollout: Rollout = session.client.post("/v1/rollouts", &body).await?;
+    launch(app, &session, &preview, &body, flags).await
+}
+
+/// Starts a plan file. Nothing is signed here: enough people must have done so.
+pub async fn start_file(app: &App, path: &Path, flags: &Start) -> Result<()> {
+    let mut session = app.session()?;
+    let verified = travel::open(&mut session, path).await?;
+    let mut draft = verified.draft();
+    let rollouts: Vec<Rollout> = session.client.get("/v1/rollouts").await?;
+    draft.supersedes = superseded(
+        &rollouts,
+        &draft.plan.product,
+        Some(PlanId::of(&verified.file.plan.digest())),
+    );
+    let preview = preview(&session, &draft, &verified.inventory, flags.print_devices).await?;
+    app.shell.block(&preview.table(Paint::of_diagnostics()));
+    newer_everywhere(&draft, &preview)?;
+    let shown = ensign_bundle::text::printable(&path.to_string_lossy(), 300);
+    let scopes = verified.scopes(session.trust.root())?;
+    scopes::require(
+        &session,
+        &scopes,
+        &verified.file.plan.envelope,
+        &format!("each key holder: `ensign rollout sign {shown}`"),
+    )
+    .map_err(|e| e.about(path))?;
+    if app.shell.dry_run {
+        return app.shell.would(format!(
+            "start the plan in {shown} for {}@{} on {}",
+            draft.plan.product,
+            draft.plan.release.version,
+            show_count(u64::from(preview.devices()), "device")
+        ));
+    }
+    ask(app, &preview)?;
+    launch(app, &session, &preview, &verified.body(), flags).await
+}
+
+/// Nobody would take the release.
+fn newer_everywhere(draft: &Draft<'_>, preview: &Preview) -> Result<()> {
+    let Some(running) = preview.all_run_newer() else {
+        return Ok(());
+    };
+    let release = format!("{}@{}", draft.plan.product, draft.plan.release.version);
+    let who = match preview.devices() {
+        1 => "the device".to_owned(),
+        devices => format!("each of the {devices} devices"),
+    };
+    Err(Failure::new(
+        Code::DowngradeRefused,
+        format!("{who} runs something newer than {release}, such as {running}"),
+    ))
+}
+
+fn ask(app: &App, preview: &Preview) -> Result<()> {
+    if preview.devices() > ASK_ABOVE && Shell::can_ask() {
+        app.shell.confirm(
+            &format!("Start on {} devices?", preview.devices()),
+            "no rollout was started, nothing was signed",
+        )?;
+    }
+    Ok(())
+}
+
+async fn launch(app: &App, session: &Session, preview: &Preview, body: &StartRollout, flags: &Start) -> Result<()> {
+    let rollout: Rollout = session.client.post("/v1/rollouts", body).await?;
     let how = match preview.frozen() {
         Some(_) => "is signed and waits: the fleet is frozen (`ensign fleet unfreeze`)",
         None => "is on its way",
@@ -76,7 +146,7 @@ pub async fn start(app: &App, flags: &Start) -> Result<()> {
     ));
     match flags.wait {
         None => app.shell.print(&rollout),
-        Some(until) => wait::until(&app.shell, &session, rollout, until, flags.timeout).await,
+        Some(until) => wait::until(&app.shell, session, rollout, until, flags.timeout).await,
     }
 }
 
@@ -86,11 +156,7 @@ async fn prepare<'a>(app: &App, session: &mut Session, words: &Words, inventory:
         .release(&session.client, &words.product, &words.version)
         .await?;
     if let Some(why) = &release.yanked {
-        let why = ensign_bundle::text::printable(why, 200);
-        return Err(Failure::new(
-            Code::Yanked,
-            format!("{}@{} was withdrawn: {why}", words.product, words.version),
-        ));
+        return Err(draft::withdrawn(&words.product, &words.version, why));
     }
     let rollouts: Vec<Rollout> = session.client.get("/v1/rollouts").await?;
     let of_product = rollouts.iter().filter(|r| r.product == words.product);
@@ -104,16 +170,26 @@ async fn prepare<'a>(app: &App, session: &mut Session, words: &Words, inventory:
         reason: app.shell.reason.clone(),
     };
     let mut draft = draft::draft(words, inventory, &release, session.trust.root(), &moment)?;
-    let open = rollouts
-        .iter()
-        .filter(|r| r.product == words.product && !r.state.is_final());
-    draft.supersedes = open
-        .map(|r| format!("{} of {} ({})", r.id, r.version, r.state.name()))
-        .collect();
+    draft.supersedes = superseded(&rollouts, &words.product, None);
     Ok(draft)
 }
 
-async fn preview(session: &Session, draft: &Draft<'_>, inventory: &Inventory, print_devices: bool) -> Result<Preview> {
+/// Rollouts of the product that are not over, but for the one that is meant.
+fn superseded(rollouts: &[Rollout], product: &Ident, own: Option<PlanId>) -> Vec<String> {
+    let open = rollouts
+        .iter()
+        .filter(|r| r.product == *product && !r.state.is_final() && Some(r.id) != own);
+    open.map(|r| format!("{} of {} ({})", r.id, r.version, r.state.name()))
+        .collect()
+}
+
+/// What the plan does, with what the controller says of its devices.
+pub async fn preview(
+    session: &Session,
+    draft: &Draft<'_>,
+    inventory: &Inventory,
+    print_devices: bool,
+) -> Result<Preview> {
     let plan = &draft.plan;
     let path = format!("/v1/releases/{}/{}", plan.product, plan.release.version);
     let release: ensign_api::Release = session.client.get(&path).await?;
@@ -121,32 +197,7 @@ async fn preview(session: &Session, draft: &Draft<'_>, inventory: &Inventory, pr
     let seen = Seen {
         rows: session.client.get("/v1/devices").await?,
         frozen: fleet.frozen,
-        bytes: release.bytes,
+        bytes: Some(release.bytes),
     };
     Ok(Preview::of(draft, inventory, &seen, print_devices))
-}
-
-/// What devices would refuse is not started: the thresholds of every scope that the plan touches.
-fn check_scopes(session: &Session, draft: &Draft<'_>, plan: &[u8]) -> Result<()> {
-    let envelope = Envelope::parse(plan, plan.len()).map_err(|e| Failure::new(Code::Malformed, e.to_string()))?;
-    let mut checked: Vec<Vec<String>> = Vec::new();
-    for known in &draft.chosen {
-        let scopes = known.member.scopes(session.trust.root())?;
-        let names: Vec<String> = scopes.iter().map(|s| s.name.to_string()).collect();
-        if !checked.contains(&names) {
-            scopes.require(&envelope, &session.fleet())?;
-            checked.push(names);
-        }
-    }
-    Ok(())
-}
-
-fn members(wave: &CutWave) -> Vec<Member> {
-    let members = wave.members.iter();
-    members
-        .map(|m| Member {
-            device: m.device,
-            receipt_key: m.receipt_key,
-        })
-        .collect()
 }
