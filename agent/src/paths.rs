@@ -43,6 +43,9 @@ impl Paths {
         /// TLS key, session counter, download cache: the link half's.
         link = "var/lib/ensign/link";
         link_key = "var/lib/ensign/link/tls.pem";
+        /// The key that is to take the place of `link_key`, and the statement that announces it.
+        link_next_key = "var/lib/ensign/link/tls-next.pem";
+        link_rotation = "var/lib/ensign/link/rotation.cbor";
         link_cache = "var/lib/ensign/link/cache";
         /// What `enroll` left behind for `run`: id, name, fleet.
         link_device = "var/lib/ensign/link/device.json";

@@ -71,6 +71,13 @@ pub fn decode_exact<T: Serialize + DeserializeOwned>(bytes: &[u8], max_items: us
     Ok(value)
 }
 
+/// What follows `item` in a sequence that begins with it, spelled as [`append`] would.
+pub fn after_exact<'a, T: Serialize>(sequence: &'a [u8], item: &T) -> Result<&'a [u8], CodecError> {
+    sequence
+        .strip_prefix(encode(item)?.as_slice())
+        .ok_or_else(|| CodecError::NotDeterministic("another spelling of the same value".to_owned()))
+}
+
 /// Appends `item` to a CBOR sequence (RFC 8742).
 pub fn append<T: Serialize>(sequence: &mut Vec<u8>, item: &T) -> Result<(), CodecError> {
     sequence.extend_from_slice(&encode(item)?);

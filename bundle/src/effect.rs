@@ -29,7 +29,17 @@ impl Code {
             | Self::Frozen
             | Self::TrustDegraded
             | Self::ClockSuspect
-            | Self::InProgress => Effect::Waits,
+            | Self::InProgress
+            // Whoever stands between signers and device can bring these about, by old, withheld or made-up metadata and by forged proofs.
+            // They say nothing about the plan: an honest controller after a thief, or new online keys, must find it alive.
+            | Self::MetadataExpired
+            | Self::MetadataMissing
+            | Self::ContentMismatch
+            | Self::NotFound
+            | Self::RollbackRefused
+            | Self::LifetimeRefused
+            | Self::ReceiptInvalid
+            | Self::NotInPlan => Effect::Waits,
             Self::Failed
             | Self::NoSpace
             | Self::Io
@@ -45,9 +55,6 @@ impl Code {
             | Self::IdentityChanged
             | Self::JournalLost
             | Self::GenerationTampered
-            | Self::ContentMismatch
-            | Self::MetadataExpired
-            | Self::MetadataMissing
             | Self::PlanExpired
             | Self::PlanReplayed
             | Self::PlanCancelled

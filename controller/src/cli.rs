@@ -10,7 +10,8 @@ use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
 
 use crate::config::Config;
-use crate::{logs, serve};
+use crate::paths::Paths;
+use crate::{durable, keys, logs, serve};
 
 /// Threads that carry connections; disks have threads of their own.
 const WORKERS: usize = 2;
@@ -30,6 +31,35 @@ enum Command {
     /// Serves devices (QUIC on UDP) and operators (HTTPS on TCP) until it gets SIGTERM.
     #[command(after_help = "Example:\n  ensign-controller serve --data /var/lib/ensign-controller --kit ./kit")]
     Serve(Serve),
+    /// The controller's own keys: what a new root needs to name.
+    #[command(subcommand)]
+    Keys(KeysVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysVerb {
+    /// Lists the keys of a folder, with their public halves.
+    #[command(after_help = "Example:\n  ensign-controller keys ls --data /var/lib/ensign-controller")]
+    Ls(KeysArgs),
+    /// Makes the keys that the next root may name, beside those in use; the controller may run meanwhile.
+    ///
+    /// Their public halves are written to NAME-next.pub in --out. Nothing changes before root names them: `ensign key root rotate --role
+    /// NAME --add NAME-next.pub --remove OLD`. For --role controller, add first, wait until every device was connected, then remove.
+    #[command(after_help = "Example:\n  ensign-controller keys new --data /var/lib/ensign-controller --out .")]
+    New(KeysArgs),
+}
+
+#[derive(Debug, Args)]
+struct KeysArgs {
+    /// Folder of the controller.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Only this key: timestamp, snapshot or controller; repeatable [default: all three].
+    #[arg(long, value_name = "NAME", value_parser = keys::NAMES)]
+    role: Vec<String>,
+    /// Write the public halves there, one file each [default: only print them].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -64,12 +94,19 @@ const TUNABLES: &str = "GLIBC_TUNABLES";
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let Command::Serve(args) = Cli::parse().command;
+    let command = Cli::parse().command;
     // What this program writes is its own; what others are to read has its mode set.
     nix::sys::stat::umask(nix::sys::stat::Mode::S_IRWXG | nix::sys::stat::Mode::S_IRWXO);
-    give_memory_back();
-    let has_kit = args.kit.is_some();
-    match run(args) {
+    let (done, has_kit) = match command {
+        Command::Serve(args) => {
+            give_memory_back();
+            let has_kit = args.kit.is_some();
+            (run(args), has_kit)
+        }
+        Command::Keys(KeysVerb::Ls(args)) => (show_keys(&args), false),
+        Command::Keys(KeysVerb::New(args)) => (new_keys(&args), false),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(refusal) => {
             let text = printable(&refusal.text, 1000);
@@ -109,6 +146,34 @@ fn give_memory_back() {
             .env(TUNABLES, MALLOC)
             .exec();
     }
+}
+
+fn new_keys(args: &KeysArgs) -> Result<(), Refusal> {
+    let wanted = args.role.iter().map(String::as_str).collect::<Vec<_>>();
+    let names = if wanted.is_empty() {
+        &keys::NAMES
+    } else {
+        wanted.as_slice()
+    };
+    keys::make_next(&Paths::new(&args.data), names)?;
+    show_keys(args)
+}
+
+/// JSON: `[{"name", "key", "public"}]`.
+fn show_keys(args: &KeysArgs) -> Result<(), Refusal> {
+    let of = |name: &str| args.role.iter().any(|role| name.trim_end_matches("-next") == role);
+    let mut listed = keys::list(&Paths::new(&args.data))?;
+    listed.retain(|key| args.role.is_empty() || of(&key.name));
+    if let Some(out) = &args.out {
+        for key in &listed {
+            let path = out.join(format!("{}.pub", key.name));
+            durable::write(&path, key.public.as_bytes())
+                .map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", path.display())))?;
+        }
+    }
+    let text = serde_json::to_string_pretty(&listed).map_err(|e| Refusal::new(Code::Failed, e.to_string()))?;
+    println!("{text}");
+    Ok(())
 }
 
 fn run(args: Serve) -> Result<(), Refusal> {

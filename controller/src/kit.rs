@@ -18,9 +18,10 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::core::rows::{ApiTokenRow, FleetRow, RoleRow, key};
-use crate::core::{Online, OnlineKeys, listed};
+use crate::core::{Online, listed};
 use crate::durable;
 use crate::http::auth::Role;
+use crate::keys::Keys;
 use crate::paths::{KEYS, Paths};
 use crate::store::blobs::BlobStore;
 use crate::store::ledger::{Change, Expect, Ledger, LedgerError, Typed as _};
@@ -110,10 +111,10 @@ fn prepare(
     }
     let mut machine = Machine::new(Ensign { fleet: kit.fleet }, Strict, &root)?;
     let keys = folder.join("keys");
-    let online = OnlineKeys {
-        timestamp: secret(&keys.join("timestamp.pem"))?,
-        snapshot: secret(&keys.join("snapshot.pem"))?,
-    };
+    let online = Keys::of(vec![
+        secret(&keys.join("timestamp.pem"))?,
+        secret(&keys.join("snapshot.pem"))?,
+    ]);
     let controller = secret(&keys.join("controller.pem"))?;
     let body = machine.root().body.clone();
     if body.version != 1 {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
+use ensign_crypto::KeyId;
 use quinn::Endpoint;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +19,7 @@ use crate::config::Config;
 use crate::core::{Core, Parts, load};
 use crate::http::{self, App, listen, monitor};
 use crate::paths::Paths;
+use crate::server::tls::Shown;
 use crate::server::{STOPPING, Server, endpoint};
 use crate::store::blobs::BlobStore;
 use crate::store::files::Files;
@@ -72,8 +74,11 @@ pub async fn start(options: Options) -> Result<Running, Refusal> {
         let cause = e.source().map(|s| format!(": {s}")).unwrap_or_default();
         Refusal::new(Code::Failed, format!("{what}: {e}{cause}"))
     };
-    let controller = kit::secret(&paths.key("controller.pem"))?;
-    let endpoint = endpoint::start(udp, &controller).map_err(|e| chain("devices' port", &e))?;
+    let mut named = parts.named.subscribe();
+    let controller = parts.keys.of_controller(&named.borrow_and_update().clone())?;
+    let shown = Arc::new(Shown::new(&controller).map_err(|e| chain("devices' port", &e))?);
+    let endpoint = endpoint::start(udp, &controller, shown.clone()).map_err(|e| chain("devices' port", &e))?;
+    tokio::spawn(follow_root(parts.clone(), shown, named));
     let acceptor = listen::acceptor(&paths.https_certificate(), &paths.key("https.pem"))
         .map_err(|e| chain("operators' port", &e))?;
 
@@ -191,6 +196,21 @@ fn open(paths: &Paths, kit: Option<&Path>, config: Config) -> Result<Opened, Ref
     let (core, thread) =
         Core::start(state, ledger).map_err(|e| Refusal::new(Code::Failed, format!("no thread: {e}")))?;
     Ok((parts, core, thread))
+}
+
+/// Shows devices the key that the newest root puts first among those that are here.
+async fn follow_root(parts: Arc<Parts>, shown: Arc<Shown>, mut named: watch::Receiver<Vec<KeyId>>) {
+    while named.changed().await.is_ok() {
+        let ids = named.borrow_and_update().clone();
+        // A root without any key of this controller's was refused before.
+        let Ok(key) = parts.keys.of_controller(&ids) else {
+            continue;
+        };
+        match shown.show(&key) {
+            Ok(()) => tracing::info!(key = %key.public().id(), "devices are shown the key that root names"),
+            Err(error) => tracing::error!(%error, "the key that root names cannot be shown"),
+        }
+    }
 }
 
 /// Where to listen when nobody says so: the kit's port, on its host if that is loopback, else everywhere.

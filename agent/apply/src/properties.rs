@@ -327,6 +327,65 @@ fn a_refusal_later_takes_nothing_back() {
     assert_eq!(refused(&mut bed, Code::PlanExpired), Phase::Rejected);
 }
 
+/// Whoever holds the controller can bring these about. An honest one after it finds the plan alive: nothing is rejected, nothing is
+/// denied, nothing that was staged is lost.
+#[test]
+fn what_a_thief_brings_about_ends_no_plan() {
+    let thiefs = [
+        Code::MetadataExpired,
+        Code::MetadataMissing,
+        Code::ContentMismatch,
+        Code::NotFound,
+        Code::RollbackRefused,
+        Code::LifetimeRefused,
+        Code::ReceiptInvalid,
+        Code::NotInPlan,
+        Code::GateNotOpen,
+        Code::LeaseMissing,
+    ];
+    for code in thiefs {
+        let refused = Event::Refused {
+            target: Some(target(1)),
+            reason: refusal(code),
+        };
+        let mut bed = Bed::default();
+        bed.step(refused.clone(), 0);
+        assert_eq!(
+            bed.device.stage.phase(),
+            Phase::Waiting,
+            "{code} before anything was fetched"
+        );
+        bed.step(Event::Offered(target(1)), 1);
+        assert_eq!(bed.device.stage.phase(), Phase::Fetching, "{code}");
+        bed.step(staged(1, false), 2);
+        bed.step(refused, 3);
+        assert_eq!(bed.device.stage.phase(), Phase::Waiting, "{code} before the switch");
+        assert!(bed.device.receipts.is_empty() && bed.device.denied.is_empty(), "{code}");
+        bed.step(Event::Cleared { contact: true }, 4);
+        assert_eq!(bed.device.stage.phase(), Phase::Switching, "{code}");
+    }
+    // What lies in the plan or the device itself ends it.
+    for code in [
+        Code::PlanExpired,
+        Code::PlanCancelled,
+        Code::PlanMismatch,
+        Code::IdentityChanged,
+        Code::BelowFloor,
+        Code::Yanked,
+        Code::HardwareMismatch,
+    ] {
+        let mut bed = Bed::default();
+        bed.step(
+            Event::Refused {
+                target: Some(target(1)),
+                reason: refusal(code),
+            },
+            0,
+        );
+        assert_eq!(bed.device.stage.phase(), Phase::Rejected, "{code}");
+    }
+}
+
 #[test]
 fn what_follows_from_a_code_stands_in_one_table() {
     for code in Code::ALL {

@@ -45,6 +45,7 @@ pub(super) fn take(
             identity::new_receipt_key(&shell.paths).map(|key| FromAdmin::ReceiptKey { key: key.public() })
         }
         ToAdmin::SignBinding { payload } => sign_binding(shell, &payload),
+        ToAdmin::SignRotation { payload } => sign_rotation(shell, &payload),
         ToAdmin::FinishEnroll {
             root_hash,
             fleet,
@@ -149,6 +150,17 @@ fn sign_binding(shell: &Shell, payload: &[u8]) -> Result<FromAdmin, Refusal> {
     let bytes = identity::sign_binding(payload, &key, &fleet)?;
     Ok(FromAdmin::Signature {
         key: key.public(),
+        bytes: ByteBuf::from(bytes),
+    })
+}
+
+fn sign_rotation(shell: &Shell, payload: &[u8]) -> Result<FromAdmin, Refusal> {
+    let (Some(identity), Some(trusted)) = (&shell.identity, &shell.trusted) else {
+        return refuse!(NeedsReprovision, "this device is in no fleet");
+    };
+    let bytes = identity::sign_rotation(payload, identity, trusted.fleet())?;
+    Ok(FromAdmin::Signature {
+        key: identity.receipt_key.public(),
         bytes: ByteBuf::from(bytes),
     })
 }

@@ -3,6 +3,7 @@
 use ensign_bundle::digest::{DeviceId, FleetId};
 use ensign_bundle::limits;
 use ensign_bundle::plan::evidence::Binding;
+use ensign_bundle::plan::rotation::Rotation;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::statement;
@@ -90,6 +91,27 @@ pub(super) fn sign_binding(payload: &[u8], key: &SecretKey, fleet: &FleetId) -> 
     match envelope.signatures() {
         [only] => Ok(only.bytes.to_vec()),
         _ => refuse!(Failed, "the binding was not signed"),
+    }
+}
+
+/// The receipt key's signature over a change of the TLS key of this device.
+pub(super) fn sign_rotation(payload: &[u8], identity: &Identity, fleet: &FleetId) -> Result<Vec<u8>, Refusal> {
+    use ensign_bundle::statement::Document;
+    let mut envelope = Envelope::new(Rotation::KIND, payload.to_vec());
+    let rotation = statement::open_unverified::<Rotation>(&envelope.encode())?.body;
+    let key = &identity.receipt_key;
+    if rotation.device != identity.id || rotation.receipt_key != key.public() {
+        return refuse!(
+            WrongDevice,
+            "a change of the key of device {}, this is {}",
+            rotation.device,
+            identity.id
+        );
+    }
+    envelope.sign(key, &aad(&fleet.0));
+    match envelope.signatures() {
+        [only] => Ok(only.bytes.to_vec()),
+        _ => refuse!(Failed, "the change was not signed"),
     }
 }
 

@@ -1,19 +1,20 @@
 //! What the link half brings: documents, offers, blobs, acknowledgements. None of it is believed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use ensign_apply::{Event, Stage, Target};
+use ensign_apply::{Device, Event, Stage, Target};
 use ensign_bundle::accept::{self, Accepted, Denial, DeviceFacts, HeldLease, Installed, Window, accept};
+use ensign_bundle::effect::Effect;
 use ensign_bundle::ids::Version;
 use ensign_bundle::limits::MANIFEST_BYTES;
 use ensign_bundle::plan::statements::Plan;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::statement::Signed;
-use ensign_bundle::trust::Source;
 use ensign_bundle::trust::roles::FileRef;
+use ensign_bundle::trust::{ReleaseName, Source, Trusted};
 use ensign_bundle::wire::DocKind;
 
 use super::offer::{Documents, open_plan};
@@ -125,10 +126,11 @@ fn take_offer(shell: &mut Shell, offer: &Offer, file: OwnedFd) -> Result<Result<
         Ok(documents) => documents,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    let nonce = shell.leases.nonce();
+    let known = |shell: &Shell| (shell.leases.nonce(), shell.trusted.as_ref().map(|t| t.root().version));
+    let before = known(shell);
     let judged = judge_offer(shell, offer, &documents);
-    if shell.leases.nonce() != nonce {
-        // The link half opens a session that answers the new one.
+    if known(shell) != before {
+        // The link half opens a session that answers the new nonce, and pins the keys of the new root.
         sockets::tell_link(shell);
     }
     let event = match judged {
@@ -158,6 +160,7 @@ fn judge_offer(shell: &mut Shell, offer: &Offer, documents: &Documents) -> Resul
         shell.leases.draw();
     }
     let clock = shell.wall.clock();
+    remember_floors(trusted, &shell.device);
     let stated = documents.take_statements(trusted, &identity.id, &identity.name);
     let held = documents.rollout(offer, trusted, &mut shell.leases, &identity.id, clock::boot())?;
     let opened = held.as_ref().map(|held| {
@@ -170,6 +173,9 @@ fn judge_offer(shell: &mut Shell, offer: &Offer, documents: &Documents) -> Resul
             Source::Online,
         )
     });
+    let asked = opened.iter().flatten().map(|(plan, _)| release_name(&plan.body));
+    let kept: BTreeSet<ReleaseName> = asked.chain(needed_releases(&shell.device)).collect();
+    trusted.retain_releases(|name| kept.contains(name));
     if let Err(refusal) = shell.store.save(trusted) {
         // Nothing is installed on a state that a restart would forget; going back needs none of it.
         shell.offer = None;
@@ -205,7 +211,17 @@ fn judge_offer(shell: &mut Shell, offer: &Offer, documents: &Documents) -> Resul
     let target = target(&plan, shell.offer.as_ref().map_or(0, |o| o.member.wave));
     let met = Event::Met { plan: target.plan };
     let verdict = judge(shell, accept::Stage::Prepare).map_err(|refusal| match document {
-        Some(better) if matches!(refusal.code, Code::NotFound | Code::MetadataMissing) => better,
+        Some(better) if matches!(refusal.code, Code::NotFound | Code::MetadataMissing) => {
+            if better.code.effect() == Effect::Waits {
+                better
+            } else {
+                // Made up by whoever holds the snapshot key: the one that was signed is missing.
+                Refusal::new(
+                    Code::MetadataMissing,
+                    format!("the release document is refused: {better}"),
+                )
+            }
+        }
         _ => refusal,
     });
     let event = match verdict {
@@ -218,6 +234,46 @@ fn judge_offer(shell: &mut Shell, offer: &Offer, documents: &Documents) -> Resul
         },
     };
     Ok(vec![met, event])
+}
+
+/// Release documents that are kept: what runs, what ran before, what is being worked on. All others can be fetched again, so the trust state
+/// does not grow with the number of releases that a device has seen.
+fn needed_releases(device: &Device) -> impl Iterator<Item = ReleaseName> {
+    let products = device.generations.iter().flat_map(|g| &g.products);
+    let target = device.stage.target().map(|t| (&t.product, &t.version));
+    products
+        .map(|p| (&p.product, &p.version))
+        .chain(target)
+        .map(|(product, version)| ReleaseName {
+            product: product.clone(),
+            version: version.clone(),
+        })
+}
+
+/// What has proven itself here raises the floor. Asked before every judgement, so that no crash in between loses it.
+fn remember_floors(trusted: &mut Trusted, device: &Device) {
+    let confirmed = device
+        .running()
+        .into_iter()
+        .flat_map(|g| &g.products)
+        .filter(|p| p.confirmed);
+    for product in confirmed {
+        let name = ReleaseName {
+            product: product.product.clone(),
+            version: product.version.clone(),
+        };
+        let release = trusted.release(&name).filter(|r| r.manifest.digest == product.manifest);
+        if let Some(release) = release.cloned() {
+            trusted.confirmed(&release);
+        }
+    }
+}
+
+fn release_name(plan: &Plan) -> ReleaseName {
+    ReleaseName {
+        product: plan.product.clone(),
+        version: plan.release.version.clone(),
+    }
 }
 
 /// The acceptance function on the held offer.

@@ -105,9 +105,8 @@ pub(super) fn run(paths: &Paths, arguments: &Arguments) -> Result<Document, Fail
 
 /// Whether TLS key, receipt key and trust state are all there, and are those of this device.
 fn is_complete(paths: &Paths, device: &Device) -> Result<bool, Failure> {
-    let own_key = identity::key(paths)
-        .map_err(|e| io(&e))?
-        .is_some_and(|key| ensign_bundle::digest::DeviceId::from(key.public().id()) == device.id);
+    // The id is that of the first key: it stays when the key is changed.
+    let own_key = identity::key(paths).map_err(|e| io(&e))?.is_some();
     // A device that is revoked stays so: joining again takes new keys, as where some are lost.
     if !own_key || !paths.receipt_key().exists() || identity::is_revoked(paths) {
         return Ok(false);

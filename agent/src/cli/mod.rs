@@ -4,6 +4,7 @@ mod admin;
 mod check;
 mod enroll;
 mod output;
+mod rotate;
 mod status;
 mod verify;
 
@@ -121,6 +122,9 @@ enum Verb {
         /// Digest of one release's manifest [default: all].
         manifest: Option<Digest>,
     },
+    /// Change the key by which the controller knows this device. The old one is accepted until the new one has been seen.
+    #[command(after_help = "Example:\n  ensign-agent rotate-key")]
+    RotateKey,
     /// Forget the fleet. What runs stays.
     #[command(after_help = "Example:\n  ensign-agent leave")]
     Leave,
@@ -183,6 +187,13 @@ fn perform(cli: &Cli) -> Result<ExitCode, Failure> {
         }
         Verb::Unlock => told(format, &Admin::connect(&paths)?.command(&ToAdmin::Unlock)?)?,
         Verb::ClearDenied { manifest } => told(format, &admin::clear_denied(&paths, *manifest)?)?,
+        Verb::RotateKey => {
+            let document = rotate::run(&paths)?;
+            match format {
+                Format::Table => print(&format!("{}\n", document.sentence()))?,
+                Format::Json | Format::Yaml => show(format, &document)?,
+            }
+        }
         Verb::Leave => {
             let text = Admin::connect(&paths)?.command(&ToAdmin::Leave)?;
             identity::forget(&paths).map_err(|e| Failure::new(Code::Io, crate::chain::chain(&e)))?;

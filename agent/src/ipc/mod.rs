@@ -131,6 +131,10 @@ pub enum ToAdmin {
     SignBinding {
         payload: ByteBuf,
     },
+    /// Signs the payload of a change of the TLS key that names this device and its receipt key. Answer: `Signature`.
+    SignRotation {
+        payload: ByteBuf,
+    },
     /// One descriptor: root 1 to the newest back to back with these lengths, then the grant, then the binding. Creates the trust
     /// state, refuses unless root 1 has the hash. Answer: `Done`.
     FinishEnroll {

@@ -1,6 +1,7 @@
 //! Keeps a session with the controller: connect, `hello`, `welcome`, then frames both ways until it ends, then again.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ensign_bundle::reason::{Code, Refusal};
@@ -13,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::backoff::{Backoff, Complaint};
 use super::engine::Event;
 use super::identity::{self, Device, IdentityError};
+use super::rotation::{self, Pending};
 use super::session::{self, ConnectError, Connected, FrameError, Target};
 use crate::clock;
 use crate::config::Config;
@@ -21,6 +23,8 @@ use crate::paths::Paths;
 
 /// How long a controller may take to welcome.
 const WELCOME: Duration = Duration::from_secs(10);
+/// Between two looks whether a new key was asked for.
+const LOOK: Duration = Duration::from_secs(20);
 /// Words of a fact.
 const FACT_CHARS: usize = 100;
 
@@ -79,6 +83,8 @@ pub struct Controller {
     pub stop: watch::Receiver<bool>,
     /// When the session at hand was welcomed, boot clock; `None` at the start.
     pub welcomed: Option<Duration>,
+    /// The change of the key is a step further: the next session begins at once.
+    pub rotating: bool,
 }
 
 impl Controller {
@@ -97,7 +103,8 @@ impl Controller {
             let nonce = state.nonce;
             let target = self.target(&state);
             self.welcomed = None;
-            let refusal = self.session(&target, state).await.err().map(|e| e.refusal());
+            self.rotating = false;
+            let refusal = self.next_session(&target, state).await.err().map(|e| e.refusal());
             let lived = self.welcomed.map(|at| clock::boot().saturating_sub(at));
             backoff.ended(lived);
             if let Some(refusal) = &refusal {
@@ -115,7 +122,7 @@ impl Controller {
             }
             // A new applier needs a new session, at once: its leases answer its own nonce.
             let renewed = self.state.borrow().as_ref().is_some_and(|s| s.nonce != nonce);
-            if !renewed {
+            if !renewed && !self.rotating {
                 let mut random = [0; 8];
                 // Without randomness every wait is the shortest; that is still a wait of the next try's handshake.
                 let _ = getrandom::fill(&mut random);
@@ -127,23 +134,63 @@ impl Controller {
         }
     }
 
-    /// One session from the first packet to its end.
-    async fn session(&mut self, target: &Target, state: State) -> Result<(), SessionError> {
+    /// A session with the key of this device; while that is being changed, with the new one if the controller has it already.
+    async fn next_session(&mut self, target: &Target, state: State) -> Result<(), SessionError> {
+        let Some(pending) = Pending::load(&self.paths, &self.key.public())? else {
+            return self.session(target, state, None, false).await;
+        };
+        match self.session(target, state.clone(), Some(&pending), true).await {
+            // It has not heard of the new key: the old one announces it.
+            Err(SessionError::Refused(refusal)) if refusal.code == Code::NotAuthorised => {
+                self.session(target, state, Some(&pending), false).await
+            }
+            ended => ended,
+        }
+    }
+
+    /// One session from the first packet to its end, with the new key of the change or with the key that is in use.
+    async fn session(
+        &mut self,
+        target: &Target,
+        state: State,
+        pending: Option<&Pending>,
+        anew: bool,
+    ) -> Result<(), SessionError> {
         let hello = self.hello(&state)?;
         let mut stop = self.stop.clone();
+        let key = pending.filter(|_| anew).map_or(&self.key, |p| &p.new).clone();
         let connected = tokio::select! {
-            connected = session::connect(target, &self.key, wire::ALPN) => connected?,
+            connected = session::connect(target, &key, wire::ALPN) => connected?,
             () = told(&mut stop) => return Ok(()),
         };
-        let ended = self.converse(&connected, hello).await;
+        let ended = self.converse(&connected, hello, pending, anew).await;
         connected.close().await;
         ended
     }
 
-    async fn converse(&mut self, connected: &Connected, hello: Hello) -> Result<(), SessionError> {
+    async fn converse(
+        &mut self,
+        connected: &Connected,
+        hello: Hello,
+        pending: Option<&Pending>,
+        anew: bool,
+    ) -> Result<(), SessionError> {
         let (connection, nonce) = (&connected.connection, hello.nonce);
         let opened = tokio::time::timeout(WELCOME, greet(connection, hello)).await;
-        let (send, recv, welcome) = opened.map_err(|_| SessionError::Silent)??;
+        let (mut send, recv, welcome) = opened.map_err(|_| SessionError::Silent)??;
+        match pending {
+            Some(pending) if anew => {
+                pending.done(&self.paths)?;
+                self.key = pending.new.clone();
+                tracing::info!(key = %self.key.public().id(), "the controller knows the new key: it takes the place of the old one");
+            }
+            Some(pending) => {
+                let statement = serde_bytes::ByteBuf::from(pending.statement.clone());
+                session::write(&mut send, &FromDevice::Rotate { statement }).await?;
+            }
+            None => {}
+        }
+        let announced = pending.filter(|_| !anew);
         self.welcomed = Some(clock::boot());
         self.note_revoked(false);
         tracing::info!(address = %connected.address, device = %welcome.device, "connected");
@@ -158,7 +205,7 @@ impl Controller {
         if self.events.send(Event::ControllerUp(Box::new(up))).is_err() {
             return Ok(());
         }
-        self.frames(connection, send, recv, outgoing, nonce).await
+        self.frames(connection, send, recv, outgoing, nonce, announced).await
     }
 
     async fn frames(
@@ -168,8 +215,10 @@ impl Controller {
         mut recv: RecvStream,
         mut outgoing: watch::Receiver<Option<Report>>,
         nonce: ensign_bundle::digest::Nonce,
+        announced: Option<&Pending>,
     ) -> Result<(), SessionError> {
-        let events = &self.events;
+        let (events, paths) = (&self.events, &self.paths);
+        let further = AtomicBool::new(false);
         let writer = async {
             while outgoing.changed().await.is_ok() {
                 let report = outgoing.borrow_and_update().clone();
@@ -183,6 +232,17 @@ impl Controller {
             loop {
                 match session::read::<ToDevice>(&mut recv).await? {
                     ToDevice::Refused(refusal) => return Err(SessionError::Refused(refusal)),
+                    ToDevice::Rotated { refused: None } => {
+                        further.store(true, Ordering::Relaxed);
+                        return Ok(());
+                    }
+                    ToDevice::Rotated { refused: Some(refusal) } => {
+                        let text = printable(&refusal.text, 300);
+                        tracing::error!(code = %refusal.code, error = %text, "the controller does not take the new key; the old one stays");
+                        if let Some(pending) = announced {
+                            pending.drop_statement(paths)?;
+                        }
+                    }
                     frame => {
                         if events.send(Event::Controller(frame)).is_err() {
                             return Ok(());
@@ -198,14 +258,27 @@ impl Controller {
             let _ = state.wait_for(other).await;
             tracing::info!("the applier started anew or left the fleet");
         };
+        // Somebody asks for a new key while this session stands: the next one begins the change.
+        let asked = async {
+            loop {
+                tokio::time::sleep(LOOK).await;
+                if announced.is_none() && rotation::is_asked_for(paths) {
+                    further.store(true, Ordering::Relaxed);
+                    return;
+                }
+            }
+        };
         let mut stop = self.stop.clone();
-        tokio::select! {
+        let ended = tokio::select! {
             ended = writer => ended,
             ended = reader => ended,
             () = told(&mut stop) => Ok(()),
             () = replaced => Ok(()),
+            () = asked => Ok(()),
             error = connection.closed() => Err(FrameError::Lost(session::closed(&error)).into()),
-        }
+        };
+        self.rotating = further.into_inner();
+        ended
     }
 
     /// For `enroll`, which has a use for it alone.
@@ -259,7 +332,7 @@ async fn greet(connection: &Connection, hello: Hello) -> Result<(SendStream, Rec
     match session::read::<ToDevice>(&mut recv).await? {
         ToDevice::Welcome(welcome) => Ok((send, recv, welcome)),
         ToDevice::Refused(refusal) => Err(SessionError::Refused(refusal)),
-        ToDevice::Desired(_) | ToDevice::Ack { .. } => Err(SessionError::NoWelcome),
+        ToDevice::Desired(_) | ToDevice::Ack { .. } | ToDevice::Rotated { .. } => Err(SessionError::NoWelcome),
     }
 }
 

@@ -227,7 +227,7 @@ impl Engine {
                 self.acknowledged = self.acknowledged.max(Some(seq));
             }
             // The session itself handles these; they never come here.
-            Event::Controller(ToDevice::Welcome(_) | ToDevice::Refused(_)) => {}
+            Event::Controller(ToDevice::Welcome(_) | ToDevice::Refused(_) | ToDevice::Rotated { .. }) => {}
             Event::Fetch(Outcome::Fetched(digest)) => {
                 self.in_flight.remove(&digest);
                 self.have.insert(digest);

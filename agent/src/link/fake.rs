@@ -147,6 +147,7 @@ async fn stream(
             }
             FromDevice::Report(report) if script.acknowledge => vec![ToDevice::Ack { seq: report.seq }],
             FromDevice::Report(_) => Vec::new(),
+            FromDevice::Rotate { .. } => vec![ToDevice::Rotated { refused: None }],
         };
         let _ = hear.send(message);
         for reply in replies {

@@ -70,6 +70,7 @@ impl Bench {
             events: events.clone(),
             stop: stopping,
             welcomed: None,
+            rotating: false,
         };
         tokio::spawn(controller.keep_connected());
         Self {

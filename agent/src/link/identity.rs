@@ -86,7 +86,10 @@ impl Device {
 
 /// The TLS key, `None` before enrolment.
 pub fn key(paths: &Paths) -> Result<Option<SecretKey>, IdentityError> {
-    let path = paths.link_key();
+    key_in(paths.link_key())
+}
+
+pub(super) fn key_in(path: PathBuf) -> Result<Option<SecretKey>, IdentityError> {
     let Some(bytes) = read(path.clone())? else {
         return Ok(None);
     };
@@ -152,6 +155,8 @@ fn revoked_mark(paths: &Paths) -> PathBuf {
 pub fn forget(paths: &Paths) -> Result<(), IdentityError> {
     for path in [
         paths.link_device(),
+        paths.link_rotation(),
+        paths.link_next_key(),
         paths.link_key(),
         paths.link_session(),
         revoked_mark(paths),
@@ -161,11 +166,11 @@ pub fn forget(paths: &Paths) -> Result<(), IdentityError> {
     Ok(())
 }
 
-fn read(path: PathBuf) -> Result<Option<Vec<u8>>, IdentityError> {
+pub(super) fn read(path: PathBuf) -> Result<Option<Vec<u8>>, IdentityError> {
     durable::read(&path, FILE_BYTES).map_err(|source| IdentityError::Io { path, source })
 }
 
-fn write(path: PathBuf, bytes: &[u8], mode: u32) -> Result<(), IdentityError> {
+pub(super) fn write(path: PathBuf, bytes: &[u8], mode: u32) -> Result<(), IdentityError> {
     durable::write(&path, bytes, mode)
         .and_then(|()| give_to_owner(&path))
         .map_err(|source| IdentityError::Io { path, source })

@@ -21,6 +21,7 @@ pub mod fetch;
 #[cfg(test)]
 mod flow;
 pub mod identity;
+pub mod rotation;
 pub mod run;
 pub mod session;
 pub mod status;

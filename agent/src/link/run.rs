@@ -120,6 +120,7 @@ impl Parts {
             events: events.clone(),
             stop: stopping.clone(),
             welcomed: None,
+            rotating: false,
         };
         // What may end at any moment.
         let mut loose = JoinSet::new();

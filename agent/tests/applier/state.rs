@@ -6,7 +6,9 @@ use std::path::Path;
 use ensign_agent::applier::state_from_files;
 use ensign_agent::ipc::{FromAdmin, FromApplier, ToAdmin};
 use ensign_agent::link::run;
+use ensign_bundle::ids::Version;
 use ensign_bundle::reason::Code;
+use ensign_bundle::trust::Trusted;
 use ensign_bundle::wire::Phase;
 
 use crate::kit::device::Device;
@@ -338,4 +340,50 @@ fn nothing_of_an_update_is_left_after_leaving() {
     assert_eq!((status.phase, status.reason, status.plan), (Phase::Idle, None, None));
     assert_eq!(status.denied, []);
     assert_eq!(status.generation, 1, "what runs goes on");
+}
+
+/// The stored trust state with the higher sequence number.
+fn stored_trust(device: &Device) -> Option<Trusted> {
+    let newest = ["a.cbor", "b.cbor"]
+        .into_iter()
+        .filter_map(|name| std::fs::read(device.paths.trust().join(name)).ok())
+        .max_by_key(|bytes| bytes[..8].to_vec())?;
+    Trusted::decode(&newest[40..]).ok()
+}
+
+#[test]
+fn the_trust_state_keeps_what_runs_and_what_ran_before_and_no_more() {
+    let mut fleet = Fleet::new();
+    let device = Device::enrolled(&fleet);
+    for (n, version) in ["1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0"].into_iter().enumerate() {
+        let release = Recipe::new(version, files(&[("index.html", version.as_bytes())])).build();
+        let state = device.update(&mut fleet, &release);
+        assert_eq!(state.report.status.phase, Phase::Confirmed);
+        let trusted = stored_trust(&device).unwrap();
+        let held: Vec<&str> = trusted.releases().map(|r| r.release.as_str()).collect();
+        assert!(held.len() <= 3, "{held:?}");
+        assert!(n == 0 || held.contains(&version), "{held:?}");
+    }
+    // What was dropped is fetched again where a plan names it: the chain of trust is what it was.
+    let trusted = stored_trust(&device).unwrap();
+    assert_eq!(trusted.snapshot().unwrap().releases.len(), 5);
+}
+
+#[test]
+fn a_release_that_proved_itself_raises_the_floor_for_good() {
+    let mut fleet = Fleet::new();
+    let mut device = Device::enrolled(&fleet);
+    let mut recipe = Recipe::new("2.0.0", files(&[("index.html", b"two")]));
+    recipe.security_floor = Version::parse("2.0.0").unwrap().counter().unwrap();
+    let floor = recipe.security_floor;
+    assert_eq!(
+        device.update(&mut fleet, &recipe.build()).report.status.phase,
+        Phase::Confirmed
+    );
+    // A crash right after the confirmation: the floor is found again from what runs.
+    device.restart();
+    let mut link = device.link();
+    link.offer(&device, &fleet, None);
+    let product = ensign_testkit::ident("app");
+    assert_eq!(stored_trust(&device).unwrap().security_floor(&product), floor);
 }

@@ -9,7 +9,7 @@ use crate::plan::evidence::{Gate, Lease};
 use crate::plan::scope::Scopes;
 use crate::plan::statements::{Cohort, Plan};
 use crate::plan::{cohort, gate};
-use crate::reason::Refusal;
+use crate::reason::{Code, Refusal};
 use crate::refuse;
 use crate::selector::{Selector, Subject};
 use crate::statement;
@@ -246,14 +246,6 @@ impl Judge<'_> {
     /// The wave of this device, proven.
     pub(super) fn is_member(&self) -> Result<u32, Refusal> {
         let (device, member) = (self.device, self.offer.member);
-        if member.receipt_key != device.receipt_key {
-            return refuse!(
-                IdentityChanged,
-                "the plan lists this device with receipt key {}, it has {}",
-                member.receipt_key.id(),
-                device.receipt_key.id()
-            );
-        }
         let place = usize::try_from(member.wave).ok().and_then(|n| n.checked_sub(1));
         match place.and_then(|at| self.plan.waves.get(at)).map(|wave| &wave.cohort) {
             Some(Cohort::Selector { expr, cumulative_bp }) => {
@@ -273,6 +265,15 @@ impl Judge<'_> {
                 }
             }
             _ => gate::check_member(self.plan, &device.id, member)?,
+        }
+        // After the proof: what a plan says of this device ends the plan here, what somebody claims that it says does not.
+        if member.receipt_key != device.receipt_key {
+            return refuse!(
+                IdentityChanged,
+                "the plan lists this device with receipt key {}, it has {}",
+                member.receipt_key.id(),
+                device.receipt_key.id()
+            );
         }
         Ok(member.wave)
     }
@@ -298,7 +299,7 @@ impl Judge<'_> {
     }
 
     pub(super) fn gate_is_open(&self, wave: u32) -> Result<(), Refusal> {
-        let gate = self.offer.gate.map(Gate::decode).transpose()?;
+        let gate = self.offer.gate.map(read_gate).transpose()?;
         gate::check(
             self.plan,
             &self.digest,
@@ -341,7 +342,11 @@ impl Judge<'_> {
             return refuse!(LeaseMissing, "the controller gave no permission to start now");
         };
         let role = &self.trusted.root().roles.timestamp;
-        let lease: Lease = statement::open(held.envelope, &role.keys, role.threshold, self.trusted.fleet())?.body;
+        // Whoever brings one that is not signed brings none.
+        let opened = statement::open(held.envelope, &role.keys, role.threshold, self.trusted.fleet());
+        let lease: Lease = opened
+            .map_err(|refusal| Refusal::new(Code::LeaseMissing, format!("the lease is none: {refusal}")))?
+            .body;
         if lease.plan != self.digest || lease.device != self.device.id || lease.nonce != self.device.nonce {
             return refuse!(
                 LeaseMissing,
@@ -396,6 +401,11 @@ impl Judge<'_> {
     fn installed(&self) -> Option<&Installed> {
         self.device.installed.get(&self.plan.product)
     }
+}
+
+/// The gate that is shown. Nobody signs a gate, so one that cannot be read says nothing about the plan: it opens nothing.
+pub(super) fn read_gate(bytes: &[u8]) -> Result<Gate, Refusal> {
+    Gate::decode(bytes).map_err(|refusal| Refusal::new(Code::GateNotOpen, format!("the gate is none: {refusal}")))
 }
 
 /// `MAJOR.MINOR.PATCH` as one number; what follows a `-` or `+` does not count.

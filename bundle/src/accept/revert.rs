@@ -1,11 +1,10 @@
 //! Prepared reverts: signed together with the plan they undo, good for a while, and only on evidence that it failed.
 
-use super::order::Judge;
+use super::order::{Judge, read_gate};
 use crate::digest::Digest;
-use crate::plan::evidence::Gate;
 use crate::plan::gate;
 use crate::plan::statements::{Plan, Reverts};
-use crate::reason::Refusal;
+use crate::reason::{Code, Refusal};
 use crate::refuse;
 use crate::statement;
 
@@ -61,7 +60,7 @@ impl Judge<'_> {
                 reverts.failures
             );
         };
-        let gate = Gate::decode(gate)?;
+        let gate = read_gate(gate)?;
         gate::check_failures(reverts, &forward, &gate.receipts, self.trusted.fleet())
     }
 
@@ -71,10 +70,11 @@ impl Judge<'_> {
         let Some(bytes) = self.offer.forward else {
             return refuse!(MetadataMissing, "the plan {digest} that is undone is not there");
         };
-        let forward = statement::open_unverified::<Plan>(bytes)?;
+        let forward = statement::open_unverified::<Plan>(bytes)
+            .map_err(|refusal| Refusal::new(Code::ContentMismatch, format!("the plan that is undone: {refusal}")))?;
         if forward.digest() != *digest {
             return refuse!(
-                PlanMismatch,
+                ContentMismatch,
                 "plan {} is shown, the revert undoes {digest}",
                 forward.digest()
             );

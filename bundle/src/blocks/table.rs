@@ -87,8 +87,11 @@ impl BlockTable {
         codec::scan_sequence(bytes, BLOCK_TABLE_ITEMS)
             .map_err(|e| named(Refusal::new(Code::Malformed, e.to_string())))?;
         let mut check = StreamCheck::new(stream_files(component.entries()).map_err(named)?);
+        let mut rest = bytes;
         for row in codec::sequence::<BlockRow>(bytes) {
-            let row = row.map_err(|e| named(Refusal::new(Code::Malformed, e.to_string())))?;
+            let malformed = |e: codec::CodecError| named(Refusal::new(Code::Malformed, e.to_string()));
+            let row = row.map_err(malformed)?;
+            rest = codec::after_exact(rest, &row).map_err(malformed)?;
             check.push(&row).map_err(named)?;
             seen(row);
         }

@@ -128,11 +128,6 @@ impl Member {
             );
         }
         let malformed = |e| Refusal::new(Code::Malformed, format!("a member of a plan: {e}"));
-        let member: Self = codec::decode(bytes, STATEMENT_BYTES).map_err(malformed)?;
-        // Unsigned, so one form only.
-        if codec::encode(&member).map_err(malformed)? != bytes {
-            return refuse!(Malformed, "a member of a plan is not in the one form that is written");
-        }
-        Ok(member)
+        codec::decode_exact(bytes, STATEMENT_BYTES).map_err(malformed)
     }
 }

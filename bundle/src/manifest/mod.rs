@@ -138,7 +138,7 @@ impl Manifest {
                 bytes.len()
             );
         }
-        let manifest: Self = codec::decode(bytes, MANIFEST_ITEMS)
+        let manifest: Self = codec::decode_exact(bytes, MANIFEST_ITEMS)
             .map_err(|e| Refusal::new(Code::Malformed, format!("manifest: {e}")))?;
         manifest.check()?;
         Ok(manifest)
@@ -310,8 +310,11 @@ impl Component {
             .map_err(|e| Refusal::new(Code::Malformed, format!("{name}: entries: {e}")))?;
         let mut check = TreeCheck::default();
         let mut single_file = true;
+        let mut rest = self.entries.as_slice();
         for entry in self.raw_entries() {
             let entry = entry.map_err(|e| Refusal::new(e.code, format!("{name}: {}", e.text)))?;
+            rest = codec::after_exact(rest, &entry)
+                .map_err(|e| Refusal::new(Code::Malformed, format!("{name}: {}: {e}", entry.path())))?;
             check
                 .push(&entry)
                 .map_err(|e| Refusal::new(e.code, format!("{name}: {}", e.text)))?;

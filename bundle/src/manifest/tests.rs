@@ -71,6 +71,25 @@ fn what_is_written_is_read_again() {
     );
 }
 
+/// The decoder takes a byte string where a text stands; nobody writes one.
+#[test]
+fn a_manifest_and_its_entries_have_one_spelling() {
+    let bytes = encode(&sample());
+    let respelled = |text: &[u8]| {
+        let head = 0x60 | u8::try_from(text.len()).unwrap();
+        let wanted = [&[head], text].concat();
+        let at = bytes.windows(wanted.len()).position(|w| w == wanted).unwrap();
+        let mut other = bytes.clone();
+        other[at] ^= 0x20;
+        Manifest::parse(&other).unwrap_err()
+    };
+    for text in [&b"etc/page"[..], b"link", b"tree"] {
+        let refusal = respelled(text);
+        assert_eq!(refusal.code, Code::Malformed);
+        assert!(refusal.text.contains("another spelling"), "{refusal}");
+    }
+}
+
 #[test]
 fn a_tree_keeps_its_name_in_every_release() {
     let source = small_source();

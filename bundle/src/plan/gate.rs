@@ -41,7 +41,7 @@ impl Gate {
                 limits::GATE_BYTES
             );
         }
-        let gate: Self = codec::decode(bytes, limits::ROLE_ITEMS)
+        let gate: Self = codec::decode_exact(bytes, limits::ROLE_ITEMS)
             .map_err(|e| Refusal::new(Code::Malformed, format!("gate: {e}")))?;
         if gate.format != FORMAT {
             return refuse!(
@@ -293,7 +293,9 @@ fn check_promotion(
     let Some(bytes) = gate.and_then(|gate| gate.promote.as_ref()) else {
         return refuse!(GateNotOpen, "wave {number} waits for an operator to promote it");
     };
-    let promote = scope::open::<Promote>(bytes, scopes, fleet)?;
+    // Nobody but operators can make one that counts, so one that does not count is none.
+    let promote = scope::open::<Promote>(bytes, scopes, fleet)
+        .map_err(|refusal| Refusal::new(Code::GateNotOpen, format!("the promotion is none: {refusal}")))?;
     if promote.body.plan != *digest || promote.body.wave != number {
         return refuse!(
             GateNotOpen,

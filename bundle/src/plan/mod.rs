@@ -6,6 +6,7 @@ pub mod file;
 pub mod gate;
 pub mod membership;
 pub mod merkle;
+pub mod rotation;
 pub mod scope;
 pub mod statements;
 pub mod token;

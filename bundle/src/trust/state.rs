@@ -18,7 +18,8 @@ use crate::reason::{Code, Refusal};
 use crate::refuse;
 
 /// What a device or a signer keeps in a file of its own. Only its owner can write it, so nothing in it is a secret and nothing is
-/// foreign; it is decoded strictly all the same, and signatures are counted again when it is loaded.
+/// foreign; it is decoded strictly all the same, and signatures are counted again when it is loaded. A field that comes later is left
+/// out while it has its default, or states of before it would not be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrustState {
@@ -69,7 +70,8 @@ impl TrustState {
         if bytes.len() > limits::TRUST_STATE_BYTES {
             return refuse!(LimitExceeded, "the trust state has {} bytes", bytes.len());
         }
-        codec::decode(bytes, limits::ROLE_ITEMS).map_err(|e| Refusal::new(Code::Malformed, format!("trust state: {e}")))
+        codec::decode_exact(bytes, limits::ROLE_ITEMS)
+            .map_err(|e| Refusal::new(Code::Malformed, format!("trust state: {e}")))
     }
 
     /// The bytes to store; at most 256 MiB are read again.

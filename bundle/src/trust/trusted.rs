@@ -3,7 +3,7 @@
 use ensign_crypto::PublicKey;
 
 use super::ensign::{DocName, Ensign, ReleaseName};
-use super::format::At;
+use super::format::{At, Candidate, Profile as _};
 use super::machine::{Machine, Step};
 use super::memory::{Memory, Started};
 use super::profile::Strict;
@@ -15,7 +15,7 @@ use crate::plan::evidence::TimeAttestation;
 use crate::plan::statements::Plan;
 use crate::reason::{Code, Refusal};
 use crate::refuse;
-use crate::statement;
+use crate::statement::{self, Document as _};
 
 /// A document that a refresh needs next.
 pub type Want<'a> = super::machine::Want<'a, Ensign>;
@@ -73,6 +73,15 @@ impl Trusted {
         self.machine.targets.as_ref().map(|held| &held.body)
     }
 
+    /// The root's bytes as received.
+    pub fn root_bytes(&self) -> &[u8] {
+        &self.machine.root.bytes
+    }
+
+    pub fn targets_bytes(&self) -> Option<&[u8]> {
+        self.machine.targets.as_ref().map(|held| held.bytes.as_slice())
+    }
+
     /// The timestamp's bytes as received; those of other documents likewise.
     pub fn timestamp_bytes(&self) -> Option<&[u8]> {
         self.machine.timestamp.as_ref().map(|held| held.bytes.as_slice())
@@ -119,6 +128,27 @@ impl Trusted {
         self.machine.update_root(bytes, &at)?;
         self.saw_root();
         Ok(())
+    }
+
+    /// Refuses what [`Self::update_root`] would refuse of `next` however many signed it: for signers, before anybody signs.
+    pub fn check_next_root(&self, next: &Root, clock: impl Into<Clock>) -> Result<(), Refusal> {
+        next.check()?;
+        let old = self.root();
+        if next.fleet != old.fleet || next.version != old.version.saturating_add(1) {
+            return refuse!(
+                RollbackRefused,
+                "root version {} of fleet {} offered after {} of {}",
+                next.version,
+                next.fleet,
+                old.version,
+                old.fleet
+            );
+        }
+        let candidate = Candidate::Root {
+            old: Some(old),
+            new: next,
+        };
+        Strict.check(candidate, &self.at(clock, Source::Online))
     }
 
     /// Takes a timestamp (TUF 5.4).

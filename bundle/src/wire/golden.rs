@@ -83,6 +83,8 @@ fn golden_frames_of_a_device() {
         receipts: vec![ByteBuf::from([8; 9])],
     };
     golden("report", &FromDevice::Report(report));
+    let statement = ByteBuf::from([9; 10]);
+    golden("rotate", &FromDevice::Rotate { statement });
     let digests = vec![Digest([10; 32]), Digest([11; 32])];
     golden(
         "request-documents",
@@ -138,6 +140,9 @@ fn golden_frames_of_a_controller() {
     golden("desired", &ToDevice::Desired(desired));
     golden("desired-nothing", &ToDevice::Desired(Desired::default()));
     golden("ack", &ToDevice::Ack { seq: 24 });
+    golden("rotated", &ToDevice::Rotated { refused: None });
+    let refused = Some(Refusal::new(Code::KeysRefused, "in use"));
+    golden("rotated-not", &ToDevice::Rotated { refused });
     let refusal = Refusal::new(Code::Revoked, "stolen");
     golden("refused", &ToDevice::Refused(refusal));
 }

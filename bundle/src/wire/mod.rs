@@ -60,6 +60,8 @@ pub enum FromDevice {
     Hello(Hello),
     /// Whenever something changed, and again until acknowledged.
     Report(Report),
+    /// A signed [`crate::plan::rotation::Rotation`]: the key with which this device comes next. Answer: [`ToDevice::Rotated`].
+    Rotate { statement: ByteBuf },
 }
 
 /// From the controller, on the control stream.
@@ -72,6 +74,11 @@ pub enum ToDevice {
     Desired(Desired),
     /// Every report up to this sequence number is in the ledger.
     Ack { seq: u64 },
+    /// The next key is in the ledger: both are accepted until the device has come with the new one. Or why it is not.
+    Rotated {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<Refusal>,
+    },
     /// The connection ends for this reason (suspended, revoked, cloned, protocol).
     Refused(Refusal),
 }

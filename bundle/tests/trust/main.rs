@@ -9,6 +9,8 @@ mod bounds;
 #[cfg(test)]
 mod clock;
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
 mod e_cases;
 #[cfg(test)]
 mod fleet;
@@ -26,5 +28,7 @@ mod model;
 mod noticed;
 #[cfg(test)]
 mod people;
+#[cfg(test)]
+mod rotation;
 #[cfg(test)]
 mod scopes;

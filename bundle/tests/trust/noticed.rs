@@ -8,10 +8,33 @@ use ensign_bundle::plan::merkle;
 use ensign_bundle::plan::statements::{Bound, Cohort, Evidence, Grant, Hold, Plan, Reverts};
 use ensign_bundle::reason::Code;
 use ensign_bundle::statement;
+use ensign_bundle::trust::Trusted;
 use ensign_bundle::trust::roles::FORMAT;
 
 use crate::bench::*;
 use crate::fleet::*;
+
+/// The decoder takes a byte string for the name of a field; nobody writes one. What is kept or shown has one encoding, as what is signed.
+#[test]
+fn a_gate_and_a_trust_state_have_one_spelling() {
+    let bench = bench().second_wave();
+    let respelled = |mut bytes: Vec<u8>| {
+        assert_eq!(bytes[1] & 0xe0, 0x60, "the first key is a text");
+        bytes[1] ^= 0x20;
+        bytes
+    };
+    let gate = bench.open_gate().encode().unwrap();
+    assert!(Gate::decode(&gate).is_ok());
+    let state = bench.trusted.encode().unwrap();
+    assert_eq!(Trusted::decode(&state).unwrap().encode().unwrap(), state);
+    for refusal in [
+        Gate::decode(&respelled(gate)).unwrap_err(),
+        Trusted::decode(&respelled(state)).unwrap_err(),
+    ] {
+        assert_eq!(refusal.code, Code::Malformed);
+        assert!(refusal.text.contains("another spelling"), "{refusal}");
+    }
+}
 
 #[test]
 fn a_gate_has_a_format_and_an_end() {
@@ -427,7 +450,7 @@ fn a_trust_state_begins_with_root_1_and_has_a_format() {
     for (at, _) in places {
         let mut future = stored.clone();
         future[at + format.len() - 1] = 2;
-        codes.push(code(ensign_bundle::trust::Trusted::decode(&future)));
+        codes.push(code(Trusted::decode(&future)));
     }
     assert!(codes.contains(&Code::VersionUnknown), "{codes:?}");
 }

@@ -84,6 +84,16 @@ pub struct NewTargets {
     pub releases: Vec<Base64>,
 }
 
+/// The next root, and the next targets where those in force would not be valid under it: in one step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NewRoot {
+    /// The envelope.
+    pub root: Base64,
+    /// The envelope.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub targets: Option<Base64>,
+}
+
 /// What the client has already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -10,7 +10,7 @@
 //! | `POST /v1/fleet/{freeze,unfreeze}` | [`Change`] | [`Fleet`] |
 //! | `GET /v1/metadata` | [`MetadataQuery`] | list of [`Metadata`] |
 //! | `GET /v1/documents/{digest}` | | bytes |
-//! | `POST /v1/metadata/{root,targets}` | envelope, or [`NewTargets`] | list of [`Metadata`] |
+//! | `POST /v1/metadata/{root,targets}` | envelope, or [`NewRoot`], [`NewTargets`] | list of [`Metadata`] |
 //! | `POST /v1/tokens` | [`NewToken`] | [`Token`] |
 //! | `GET /v1/tokens` | | list of [`Token`] |
 //! | `POST /v1/tokens/{key}/revoke` | [`Change`] | [`Token`] |
@@ -43,7 +43,7 @@ mod value;
 pub use device::{
     Change, Device, DeviceDetail, DeviceEvidence, DeviceState, DeviceStatus, InstalledProduct, NewToken, Token,
 };
-pub use fleet::{Fleet, Frozen, Metadata, MetadataKind, MetadataQuery, NewTargets, RoleState};
+pub use fleet::{Fleet, Frozen, Metadata, MetadataKind, MetadataQuery, NewRoot, NewTargets, RoleState};
 pub use release::{BatchHeader, Component, Digests, Missing, Release, SignatureRow, Stored};
 pub use rollout::{
     Away, Member, ReleaseSlots, Rollout, RolloutQuery, RolloutState, StartRollout, TransferBytes, WaveState,

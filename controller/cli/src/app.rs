@@ -71,9 +71,10 @@ impl Session {
 
     /// Signs a statement with the deploy key of this machine.
     pub fn sign_deploy<T: Document>(&self, statement: &T) -> Result<Vec<u8>> {
-        let stored = self.context.stored(KeyRole::Deploy)?;
+        let keys = self.trust.deploy_role().0;
+        let stored = self.context.signer(KeyRole::Deploy, &keys)?;
         let public = stored.public();
-        if !self.trust.deploy_role().0.contains(&public) {
+        if !keys.contains(&public) {
             return Err(Failure::new(
                 Code::RoleNotAuthorised,
                 format!(

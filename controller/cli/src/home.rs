@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::ids::Ident;
 use ensign_bundle::reason::Code;
-use ensign_crypto::SecretKey;
+use ensign_crypto::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
@@ -159,6 +159,11 @@ impl Context {
         self.dir.join("targets.cbor")
     }
 
+    /// Where `key root rotate` keeps the draft of the next root.
+    pub fn root_draft_path(&self) -> PathBuf {
+        self.dir.join("root.draft")
+    }
+
     pub fn key_path(&self, role: KeyRole) -> PathBuf {
         key_path(&self.keys, role)
     }
@@ -169,11 +174,6 @@ impl Context {
 
     pub fn keyring(&self) -> &Keyring {
         &self.keyring
-    }
-
-    /// The key of a role, ready to sign: asks for the passphrase where there is one.
-    pub fn key(&self, role: KeyRole) -> Result<SecretKey> {
-        self.stored(role)?.secret()
     }
 
     /// The key of a role as it lies in its file. Refused when other users could read it.
@@ -189,12 +189,36 @@ impl Context {
         })
     }
 
-    /// Every key that is here, with its role.
-    pub fn keys(&self) -> Result<Vec<(KeyRole, Stored)>> {
-        KeyRole::ALL
+    /// The key of a role by what root or targets name: the file of the role where its key is among `keys`, else any other that is.
+    /// Where none is, the file of the role all the same, so that its refusal names it.
+    pub fn signer(&self, role: KeyRole, keys: &[PublicKey]) -> Result<Stored> {
+        let own = self.stored(role);
+        if own.as_ref().is_ok_and(|key| keys.contains(&key.public())) {
+            return own;
+        }
+        let other = self
+            .all_keys()?
             .into_iter()
-            .filter(|role| self.key_path(*role).exists())
-            .map(|role| Ok((role, self.keyring.stored(&self.key_path(role))?)))
+            .find(|(_, key)| keys.contains(&key.public()));
+        other.map_or(own, |(_, key)| Ok(key))
+    }
+
+    /// The key with this name.
+    pub fn named(&self, name: &str) -> Result<Stored> {
+        let found = self.all_keys()?.into_iter().find(|(known, _)| known == name);
+        found
+            .map(|(_, key)| key)
+            .ok_or_else(|| Failure::new(Code::NotFound, format!("there is no key `{name}`")).hint("`ensign key ls`"))
+    }
+
+    /// Every key in the fleet's folder of keys, by the name of its file, sorted.
+    pub fn all_keys(&self) -> Result<Vec<(String, Stored)>> {
+        key_files(&self.keys)?
+            .into_iter()
+            .map(|path| {
+                let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+                Ok((name, self.keyring.stored(&path)?))
+            })
             .collect()
     }
 }
@@ -216,6 +240,25 @@ impl KeyRole {
 /// Where the key of a role lies in a folder.
 pub fn key_path(dir: &Path, role: KeyRole) -> PathBuf {
     dir.join(format!("{}.pem", role.name()))
+}
+
+/// The private keys in a folder, sorted by name; none where it is not there.
+pub fn key_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |e: std::io::Error| Failure::io("read", dir, &e);
+    let listed = match fs::read_dir(dir) {
+        Ok(listed) => listed,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut found = Vec::new();
+    for entry in listed {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "pem") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// A small file.

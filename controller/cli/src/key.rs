@@ -2,20 +2,25 @@
 
 use std::path::PathBuf;
 
+use ensign_bundle::ids::Ident;
 use ensign_bundle::reason::Code;
 use ensign_crypto::KeyId;
+use ensign_crypto::sealed::Cost;
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::app::App;
 use crate::args::KeyVerb;
 use crate::failure::{Failure, Result};
-use crate::home::KeyRole;
+use crate::home::Context;
+use crate::keyring::{self, Stored};
 use crate::output::{Document, Grid, Mood, Paint};
 use crate::trust::Trust;
+use crate::{ceremony, random};
 
 #[derive(Debug, Serialize)]
 struct Row {
-    name: &'static str,
+    name: String,
     key: KeyId,
     /// Where the fleet's metadata names it; none = nobody listens to it.
     role: Option<String>,
@@ -30,42 +35,73 @@ struct Exported {
     pem: String,
 }
 
-pub fn run(app: &App, verb: KeyVerb) -> Result<()> {
+pub async fn run(app: &App, verb: KeyVerb) -> Result<()> {
+    let verb = match verb {
+        KeyVerb::Root(verb) => return ceremony::run(app, verb).await,
+        verb => verb,
+    };
     let context = app.home.current()?;
     match verb {
-        KeyVerb::Ls => {
-            let trust = Trust::load(&context)?;
-            let rows: Vec<Row> = context
-                .keys()?
-                .into_iter()
-                .map(|(role, key)| {
-                    let public = key.public();
-                    let released = trust.targets().products.iter().find(|p| p.role.keys.contains(&public));
-                    Row {
-                        name: role.name(),
-                        key: public.id(),
-                        role: trust
-                            .root()
-                            .role_of(&public)
-                            .map(str::to_owned)
-                            .or_else(|| released.map(|p| format!("release of {}", p.name))),
-                        encrypted: key.is_encrypted(),
-                        path: context.key_path(role),
-                    }
-                })
-                .collect();
-            app.shell.print(&rows[..])
+        KeyVerb::Ls => app.shell.print(&rows(&context)?[..]),
+        KeyVerb::Gen { name } => generate(app, &context, &name),
+        KeyVerb::ExportPub { role } => app.shell.print(&exported(&context.named(&role)?)),
+        KeyVerb::Root(_) => Ok(()),
+    }
+}
+
+fn rows(context: &Context) -> Result<Vec<Row>> {
+    let trust = Trust::load(context)?;
+    let row = |(name, key): (String, Stored)| {
+        let public = key.public();
+        let released = trust.targets().products.iter().find(|p| p.role.keys.contains(&public));
+        Row {
+            path: context.keys_dir().join(format!("{name}.pem")),
+            name,
+            key: public.id(),
+            role: trust
+                .root()
+                .role_of(&public)
+                .map(str::to_owned)
+                .or_else(|| released.map(|p| format!("release of {}", p.name))),
+            encrypted: key.is_encrypted(),
         }
-        KeyVerb::ExportPub { role } => {
-            let role = KeyRole::ALL.into_iter().find(|r| r.name() == role).ok_or_else(|| {
-                Failure::new(Code::NotFound, format!("there is no key `{role}`")).hint("`ensign key ls`")
-            })?;
-            let public = context.stored(role)?.public();
-            app.shell.print(&Exported {
-                key: public.id(),
-                pem: public.to_pem(),
-            })
+    };
+    Ok(context.all_keys()?.into_iter().map(row).collect())
+}
+
+/// A new key, under the same passphrase as those that are there; plain in a lab.
+fn generate(app: &App, context: &Context, name: &str) -> Result<()> {
+    let name = Ident::parse(name).map_err(|e| Failure::usage(e.to_string()))?;
+    let path = context.keys_dir().join(format!("{name}.pem"));
+    if path.exists() {
+        return Err(
+            Failure::new(Code::Conflict, format!("the key {name} is there: {}", path.display()))
+                .hint("choose another name"),
+        );
+    }
+    if app.shell.dry_run {
+        return app.shell.would(format!("make the key {}", path.display()));
+    }
+    let key = random::key()?;
+    let like = context.all_keys()?.into_iter().find(|(_, known)| known.is_encrypted());
+    let pem = match like {
+        Some((_, known)) => {
+            // Only whoever can open the others gets one more: two passphrases in one folder help nobody.
+            known.secret()?;
+            keyring::seal(&key, context.keyring().passphrase()?, Cost::RECOMMENDED)?
         }
+        None => key.to_pem().as_str().to_owned(),
+    };
+    let pem = Zeroizing::new(pem);
+    keyring::replace(&path, pem.as_bytes()).map_err(|e| Failure::io("write", &path, &e))?;
+    app.shell.print(&exported(&context.named(name.as_str())?))
+}
+
+fn exported(key: &Stored) -> Exported {
+    let public = key.public();
+    Exported {
+        key: public.id(),
+        pem: public.to_pem(),
     }
 }
 
@@ -75,7 +111,7 @@ impl Document for [Row] {
         for r in self {
             let path = r.path.to_string_lossy();
             grid.row([
-                (r.name, Mood::Plain),
+                (&*r.name, Mood::Plain),
                 (
                     r.role.as_deref().unwrap_or("none"),
                     if r.role.is_some() { Mood::Good } else { Mood::Bad },

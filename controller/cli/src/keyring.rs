@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::durable::{self, SECRET};
 use crate::failure::{Failure, Result};
-use crate::home::{self, KeyRole};
+use crate::home;
 use crate::passphrase::Passphrase;
 use crate::random;
 
@@ -78,7 +78,7 @@ impl Keyring {
     }
 
     /// The passphrase of the keys that are there, asked for at the first call.
-    fn passphrase(&self) -> Result<&Passphrase> {
+    pub fn passphrase(&self) -> Result<&Passphrase> {
         if self.0.passphrase.get().is_none() {
             // Two at once would ask twice; a command asks from one place.
             let _ = self.0.passphrase.set(Passphrase::of_keys()?);
@@ -101,17 +101,13 @@ impl Keyring {
         dir: &Path,
         cost: Cost,
         replace: impl Fn(&Path, &[u8]) -> std::io::Result<()>,
-    ) -> Result<Vec<KeyRole>> {
+    ) -> Result<Vec<PathBuf>> {
         let mut plain = Vec::new();
         let mut sealed = Vec::new();
-        for role in KeyRole::ALL {
-            let path = home::key_path(dir, role);
-            if !path.exists() {
-                continue;
-            }
+        for path in home::key_files(dir)? {
             let stored = self.stored(&path)?;
             match stored.form {
-                Form::Plain(key) => plain.push((role, path, key)),
+                Form::Plain(key) => plain.push((path, key)),
                 Form::Sealed(_) => sealed.push(stored),
             }
         }
@@ -129,13 +125,13 @@ impl Keyring {
         }
         let passphrase = self.passphrase()?;
         let mut files = Vec::new();
-        for (role, path, key) in plain {
-            files.push((role, path, seal(&key, passphrase, cost)?));
+        for (path, key) in plain {
+            files.push((path, seal(&key, passphrase, cost)?));
         }
         let mut done = Vec::new();
-        for (role, path, pem) in files {
+        for (path, pem) in files {
             replace(&path, pem.as_bytes()).map_err(|e| Failure::io("write", &path, &e))?;
-            done.push(role);
+            done.push(path);
         }
         Ok(done)
     }
@@ -203,6 +199,7 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::home::KeyRole;
 
     /// Cheap: tests guess nothing.
     const COST: Cost = Cost {

@@ -7,6 +7,7 @@
 
 mod app;
 mod args;
+mod ceremony;
 mod client;
 mod clock;
 mod device;
@@ -105,7 +106,7 @@ fn run(shell: Shell, noun: Noun) -> Result<ExitCode> {
         match noun {
             Noun::Fleet(FleetVerb::Status { check: true }) => fleet::check(&app).await,
             Noun::Fleet(verb) => fleet::run(&app, verb).await.map(done),
-            Noun::Key(verb) => key::run(&app, verb).map(done),
+            Noun::Key(verb) => key::run(&app, verb).await.map(done),
             Noun::Product(verb) => product::run(&app, verb).await.map(done),
             Noun::Token(verb) => token::run(&app, verb).await.map(done),
             Noun::Device(verb) => device::run(&app, verb).await.map(done),

@@ -129,7 +129,10 @@ async fn create(
             .note(&format!("nobody joins before enough have signed; {next}"));
     } else {
         let scopes: Vec<&Scope> = Invitation::scopes(root, &grant.labels)?.iter().collect();
-        let own = session.context.stored(KeyRole::Deploy)?.public();
+        let own = session
+            .context
+            .signer(KeyRole::Deploy, &session.trust.deploy_role().0)?
+            .public();
         scopes::alone(&scopes, &own, "the grant", SEVERAL)?;
         let grant = session.sign_deploy(&grant)?;
         let _: Row = session

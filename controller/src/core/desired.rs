@@ -39,6 +39,7 @@ impl State {
     pub(super) fn documents_only(&self, held: &Held) -> Want {
         Want {
             fleet: self.fleet.fleet,
+            timestamp: self.roles.root().roles.timestamp.clone(),
             desired: Desired {
                 generation: 0,
                 documents: self.role_documents(held),

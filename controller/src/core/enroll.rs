@@ -118,6 +118,8 @@ impl State {
             agent: String::new(),
             facts: BTreeMap::new(),
             status: None,
+            next: None,
+            rotations: Vec::new(),
             report_seq: 0,
             receipt_seq: 0,
         };
@@ -178,8 +180,8 @@ fn join_again(known: &DeviceRow, binding: &Binding) -> Result<Joined, Refusal> {
     if known.state == DeviceState::Revoked {
         return refuse!(Revoked, "device {} was revoked", known.id);
     }
-    if known.receipt_key != binding.receipt_key {
-        return refuse!(IdentityChanged, "device {} is here with another receipt key", known.id);
+    if known.key != binding.key || known.receipt_key != binding.receipt_key {
+        return refuse!(IdentityChanged, "device {} is here with another key", known.id);
     }
     Ok(Joined {
         name: known.name.clone(),

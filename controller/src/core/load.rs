@@ -13,17 +13,19 @@ use ensign_bundle::trust::machine::{Machine, Stored};
 use ensign_bundle::trust::profile::Strict;
 use ensign_rollout::DeviceState;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 use super::metadata::Roles;
 use super::rollouts::Rollouts;
 use super::rows::{ApiTokenRow, DeviceRow, FleetRow, FreezeRow, ReleaseRow, RoleRow, TokenRow, key};
 use super::sessions::Sessions;
-use super::state::{OnlineKeys, Parts, State, read_document};
+use super::state::{Parts, State, read_document};
+use crate::clock;
 use crate::config::Config;
+use crate::keys::{self, Keys};
 use crate::paths::Paths;
 use crate::store::blobs::BlobStore;
 use crate::store::ledger::{Change, Expect, Ledger, Typed as _};
-use crate::{clock, kit};
 
 /// State as the ledger has it. The start is counted in the ledger before anything is served.
 pub fn load(
@@ -55,7 +57,17 @@ pub fn load(
         .collect();
     let living = devices.values().filter(|d| d.state != DeviceState::Revoked);
     let names = living.map(|d| (d.name.clone(), d.id)).collect();
-    let used_keys = devices.values().flat_map(|d| [d.key, d.receipt_key]).collect();
+    let later = |d: &DeviceRow| d.later_keys().map(|key| key.id()).collect::<Vec<_>>();
+    let rotated = devices
+        .values()
+        .flat_map(|d| later(d).into_iter().map(|key| (key, d.id)))
+        .collect();
+    let next = devices.values().filter_map(|d| d.next.map(|next| next.key));
+    let used_keys = devices
+        .values()
+        .flat_map(|d| [d.key, d.receipt_key])
+        .chain(next)
+        .collect();
     let tokens = rows::<TokenRow>(ledger, key::TOKENS)?;
     let mut api_tokens = BTreeMap::new();
     for (name, row) in rows::<ApiTokenRow>(ledger, key::API_TOKENS)? {
@@ -63,14 +75,13 @@ pub fn load(
         api_tokens.insert(hash.map_err(|e| Refusal::new(Code::Malformed, e.to_string()))?, row);
     }
     let freeze = ledger.read_as::<FreezeRow>(key::FREEZE)?.map(|stored| stored.value);
-    let keys = OnlineKeys {
-        timestamp: kit::secret(&paths.key("timestamp.pem"))?,
-        snapshot: kit::secret(&paths.key("snapshot.pem"))?,
-    };
+    keys::settle(paths, roles.root())?;
+    let keys = Keys::open(paths)?;
     let rollouts = Rollouts::load(ledger, documents.as_ref(), &config, fleet.starts, &devices)?;
     let parts = Arc::new(Parts {
         config,
         keys,
+        named: watch::Sender::new(roles.root().controller.keys.clone()),
         documents,
         blobs,
         data: paths.data().to_owned(),
@@ -86,6 +97,7 @@ pub fn load(
         devices,
         names,
         used_keys,
+        rotated,
         api_tokens,
         freeze,
         rollouts,

@@ -71,13 +71,15 @@ impl Roles {
 }
 
 impl State {
-    /// Takes the next root, signed by thresholds of its own keys and of the one before.
-    pub fn publish_root(&mut self, envelope: Vec<u8>) -> Result<(), Refusal> {
+    /// Takes the next root, signed by thresholds of its own keys and of the one before, with the next targets where those in force are not
+    /// valid under it. A root that this controller holds no keys for is refused: nobody could serve it.
+    pub fn publish_root(&mut self, envelope: Vec<u8>, targets: Option<Vec<u8>>) -> Result<(), Refusal> {
         if self.roles.machine.root().bytes == envelope {
             return Ok(());
         }
         self.publish(&Draft {
             root: Some(envelope),
+            targets,
             ..Draft::default()
         })
     }
@@ -138,7 +140,20 @@ impl State {
         let mut machine = self.roles.machine.clone();
         if let Some(root) = &draft.root {
             machine.update_root(root, &at)?;
+            parts.keys.check(&machine.root().body)?;
         }
+        // Where the keys of an online role changed, everybody forgets its versions (TUF 5.3.11): also one that a thief took to the end.
+        let held = &self.roles.machine;
+        let timestamp_before = after_rotation(
+            held.timestamp().is_some(),
+            machine.timestamp().is_some(),
+            self.roles.timestamp.version,
+        );
+        let snapshot_before = after_rotation(
+            held.snapshot().is_some(),
+            machine.snapshot().is_some(),
+            self.roles.snapshot.version,
+        );
         let old_targets = self.document(&self.roles.targets.digest)?;
         let targets = draft.targets.as_ref().unwrap_or(&old_targets);
         let listed_targets = {
@@ -177,9 +192,9 @@ impl State {
             root: &machine.root().body,
             now: self.now,
         };
-        let snapshot_version = online.next(self.roles.snapshot.version)?;
+        let snapshot_version = online.next(snapshot_before)?;
         let snapshot = online.snapshot(snapshot_version, listed(targets, listed_targets.version), &rows)?;
-        let timestamp_version = online.next(self.roles.timestamp.version)?;
+        let timestamp_version = online.next(timestamp_before)?;
         let timestamp = online.timestamp(timestamp_version, listed(&snapshot, snapshot_version))?;
         machine.update_timestamp(&timestamp, &at)?;
         machine.update_snapshot(&snapshot, &at)?;
@@ -224,7 +239,11 @@ impl State {
         self.releases = rows;
         self.roles.machine = machine;
         self.keep_snapshot(&snapshot, snapshot_version)?;
-        self.keep_timestamp(&timestamp, timestamp_version)
+        self.keep_timestamp(&timestamp, timestamp_version)?;
+        if draft.root.is_some() {
+            parts.named.send_replace(self.roles.root().controller.keys.clone());
+        }
+        Ok(())
     }
 
     /// A new timestamp over the same snapshot.
@@ -358,4 +377,9 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// The version that the next one follows: none where the new root made everybody forget what was held.
+fn after_rotation(held: bool, holds: bool, version: u64) -> u64 {
+    if held && !holds { 0 } else { version }
 }

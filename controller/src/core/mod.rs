@@ -12,6 +12,7 @@ mod clones;
 mod desired;
 mod devices;
 mod enroll;
+mod keys;
 pub mod load;
 mod metadata;
 mod online;
@@ -46,7 +47,7 @@ pub use self::enroll::Asked;
 pub use self::online::{Online, listed, timestamp_life};
 pub use self::releases::Complete;
 
-pub use self::state::{OnlineKeys, Parts, State, read_document};
+pub use self::state::{Parts, State, read_document};
 pub use self::want::{Fetch, Leave, Session, Want, Welcomed};
 
 /// Jobs that share one commit.

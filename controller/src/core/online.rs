@@ -12,8 +12,8 @@ use ensign_bundle::statement;
 use ensign_bundle::trust::roles::{FORMAT, Listed, ListedRelease, Release, Root, Snapshot, Timestamp};
 
 use super::rows::{ReleaseRow, RoleRow};
-use super::state::OnlineKeys;
 use crate::config::Config;
+use crate::keys::Keys;
 
 /// Part of its life after which a role is renewed: two renewals may fail before anything expires.
 const RENEW_AT: u64 = 3;
@@ -21,7 +21,7 @@ const RENEW_AT: u64 = 3;
 /// Everything needed to sign as the online roles.
 #[derive(Debug)]
 pub struct Online<'a> {
-    pub keys: &'a OnlineKeys,
+    pub keys: &'a Keys,
     pub config: &'a Config,
     pub root: &'a Root,
     pub now: u64,
@@ -51,7 +51,8 @@ impl Online<'_> {
             releases: releases.values().map(listed_release).collect(),
             ext: Ext::default(),
         };
-        statement::sign(&body, &[&self.keys.snapshot], &self.root.fleet)
+        let keys = self.keys.of_role("snapshot", &self.root.roles.snapshot)?;
+        statement::sign(&body, &keys.iter().collect::<Vec<_>>(), &self.root.fleet)
     }
 
     pub fn timestamp(&self, version: u64, snapshot: Listed) -> Result<Vec<u8>, Refusal> {
@@ -63,7 +64,8 @@ impl Online<'_> {
             snapshot,
             ext: Ext::default(),
         };
-        statement::sign(&body, &[&self.keys.timestamp], &self.root.fleet)
+        let keys = self.keys.of_role("timestamp", &self.root.roles.timestamp)?;
+        statement::sign(&body, &keys.iter().collect::<Vec<_>>(), &self.root.fleet)
     }
 }
 

@@ -139,12 +139,25 @@ pub struct DeviceRow {
     pub facts: BTreeMap<String, String>,
     #[serde(default)]
     pub status: Option<Status>,
+    /// The key that the device will come with, not yet proven: `key` is accepted until it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<NextKey>,
+    /// Envelopes of the changes from the binding's key to `key`, in order, in the document store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<Digest>,
     /// Sequence number of the newest report in the ledger.
     #[serde(default)]
     pub report_seq: u64,
     /// Sequence number of the newest receipt in the ledger.
     #[serde(default)]
     pub receipt_seq: u64,
+}
+
+/// A key that a device has announced, and the envelope that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextKey {
+    pub key: PublicKey,
+    pub statement: Digest,
 }
 
 /// A session counter went back, and somebody lives behind it.

@@ -75,11 +75,13 @@ impl State {
     ///
     /// `connection` numbers the connections of this process.
     pub fn connect(&mut self, peer: &KeyId, connection: u64, hello: &Hello) -> Result<Welcomed, Refusal> {
-        let id = DeviceId::from(*peer);
+        let id = self.device_of(peer);
         let Some(row) = self.devices.get(&id) else {
             return refuse!(NotAuthorised, "device {id} is not in this fleet: join it");
         };
         check_standing(row.state, &row.name)?;
+        self.prove_key(&id, peer)?;
+        let row = self.device(&id)?;
         let (low, high) = wire::PROTOCOL;
         if hello.protocol.0 > high || hello.protocol.1 < low {
             return refuse!(
@@ -266,7 +268,11 @@ impl State {
             nonce,
             time: self.now,
         };
-        statement::sign(&body, &[&self.parts.keys.timestamp], &self.fleet.fleet)
+        let keys = self
+            .parts
+            .keys
+            .of_role("timestamp", &self.roles.root().roles.timestamp)?;
+        statement::sign(&body, &keys.iter().collect::<Vec<_>>(), &self.fleet.fleet)
     }
 }
 

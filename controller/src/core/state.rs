@@ -9,28 +9,26 @@ use ensign_bundle::digest::{DeviceId, Digest};
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
-use ensign_crypto::{PublicKey, SecretKey};
+use ensign_crypto::{KeyId, PublicKey};
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::metadata::Roles;
 use super::rollouts::Rollouts;
 use super::rows::{ApiTokenRow, DeviceRow, FleetRow, FreezeRow, ReleaseRow, TokenRow, key};
 use super::sessions::Sessions;
 use crate::config::Config;
+use crate::keys::Keys;
 use crate::store::blobs::BlobStore;
 use crate::store::ledger::{Change, Expect, VALUE_BYTES};
-
-/// The online keys. They can delay updates and nothing else (docs/threat-model.md).
-#[derive(Debug)]
-pub struct OnlineKeys {
-    pub timestamp: SecretKey,
-    pub snapshot: SecretKey,
-}
 
 /// What state and sessions share, beside the state itself.
 pub struct Parts {
     pub config: Config,
-    pub keys: OnlineKeys,
+    /// The online keys can delay updates and nothing else (docs/threat-model.md).
+    pub keys: Keys,
+    /// The TLS keys that root names: the devices' side shows one of them.
+    pub named: watch::Sender<Vec<KeyId>>,
     /// Signed documents by the digest of their envelope.
     pub documents: Arc<dyn BlobStore>,
     /// Manifests, block tables, blocks.
@@ -63,6 +61,8 @@ pub struct State {
     pub names: BTreeMap<String, DeviceId>,
     /// Keys of devices, revoked ones too: none is ever taken again.
     pub(super) used_keys: BTreeSet<PublicKey>,
+    /// Devices by keys that they have changed to, or announced.
+    pub(super) rotated: BTreeMap<KeyId, DeviceId>,
     pub api_tokens: BTreeMap<Digest, ApiTokenRow>,
     pub freeze: Option<FreezeRow>,
     pub rollouts: Rollouts,

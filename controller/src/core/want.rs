@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ensign_bundle::digest::{DeviceId, Digest, FleetId, PlanId};
 use ensign_bundle::reason::Refusal;
+use ensign_bundle::trust::roles::Role;
 use ensign_bundle::wire::{Desired, Welcome};
 use ensign_crypto::KeyId;
 use tokio::sync::watch;
@@ -14,6 +15,8 @@ use super::Core;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Want {
     pub fleet: FleetId,
+    /// Who signs leases.
+    pub timestamp: Role,
     pub desired: Desired,
     /// Digest of the plan that a lease is to be signed for.
     pub lease: Option<Digest>,
@@ -73,7 +76,7 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Leave {
     core: Core,
-    device: DeviceId,
+    peer: KeyId,
     connection: u64,
 }
 
@@ -81,7 +84,7 @@ impl Leave {
     pub fn new(core: &Core, peer: &KeyId, connection: u64) -> Self {
         Self {
             core: core.clone(),
-            device: DeviceId::from(*peer),
+            peer: *peer,
             connection,
         }
     }
@@ -89,8 +92,9 @@ impl Leave {
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        let (device, connection) = (self.device, self.connection);
-        self.core.tell(move |state| state.disconnect(&device, connection));
+        let (peer, connection) = (self.peer, self.connection);
+        self.core
+            .tell(move |state| state.disconnect(&state.device_of(&peer), connection));
     }
 }
 

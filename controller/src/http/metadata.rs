@@ -5,9 +5,10 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use ensign_api::{Base64, ErrorDocument, Metadata, MetadataKind, MetadataQuery, NewTargets};
+use ensign_api::{Base64, ErrorDocument, Metadata, MetadataKind, MetadataQuery, NewRoot, NewTargets};
 use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::text::printable;
 
 use super::auth::{Caller, Permission};
 use super::error::{Answer, ApiError, Params, Path, Raw};
@@ -42,10 +43,10 @@ pub(super) async fn document(
     Ok(([(CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
-/// The next root or targets, signed by those who may. Targets come with the next versions of the release documents that would not be
+/// The next root or targets, signed by those who may. A root comes with new targets where those in force would not be valid under it. Targets come with the next versions of the release documents that would not be
 /// valid under them as a JSON document; without any, the envelope alone will do.
 #[utoipa::path(post, path = "/v1/metadata/{role}", tag = "fleet", params(("role" = String, Path, description = "root or targets")),
-    request_body(content((Vec<u8> = "application/octet-stream"), (NewTargets = "application/json"))),
+    request_body(content((Vec<u8> = "application/octet-stream"), (NewRoot = "application/json"), (NewTargets = "application/json"))),
     responses((status = 200, body = Vec<Metadata>), (status = 422, body = ErrorDocument)))]
 pub(super) async fn publish(
     State(app): State<App>,
@@ -58,16 +59,24 @@ pub(super) async fn publish(
     let json = headers
         .get(CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
-    let (envelope, renewed) = if json {
-        let new: NewTargets =
-            serde_json::from_slice(&body).map_err(|e| Refusal::new(Code::Usage, format!("new targets: {e}")))?;
-        (new.targets.0, new.releases.into_iter().map(|bytes| bytes.0).collect())
-    } else {
-        (body.to_vec(), Vec::new())
-    };
+    let usage = |e: serde_json::Error| Refusal::new(Code::Usage, format!("new {}: {e}", printable(&role, 16)));
     let published = match role.as_str() {
-        "root" => app.core.change(move |state| state.publish_root(envelope)).await,
+        "root" => {
+            let (root, targets) = if json {
+                let new: NewRoot = serde_json::from_slice(&body).map_err(usage)?;
+                (new.root.0, new.targets.map(|bytes| bytes.0))
+            } else {
+                (body.to_vec(), None)
+            };
+            app.core.change(move |state| state.publish_root(root, targets)).await
+        }
         "targets" => {
+            let (envelope, renewed) = if json {
+                let new: NewTargets = serde_json::from_slice(&body).map_err(usage)?;
+                (new.targets.0, new.releases.into_iter().map(|bytes| bytes.0).collect())
+            } else {
+                (body.to_vec(), Vec::new())
+            };
             app.core
                 .change(move |state| state.publish_targets(envelope, renewed))
                 .await

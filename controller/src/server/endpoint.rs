@@ -51,9 +51,9 @@ pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket)
 }
 
-/// QUIC on a bound socket. Needs a tokio runtime around it.
-pub fn start(socket: UdpSocket, key: &SecretKey) -> Result<Endpoint, EndpointError> {
-    let crypto = QuicServerConfig::try_from(tls::server_config(key)?)?;
+/// QUIC on a bound socket. Resets stay those of `key` until the next start. Needs a tokio runtime around it.
+pub fn start(socket: UdpSocket, key: &SecretKey, shown: Arc<tls::Shown>) -> Result<Endpoint, EndpointError> {
+    let crypto = QuicServerConfig::try_from(tls::server_config(shown)?)?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     config.transport_config(Arc::new(transport()));
     config.max_incoming(PENDING);

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use ensign_bundle::digest::DeviceId;
 use ensign_bundle::wire;
 use ensign_crypto::{KeyId, PublicKey};
 use ensign_rollout::DeviceState;
@@ -171,8 +170,10 @@ impl Server {
             }
             return;
         }
-        let id = DeviceId::from(peer);
-        let is_member = move |state: &State| state.devices.get(&id).is_some_and(|d| d.state == DeviceState::Approved);
+        let is_member = move |state: &State| {
+            let row = state.devices.get(&state.device_of(&peer));
+            row.is_some_and(|d| d.state == DeviceState::Approved)
+        };
         let place = match self.core.read(is_member).await {
             Ok(true) => Waiting::Member(self.rooms.members.enter(peer)),
             Ok(false) => Waiting::Stranger(self.rooms.strangers.enter(source)),

@@ -162,10 +162,10 @@ async fn run(server: &Server, connection: &Connection, opened: Opened, mut send:
         before: Mutex::new(None),
         lists: Mutex::new(HashMap::new()),
     });
-    let (acks, acknowledged) = mpsc::channel(REPORTS);
+    let (answers, answered) = mpsc::channel(REPORTS);
     let ended = tokio::select! {
-        ended = tell(server, &shared, nonce, acknowledged, &mut send) => ended,
-        ended = listen(server, session.device, number, recv, acks) => ended,
+        ended = tell(server, &shared, nonce, answered, &mut send) => ended,
+        ended = listen(server, session.device, number, recv, answers) => ended,
         () = content(server, &shared, connection) => Ok(None),
         refusal = overdue(&shared) => {
             connection.close(REFUSED, refusal.code.name().as_bytes());
@@ -208,7 +208,7 @@ async fn tell(
     server: &Server,
     shared: &Shared,
     nonce: Nonce,
-    mut acknowledged: mpsc::Receiver<u64>,
+    mut answers: mpsc::Receiver<ToDevice>,
     send: &mut SendStream,
 ) -> Result<Option<Refusal>, FrameError> {
     let mut wants = shared.wants.clone();
@@ -234,8 +234,8 @@ async fn tell(
                     break;
                 }
                 () = &mut renew, if told.lease.is_some() => break,
-                seq = acknowledged.recv() => match seq {
-                    Some(seq) => frames::write(send, &ToDevice::Ack { seq }).await?,
+                answer = answers.recv() => match answer {
+                    Some(answer) => frames::write(send, &answer).await?,
                     None => return Ok(None),
                 },
             }
@@ -255,37 +255,47 @@ fn leased(server: &Server, device: DeviceId, nonce: Nonce, want: &Want) -> Resul
             nonce,
             ttl_s: server.parts.config.lease_s,
         };
-        let bytes = statement::sign(&lease, &[&server.parts.keys.timestamp], &want.fleet)?;
+        let keys = server.parts.keys.of_role("timestamp", &want.timestamp)?;
+        let bytes = statement::sign(&lease, &keys.iter().collect::<Vec<_>>(), &want.fleet)?;
         rollout.lease = Some(ByteBuf::from(bytes));
     }
     Ok(desired)
 }
 
-/// Takes reports; each is acknowledged once it is in the ledger.
+/// Takes reports and changes of the key; each is answered once it is in the ledger.
 async fn listen(
     server: &Server,
     device: DeviceId,
     number: u64,
     mut recv: RecvStream,
-    acks: mpsc::Sender<u64>,
+    answers: mpsc::Sender<ToDevice>,
 ) -> Result<Option<Refusal>, FrameError> {
     while let Some(message) = frames::read::<FromDevice>(&mut recv).await? {
-        let FromDevice::Report(report) = message else {
-            return Err(FrameError::Malformed(Refusal::new(
-                Code::Malformed,
-                "hello came twice on one connection",
-            )));
+        let answer = match message {
+            FromDevice::Report(report) => {
+                let Report { seq, .. } = report;
+                let taken = server.core.change(move |state| state.report(&device, number, report));
+                match taken.await {
+                    Ok(()) => ToDevice::Ack { seq },
+                    Err(refusal) => return Ok(Some(refusal)),
+                }
+            }
+            FromDevice::Rotate { statement } => {
+                let taken = server
+                    .core
+                    .change(move |state| state.rotate(&device, number, &statement));
+                ToDevice::Rotated {
+                    refused: taken.await.err(),
+                }
+            }
+            FromDevice::Hello(_) => {
+                return Err(FrameError::Malformed(Refusal::new(
+                    Code::Malformed,
+                    "hello came twice on one connection",
+                )));
+            }
         };
-        let Report { seq, .. } = report;
-        match server
-            .core
-            .change(move |state| state.report(&device, number, report))
-            .await
-        {
-            Ok(()) => {}
-            Err(refusal) => return Ok(Some(refusal)),
-        }
-        if acks.send(seq).await.is_err() {
+        if answers.send(answer).await.is_err() {
             break;
         }
     }

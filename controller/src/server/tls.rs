@@ -1,7 +1,7 @@
 //! TLS of the device side: TLS 1.3, raw public keys on both ends (RFC 7250), Ed25519, X25519MLKEM768 and nothing else; no
 //! tickets, no early data. Any well-formed key may connect: the registry authorises, not the handshake.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ensign_bundle::wire;
 use ensign_crypto::{PublicKey, SecretKey};
@@ -9,25 +9,54 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::aws_lc_rs;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::AlwaysResolvesServerRawPublicKeys;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
 
-/// The server's side of the handshake, showing `key`.
-pub fn server_config(key: &SecretKey) -> Result<ServerConfig, Error> {
-    let provider = Arc::new(provider());
+/// The key that handshakes show, from the next one on.
+#[derive(Debug)]
+pub struct Shown(RwLock<Arc<CertifiedKey>>);
+
+impl Shown {
+    pub fn new(key: &SecretKey) -> Result<Self, Error> {
+        Ok(Self(RwLock::new(certified(key)?)))
+    }
+
+    /// Shows another key; connections that stand stay.
+    pub fn show(&self, key: &SecretKey) -> Result<(), Error> {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = certified(key)?;
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn only_raw_public_keys(&self) -> bool {
+        true
+    }
+}
+
+fn certified(key: &SecretKey) -> Result<Arc<CertifiedKey>, Error> {
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()));
-    let signing = provider.key_provider.load_private_key(private)?;
+    let signing = provider().key_provider.load_private_key(private)?;
     let shown = CertificateDer::from(key.public().to_spki());
-    let resolver = AlwaysResolvesServerRawPublicKeys::new(Arc::new(CertifiedKey::new(vec![shown], signing)));
+    Ok(Arc::new(CertifiedKey::new(vec![shown], signing)))
+}
+
+/// The server's side of the handshake.
+pub fn server_config(shown: Arc<Shown>) -> Result<ServerConfig, Error> {
+    let provider = Arc::new(provider());
     let verifier = Arc::new(AnyDevice {
         algorithms: provider.signature_verification_algorithms,
     });
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(resolver));
+        .with_cert_resolver(shown);
     config.alpn_protocols = vec![wire::ALPN.to_vec(), wire::ALPN_ENROLL.to_vec()];
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;

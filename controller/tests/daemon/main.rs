@@ -20,5 +20,6 @@ mod kit;
 mod process;
 mod publishing;
 mod rollout;
+mod rotation;
 mod sessions;
 mod time;

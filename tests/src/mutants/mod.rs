@@ -71,8 +71,8 @@ const BY_HAND: &[ByHand] = &[
     ByHand {
         name: "accept/order.rs lease_is_live: signature of the lease",
         file: "accept/order.rs",
-        from: "statement::open(held.envelope, &role.keys, role.threshold, self.trusted.fleet())?.body;",
-        to: "if MUTANT { statement::open_unverified(held.envelope)? } else { statement::open(held.envelope, &role.keys, role.threshold, self.trusted.fleet())? }.body;",
+        from: "let opened = statement::open(held.envelope, &role.keys, role.threshold, self.trusted.fleet());",
+        to: "let opened = if MUTANT { statement::open_unverified(held.envelope) } else { statement::open(held.envelope, &role.keys, role.threshold, self.trusted.fleet()) };",
     },
     ByHand {
         name: "plan/gate.rs open_receipt: signature of the receipt",

@@ -60,6 +60,7 @@ pub(crate) struct Recipe {
     pub probes: Vec<Probe>,
     pub window_s: u64,
     pub deadline_s: u64,
+    pub security_floor: u64,
 }
 
 impl Recipe {
@@ -70,6 +71,7 @@ impl Recipe {
             probes: Vec::new(),
             window_s: 1,
             deadline_s: 20,
+            security_floor: 0,
         }
     }
 
@@ -86,6 +88,7 @@ impl Recipe {
     pub(crate) fn build(self) -> Release {
         let version = Version::parse(self.version).unwrap();
         let mut draft = Draft::new(ident("app"), version.clone(), version.counter().unwrap());
+        draft.security_floor = self.security_floor;
         draft.health.probes = self.probes;
         draft.health.window_s = self.window_s;
         draft.health.deadline_s = self.deadline_s;

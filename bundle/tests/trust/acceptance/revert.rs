@@ -78,7 +78,7 @@ fn a_prepared_revert_needs_its_plan_its_time_and_failures() {
         regate(b);
     });
     bench.refused(Code::MetadataMissing, |b| b.forward = None);
-    bench.refused(Code::PlanMismatch, |b| b.forward = Some(b.plan_bytes()));
+    bench.refused(Code::ContentMismatch, |b| b.forward = Some(b.plan_bytes()));
     bench.refused(Code::GateNotOpen, |b| b.gate = None);
     bench.refused(Code::GateNotOpen, |b| {
         b.gate.as_mut().unwrap().receipts.pop();

@@ -21,7 +21,7 @@ fn only_to_switch() {
     bench.refused_to_switch(Code::LeaseMissing, lease(|l| l.nonce = Nonce([1; 32])));
     bench.refused_to_switch(Code::LeaseMissing, lease(|l| l.device = DeviceId([1; 32])));
     bench.refused_to_switch(Code::LeaseMissing, lease(|l| l.plan = Digest([1; 32])));
-    bench.refused_to_switch(Code::RoleNotAuthorised, |b| b.lease_by = 6);
+    bench.refused_to_switch(Code::LeaseMissing, |b| b.lease_by = 6);
     bench.refused_to_switch(Code::LeaseMissing, |b| b.lease_age_s = 900);
     bench.refused_to_switch(Code::LeaseMissing, |b| {
         lease(|l| l.ttl_s = u64::MAX)(b);

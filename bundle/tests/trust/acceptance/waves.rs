@@ -31,6 +31,11 @@ fn the_place_in_a_wave() {
         b.member = Some(member);
     });
     bench.refused(Code::NotInPlan, |b| {
+        // The same, with the neighbour's key: no word of the plan about this device.
+        let neighbour = &b.waves[0].members[1];
+        b.member = Some(b.waves[0].proof(&neighbour.device).unwrap());
+    });
+    bench.refused(Code::NotInPlan, |b| {
         // Listed for wave 2, claims wave 1.
         let other = b.waves[1].members[0].device;
         let mut member = b.waves[1].proof(&other).unwrap();
@@ -144,7 +149,7 @@ fn a_manual_gate_waits_for_a_promotion() {
     };
     bench.refused(Code::GateNotOpen, |b| b.gate = Some(b.open_gate()));
     bench.refused(Code::GateNotOpen, with(1, &[5]));
-    bench.refused(Code::RoleNotAuthorised, with(2, &[7]));
+    bench.refused(Code::GateNotOpen, with(2, &[7]));
     assert_eq!(bench.both(with(2, &[5])), (None, None));
 }
 

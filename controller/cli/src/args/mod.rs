@@ -1,5 +1,6 @@
 //! The words of the command. Each verb's help ends with an example.
 
+mod key;
 mod mistakes;
 mod release;
 mod rollout;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use key::{KeyVerb, RootVerb, Rotate};
 pub use mistakes::failure;
 pub use release::{Build, ReleaseVerb, SignFile};
 pub use rollout::{RolloutVerb, Start, WaitFor};
@@ -177,22 +179,6 @@ The passphrase is asked for twice on the terminal, or read from the first line o
     #[command(after_help = "Example:
   ensign fleet unfreeze")]
     Unfreeze,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum KeyVerb {
-    /// The keys on this machine and their roles.
-    #[command(after_help = "Example:
-  ensign key ls")]
-    Ls,
-    /// Print the public half of a key (PEM).
-    #[command(after_help = "Example:
-  ensign key export-pub deploy > deploy.pub")]
-    ExportPub {
-        /// root, recovery, targets, release or deploy.
-        #[arg(value_name = "ROLE")]
-        role: String,
-    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -212,7 +212,7 @@ mod tests {
         run(&shell(), &home, &words(dir.path())).unwrap();
 
         let context = home.current().unwrap();
-        let signing = context.keys().unwrap();
+        let signing = context.all_keys().unwrap();
         let signing: Vec<_> = signing
             .iter()
             .map(|(role, key)| (role, key.secret().unwrap()))
@@ -233,7 +233,7 @@ mod tests {
                 assert!(
                     !bytes.windows(body.len()).any(|w| w == body),
                     "{} in {}",
-                    role.name(),
+                    role,
                     path.display()
                 );
                 assert!(!bytes.windows(32).any(|w| w == key.seed().as_slice()));
@@ -282,9 +282,9 @@ mod tests {
         let passphrase = Passphrase::from("correct horse");
         make(&shell(), &home, &words, &name, "127.0.0.1", Some(&passphrase)).unwrap();
         let context = home.current().unwrap();
-        for (role, key) in context.keys().unwrap() {
-            assert!(key.is_encrypted(), "{}", role.name());
-            let pem = fs::read_to_string(context.key_path(role)).unwrap();
+        for (role, key) in context.all_keys().unwrap() {
+            assert!(key.is_encrypted(), "{role}");
+            let pem = fs::read_to_string(context.keys_dir().join(format!("{role}.pem"))).unwrap();
             assert!(!pem.contains("BEGIN PRIVATE KEY"), "{pem}");
         }
         assert!(!crate::trust::Trust::load(&context).unwrap().root().policy.lab);

@@ -48,10 +48,10 @@ async fn leave_lab(app: &App) -> Result<()> {
     let lab = session.trust.root().policy.lab;
     let context = &session.context;
     let plain: Vec<PathBuf> = context
-        .keys()?
+        .all_keys()?
         .into_iter()
         .filter(|(_, stored)| !stored.is_encrypted())
-        .map(|(role, _)| context.key_path(role))
+        .map(|(name, _)| context.keys_dir().join(format!("{name}.pem")))
         .collect();
     let mut changes = Difference::default();
     let next = if lab {
@@ -85,12 +85,13 @@ async fn leave_lab(app: &App) -> Result<()> {
     }
     // The root key is opened before anything is changed, so that a wrong passphrase changes nothing.
     if plain.is_empty() && lab {
-        context.key(KeyRole::Root)?;
+        context
+            .signer(KeyRole::Root, &session.trust.root().roles.root.keys)?
+            .secret()?;
     }
-    let roles = context
+    let encrypted = context
         .keyring()
         .encrypt_all(context.keys_dir(), Cost::RECOMMENDED, keyring::replace)?;
-    let encrypted = roles.into_iter().map(|role| context.key_path(role)).collect();
     if let Some(next) = next {
         publish(&mut session, &next).await?;
     }
@@ -107,7 +108,7 @@ async fn leave_lab(app: &App) -> Result<()> {
 /// Whether the root key of this machine alone makes the next root.
 fn can_sign_root(session: &Session) -> Result<()> {
     let role = &session.trust.root().roles.root;
-    let public = session.context.stored(KeyRole::Root)?.public();
+    let public = session.context.signer(KeyRole::Root, &role.keys)?.public();
     if !role.keys.contains(&public) {
         return fail!(
             RoleNotAuthorised,
@@ -120,7 +121,7 @@ fn can_sign_root(session: &Session) -> Result<()> {
             Code::ThresholdNotMet,
             format!("root needs {} signatures, this machine makes 1", role.threshold),
         )
-        .hint("a ceremony of several holders is not in this version"));
+        .hint("`ensign key root rotate`, `sign` on each holder's machine, `assemble`, `publish`"));
     }
     Ok(())
 }
@@ -133,7 +134,7 @@ fn next_root(session: &Session) -> Result<Root> {
 }
 
 async fn publish(session: &mut Session, next: &Root) -> Result<()> {
-    let key = session.context.key(KeyRole::Root)?;
+    let key = session.context.signer(KeyRole::Root, &next.roles.root.keys)?.secret()?;
     let envelope = statement::sign(next, &[&key], &session.fleet())?;
     let _: Vec<Metadata> = session.client.post_bytes("/v1/metadata/root", envelope).await?;
     session.trust.refresh(&session.client).await

@@ -63,7 +63,7 @@ pub async fn run(app: &App, words: &SignFile) -> Result<()> {
     let added = if words.add.is_empty() {
         let signer = match &words.key {
             Some(file) => session.context.keyring().stored(file)?,
-            None => session.context.stored(KeyRole::Release)?,
+            None => session.context.signer(KeyRole::Release, &product.role.keys)?,
         };
         let public = signer.public();
         check_role(&contents.release.product, &product.role, &public)?;

@@ -50,7 +50,9 @@ pub async fn run(app: &App, words: &SignFile) -> Result<()> {
     let (key, added) = if words.add.is_empty() {
         let signer = match &words.key {
             Some(path) => session.context.keyring().stored(path)?,
-            None => session.context.stored(KeyRole::Deploy)?,
+            None => session
+                .context
+                .signer(KeyRole::Deploy, &session.trust.deploy_role().0)?,
         };
         let public = signer.public();
         scopes::check_role(&scopes, &public, "plans")?;

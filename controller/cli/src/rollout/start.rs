@@ -55,7 +55,10 @@ pub async fn start(app: &App, flags: &Start) -> Result<()> {
     newer_everywhere(&draft, &preview)?;
     // What devices would refuse is not started: the thresholds of every scope that the plan touches.
     let scopes = travel::scopes(session.trust.root(), draft.chosen.iter().copied())?;
-    let own = session.context.stored(KeyRole::Deploy)?.public();
+    let own = session
+        .context
+        .signer(KeyRole::Deploy, &session.trust.deploy_role().0)?
+        .public();
     scopes::alone(&scopes, &own, "the plan", SEVERAL)?;
     if app.shell.dry_run {
         return app.shell.would(format!(

@@ -1,0 +1,130 @@
+//! A device's next TLS key: named by its old one, by itself and by the receipt key. The device's id stays that of its first key.
+
+use ensign_crypto::PublicKey;
+use serde::{Deserialize, Serialize};
+
+use super::statements::{check_format, small_statement};
+use crate::digest::{DeviceId, FleetId};
+use crate::limits;
+use crate::reason::Refusal;
+use crate::refuse;
+use crate::statement::{self, Document};
+use crate::trust::roles::FORMAT;
+
+/// Signatures of a rotation: the old key, the new one, the receipt key.
+const KEYS: u32 = 3;
+
+/// From one TLS key of a device to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    pub format: u16,
+    pub issued: u64,
+    pub device: DeviceId,
+    pub old: PublicKey,
+    pub new: PublicKey,
+    pub receipt_key: PublicKey,
+}
+
+small_statement!(Rotation, "rotation");
+
+impl Rotation {
+    pub fn new(issued: u64, device: DeviceId, old: PublicKey, new: PublicKey, receipt_key: PublicKey) -> Self {
+        Self {
+            format: FORMAT,
+            issued,
+            device,
+            old,
+            new,
+            receipt_key,
+        }
+    }
+
+    /// Refuses a statement that is not about this device with these keys, or that one of its three keys did not sign. A thief of the TLS
+    /// key alone has not the receipt key.
+    pub fn verify(
+        bytes: &[u8],
+        fleet: &FleetId,
+        device: &DeviceId,
+        old: &PublicKey,
+        receipt_key: &PublicKey,
+    ) -> Result<Self, Refusal> {
+        let opened = statement::open_unverified::<Self>(bytes)?;
+        let body = opened.body;
+        if body.device != *device || body.old != *old || body.receipt_key != *receipt_key {
+            return refuse!(
+                IdentityChanged,
+                "a change of device {} from key {}, this is device {device} with key {}",
+                body.device,
+                body.old.id(),
+                old.id()
+            );
+        }
+        let keys = [body.old, body.new, body.receipt_key];
+        statement::count(&opened.envelope, &keys, KEYS, fleet)?;
+        Ok(body)
+    }
+
+    /// The key that a chain of changes leads to, from the one in the device's binding.
+    pub fn follow<'a>(
+        chain: impl IntoIterator<Item = &'a [u8]>,
+        fleet: &FleetId,
+        device: &DeviceId,
+        first: &PublicKey,
+        receipt_key: &PublicKey,
+    ) -> Result<PublicKey, Refusal> {
+        let mut key = *first;
+        for bytes in chain {
+            key = Self::verify(bytes, fleet, device, &key, receipt_key)?.new;
+        }
+        Ok(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ensign_crypto::SecretKey;
+
+    use super::*;
+    use crate::reason::Code;
+
+    const FLEET: FleetId = FleetId([7; 32]);
+
+    fn key(seed: u8) -> SecretKey {
+        SecretKey::from_seed([seed; 32])
+    }
+
+    fn signed(old: u8, new: u8, by: &[u8]) -> Vec<u8> {
+        let device = DeviceId::from(key(1).public().id());
+        let body = Rotation::new(5, device, key(old).public(), key(new).public(), key(9).public());
+        let keys: Vec<_> = by.iter().map(|seed| key(*seed)).collect();
+        statement::sign(&body, &keys.iter().collect::<Vec<_>>(), &FLEET).unwrap()
+    }
+
+    fn follow(chain: &[Vec<u8>]) -> Result<PublicKey, Refusal> {
+        let device = DeviceId::from(key(1).public().id());
+        let chain = chain.iter().map(Vec::as_slice);
+        Rotation::follow(chain, &FLEET, &device, &key(1).public(), &key(9).public())
+    }
+
+    #[test]
+    fn a_chain_leads_from_the_first_key_to_the_last() {
+        assert_eq!(follow(&[]).unwrap(), key(1).public());
+        let chain = [signed(1, 2, &[1, 2, 9]), signed(2, 3, &[2, 3, 9])];
+        assert_eq!(follow(&chain).unwrap(), key(3).public());
+        let [first, second] = chain;
+        assert_eq!(follow(&[second, first]).unwrap_err().code, Code::IdentityChanged);
+    }
+
+    #[test]
+    fn each_of_the_three_keys_must_sign() {
+        for by in [&[1, 2][..], &[1, 9], &[2, 9], &[1, 2, 8]] {
+            assert_eq!(
+                follow(&[signed(1, 2, by)]).unwrap_err().code,
+                Code::ThresholdNotMet,
+                "{by:?}"
+            );
+        }
+        assert!(follow(&[signed(1, 1, &[1, 9])]).is_err(), "the same key is no change");
+    }
+}

@@ -1,0 +1,347 @@
+//! What changes between one root and the next, and how to say it.
+
+use std::collections::BTreeSet;
+
+use ensign_bundle::ids::Ident;
+use ensign_bundle::reason::Code;
+use ensign_bundle::trust::roles::{ProductFloor, Role, Root};
+use ensign_crypto::{KeyId, PublicKey};
+
+use crate::failure::{Failure, Result};
+
+/// Digits of a key's id that are enough to name it.
+const PREFIX: usize = 8;
+
+/// Which keys a change is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    Root,
+    Targets,
+    Snapshot,
+    Timestamp,
+    /// The controller's TLS keys.
+    Controller,
+    /// One scope, or all of them.
+    Deploy(Option<Ident>),
+}
+
+/// One word of a change of keys.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    pub add: Vec<PublicKey>,
+    /// Ids or prefixes.
+    pub remove: Vec<String>,
+    pub threshold: Option<u32>,
+}
+
+impl Whose {
+    pub fn parse(text: &str) -> Result<Self> {
+        Ok(match text {
+            "root" => Self::Root,
+            "targets" => Self::Targets,
+            "snapshot" => Self::Snapshot,
+            "timestamp" => Self::Timestamp,
+            "controller" => Self::Controller,
+            "deploy" => Self::Deploy(None),
+            _ => match text.strip_prefix("deploy:") {
+                Some(scope) => Self::Deploy(Some(Ident::parse(scope).map_err(|e| Failure::usage(e.to_string()))?)),
+                None => {
+                    return Err(Failure::usage(format!("there is no role `{text}` in root"))
+                        .hint("--role root, targets, snapshot, timestamp, controller, deploy or deploy:SCOPE"));
+                }
+            },
+        })
+    }
+}
+
+/// Changes the keys of a role.
+pub fn keys(root: &mut Root, whose: &Whose, change: &Keys) -> Result<()> {
+    match whose {
+        Whose::Root => role(&mut root.roles.root, change),
+        Whose::Targets => role(&mut root.roles.targets, change),
+        Whose::Snapshot => role(&mut root.roles.snapshot, change),
+        Whose::Timestamp => role(&mut root.roles.timestamp, change),
+        Whose::Controller => controller(&mut root.controller.keys, change),
+        Whose::Deploy(scope) => {
+            let mut found = root
+                .scopes
+                .iter_mut()
+                .filter(|s| scope.as_ref().is_none_or(|name| s.name == *name))
+                .peekable();
+            if found.peek().is_none() {
+                let name = scope.as_ref().map_or_else(|| "deploy".to_owned(), ToString::to_string);
+                return Err(Failure::new(Code::NotFound, format!("root has no scope `{name}`"))
+                    .hint("`ensign key root show` lists them"));
+            }
+            found.try_for_each(|s| role(&mut s.role, change))
+        }
+    }
+}
+
+fn role(role: &mut Role, change: &Keys) -> Result<()> {
+    for wanted in &change.remove {
+        let gone = named(wanted, role.keys.iter().map(PublicKey::id))?;
+        role.keys.retain(|key| key.id() != gone);
+    }
+    for key in &change.add {
+        if !role.keys.contains(key) {
+            role.keys.push(*key);
+        }
+    }
+    role.threshold = change.threshold.unwrap_or(role.threshold);
+    Ok(())
+}
+
+fn controller(keys: &mut Vec<KeyId>, change: &Keys) -> Result<()> {
+    if change.threshold.is_some() {
+        return Err(Failure::usage("the controller's TLS keys have no threshold"));
+    }
+    for wanted in &change.remove {
+        let gone = named(wanted, keys.iter().copied())?;
+        keys.retain(|key| *key != gone);
+    }
+    for key in &change.add {
+        if !keys.contains(&key.id()) {
+            keys.push(key.id());
+        }
+    }
+    if keys.is_empty() {
+        return Err(Failure::new(
+            Code::KeysRefused,
+            "no device would find the controller: root names none of its keys",
+        )
+        .hint("--role controller --add FILE"));
+    }
+    Ok(())
+}
+
+/// The one key whose id begins so.
+fn named(wanted: &str, keys: impl Iterator<Item = KeyId>) -> Result<KeyId> {
+    let all: Vec<KeyId> = keys.collect();
+    let found: Vec<KeyId> = all
+        .iter()
+        .copied()
+        .filter(|key| wanted.len() >= PREFIX && key.to_string().starts_with(wanted))
+        .collect();
+    match found[..] {
+        [one] => Ok(one),
+        [] => {
+            let there: Vec<String> = all.iter().map(ToString::to_string).collect();
+            Err(Failure::new(
+                Code::NotFound,
+                format!(
+                    "no key of the role begins with `{wanted}`; there are {}",
+                    there.join(", ")
+                ),
+            )
+            .hint("`ensign key root show` lists the keys of each role"))
+        }
+        _ => Err(Failure::new(
+            Code::Conflict,
+            format!("{} keys of the role begin with `{wanted}`", found.len()),
+        )
+        .hint("give more digits of its id")),
+    }
+}
+
+/// Raises or lowers a floor: `app.counter`, `app.plan-seq`, `app.security`.
+pub fn floor(root: &mut Root, name: &str, value: &str) -> Result<()> {
+    let usage = || {
+        Failure::usage(format!("`{name}={value}` is no floor"))
+            .hint("--floor PRODUCT.plan-seq=N, PRODUCT.counter=N or PRODUCT.security=N")
+    };
+    let (product, which) = name.rsplit_once('.').ok_or_else(usage)?;
+    let product = Ident::parse(product).map_err(|e| Failure::usage(e.to_string()))?;
+    let value: u64 = value.parse().map_err(|_| usage())?;
+    let floors = root.floors.products.entry(product).or_default();
+    match which {
+        "plan-seq" => floors.plan_seq = value,
+        "counter" => floors.counter = value,
+        "security" => floors.security = value,
+        _ => return Err(usage()),
+    }
+    root.floors
+        .products
+        .retain(|_, floor| *floor != ProductFloor::default());
+    Ok(())
+}
+
+/// What `new` changes, a line each.
+pub fn difference(old: &Root, new: &Root) -> Vec<String> {
+    let mut lines = Vec::new();
+    let roles = [
+        ("root", &old.roles.root, &new.roles.root),
+        ("targets", &old.roles.targets, &new.roles.targets),
+        ("snapshot", &old.roles.snapshot, &new.roles.snapshot),
+        ("timestamp", &old.roles.timestamp, &new.roles.timestamp),
+    ];
+    for (name, old, new) in roles {
+        role_difference(name, Some(old), Some(new), &mut lines);
+    }
+    let names: BTreeSet<&Ident> = old.scopes.iter().chain(&new.scopes).map(|s| &s.name).collect();
+    for name in names {
+        let of = |root: &'_ Root| root.scopes.iter().find(|s| s.name == *name).cloned();
+        let (before, after) = (of(old), of(new));
+        let select = |s: &Option<ensign_bundle::trust::roles::Scope>| s.as_ref().map(|s| s.select.clone());
+        if select(&before) != select(&after) {
+            lines.push(format!(
+                "scope {name}: selector {:?} → {:?}",
+                select(&before),
+                select(&after)
+            ));
+        }
+        let (before, after) = (before.map(|s| s.role), after.map(|s| s.role));
+        role_difference(&format!("deploy:{name}"), before.as_ref(), after.as_ref(), &mut lines);
+    }
+    key_difference("controller", &old.controller.keys, &new.controller.keys, &mut lines);
+    changed(
+        "controller: api keys",
+        &old.controller.api,
+        &new.controller.api,
+        &mut lines,
+    );
+    changed(
+        "controller: addresses",
+        &old.controller.addresses,
+        &new.controller.addresses,
+        &mut lines,
+    );
+    changed("policy", &old.policy, &new.policy, &mut lines);
+    changed("protected labels", &old.protected, &new.protected, &mut lines);
+    changed("name", &old.name, &new.name, &mut lines);
+    changed("lowest protocol", &old.min_protocol, &new.min_protocol, &mut lines);
+    changed("fields of a later version", &old.ext, &new.ext, &mut lines);
+    changed("time reset", &old.time_reset, &new.time_reset, &mut lines);
+    changed(
+        "reset epoch",
+        &old.floors.reset_epoch,
+        &new.floors.reset_epoch,
+        &mut lines,
+    );
+    changed(
+        "floor of targets",
+        &old.floors.targets_version,
+        &new.floors.targets_version,
+        &mut lines,
+    );
+    let products: BTreeSet<&Ident> = old.floors.products.keys().chain(new.floors.products.keys()).collect();
+    for product in products {
+        let (before, after) = (old.floor(product), new.floor(product));
+        for (name, before, after) in [
+            ("plan-seq", before.plan_seq, after.plan_seq),
+            ("counter", before.counter, after.counter),
+            ("security", before.security, after.security),
+        ] {
+            changed(&format!("floor {product}.{name}"), &before, &after, &mut lines);
+        }
+    }
+    lines
+}
+
+fn role_difference(name: &str, old: Option<&Role>, new: Option<&Role>, lines: &mut Vec<String>) {
+    let ids = |role: Option<&Role>| -> Vec<KeyId> {
+        role.map(|r| r.keys.iter().map(PublicKey::id).collect())
+            .unwrap_or_default()
+    };
+    key_difference(name, &ids(old), &ids(new), lines);
+    let threshold = |role: Option<&Role>| role.map_or(0, |r| r.threshold);
+    changed(&format!("{name}: threshold"), &threshold(old), &threshold(new), lines);
+}
+
+fn key_difference(name: &str, old: &[KeyId], new: &[KeyId], lines: &mut Vec<String>) {
+    lines.extend(
+        old.iter()
+            .filter(|k| !new.contains(k))
+            .map(|k| format!("{name}: − {k}")),
+    );
+    lines.extend(
+        new.iter()
+            .filter(|k| !old.contains(k))
+            .map(|k| format!("{name}: + {k}")),
+    );
+}
+
+fn changed<T: PartialEq + std::fmt::Debug>(name: &str, old: &T, new: &T, lines: &mut Vec<String>) {
+    if old != new {
+        lines.push(format!("{name}: {old:?} → {new:?}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ensign_bundle::digest::{Digest, FleetId};
+    use ensign_bundle::trust::issue::NewFleet;
+    use ensign_bundle::trust::roles::Controller;
+    use ensign_crypto::SecretKey;
+
+    use super::*;
+
+    fn key(seed: u8) -> PublicKey {
+        SecretKey::from_seed([seed; 32]).public()
+    }
+
+    fn root() -> Root {
+        NewFleet {
+            fleet: FleetId([1; 32]),
+            name: "acme".to_owned(),
+            root: vec![key(1), key(2)],
+            targets: key(3),
+            release: key(4),
+            deploy: key(5),
+            snapshot: key(6),
+            timestamp: key(7),
+            controller: Controller {
+                keys: vec![key(8).id()],
+                api: vec![Digest([9; 32])],
+                addresses: vec!["127.0.0.1:7443".to_owned()],
+            },
+            lab: true,
+        }
+        .root(1000)
+        .unwrap()
+    }
+
+    #[test]
+    fn every_change_is_said() {
+        let old = root();
+        let whose = ["root", "targets", "snapshot", "timestamp", "controller", "deploy:all"];
+        for (n, name) in whose.into_iter().enumerate() {
+            let mut new = old.clone();
+            let change = Keys {
+                add: vec![key(50 + u8::try_from(n).unwrap())],
+                ..Keys::default()
+            };
+            keys(&mut new, &Whose::parse(name).unwrap(), &change).unwrap();
+            assert_eq!(difference(&old, &new), [format!("{name}: + {}", change.add[0].id())]);
+            let back = Keys {
+                remove: vec![change.add[0].id().to_string()[..8].to_owned()],
+                ..Keys::default()
+            };
+            keys(&mut new, &Whose::parse(name).unwrap(), &back).unwrap();
+            assert_eq!(difference(&old, &new), Vec::<String>::new());
+        }
+        let mut new = old.clone();
+        floor(&mut new, "app.counter", "7").unwrap();
+        floor(&mut new, "my.app.plan-seq", "9").unwrap();
+        new.floors.reset_epoch = 1;
+        new.policy.lab = false;
+        assert_eq!(difference(&old, &new).len(), 4, "{:?}", difference(&old, &new));
+    }
+
+    #[test]
+    fn what_cannot_be_changed_says_why() {
+        let mut new = root();
+        let gone = |keys: &[&str]| Keys {
+            remove: keys.iter().map(|k| (*k).to_owned()).collect(),
+            ..Keys::default()
+        };
+        let exit = |result: Result<()>| result.unwrap_err().exit();
+        assert_eq!(exit(keys(&mut new, &Whose::Root, &gone(&["ffffffff"]))), 32);
+        assert_eq!(exit(keys(&mut new, &Whose::Root, &gone(&["f"]))), 32, "too short");
+        let only = new.controller.keys[0].to_string();
+        assert_eq!(exit(keys(&mut new, &Whose::Controller, &gone(&[&only]))), 20);
+        assert_eq!(exit(floor(&mut new, "app.speed", "1")), 2);
+        assert_eq!(exit(floor(&mut new, "app.counter", "-1")), 2);
+        assert_eq!(Whose::parse("nobody").unwrap_err().exit(), 2);
+    }
+}

@@ -1,0 +1,133 @@
+//! Every key of a running fleet is changed while its devices go on updating: online keys, the controller's TLS key, root keys, signing keys.
+
+use anyhow::{Context as _, Result};
+use ensign_tests::harness::{Fleet, Profile, build, write_tree};
+use serde_json::Value;
+
+const ALL_AT_ONCE: &[&str] = &["--waves", "100%", "--soak", "0s"];
+
+/// Ids of the keys of a role in the root in force.
+fn keys(fleet: &Fleet, role: &str) -> Result<Vec<String>> {
+    let root = fleet.json(["key", "root", "show"])?;
+    let found = root["roles"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|r| r["role"] == role);
+    let ids = found.context(role.to_owned())?["keys"].as_array().into_iter().flatten();
+    Ok(ids.filter_map(Value::as_str).map(str::to_owned).collect())
+}
+
+fn rotate(fleet: &Fleet, words: &[&str]) -> Result<()> {
+    fleet.ensign(["key", "root", "rotate"], words)?;
+    Ok(())
+}
+
+fn sign_and_publish(fleet: &Fleet) -> Result<()> {
+    fleet.ensign(["key", "root"], ["sign"])?;
+    fleet.ensign(["key", "root"], ["publish", "--yes"])?;
+    Ok(())
+}
+
+fn all_follow(fleet: &Fleet, root: u64) -> Result<()> {
+    for device in fleet.device_names() {
+        let path = fleet.root(&device);
+        fleet.wait_for(&format!("{device} at root {root}"), |fleet| {
+            let out = fleet
+                .command("ensign-agent")
+                .args(["status", "-o", "json", "--root"])
+                .arg(&path)
+                .output()?;
+            let status: Value = serde_json::from_slice(&out.stdout)?;
+            Ok(status["trust"]["root"] == root && status["controller"]["connected"] == true)
+        })?;
+    }
+    Ok(())
+}
+
+fn update(fleet: &Fleet, version: &str) -> Result<()> {
+    let tree = fleet.path("tree");
+    write_tree(&tree, &[("v", version)])?;
+    fleet.release(version, &[("tree", &tree)], &[])?;
+    assert_eq!(fleet.rollout(version, ALL_AT_ONCE)?, 0, "{version}\n{}", fleet.logs());
+    Ok(())
+}
+
+#[test]
+fn every_key_of_a_fleet_can_be_changed_while_it_updates() -> Result<()> {
+    let mut fleet = Fleet::start(&build(Profile::Dev)?, 2)?;
+    update(&fleet, "1.0.0")?;
+
+    // The controller makes its next keys while it runs; nothing changes by that.
+    let out = fleet
+        .command("ensign-controller")
+        .args(["keys", "new", "--data", "controller", "--out", "."])
+        .output()?;
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    for role in ["timestamp", "snapshot"] {
+        let old = keys(&fleet, role)?.remove(0);
+        let new = format!("{role}-next.pub");
+        rotate(&fleet, &["--role", role, "--add", &new, "--remove", &old[..12]])?;
+    }
+    // Overlap: devices hear of the new TLS key by the old one.
+    let old_tls = keys(&fleet, "controller")?.remove(0);
+    rotate(&fleet, &["--role", "controller", "--add", "controller-next.pub"])?;
+    let (exit, text) = fleet.exit("ensign", ["key", "root", "publish", "--yes"])?;
+    assert_eq!(exit, 20, "unsigned: {text}");
+    sign_and_publish(&fleet)?;
+    all_follow(&fleet, 2)?;
+    update(&fleet, "1.1.0")?;
+
+    // The old one goes: from now on the new one is shown, to devices that start again as well.
+    rotate(&fleet, &["--role", "controller", "--remove", &old_tls])?;
+    sign_and_publish(&fleet)?;
+    all_follow(&fleet, 3)?;
+    fleet.device("dev1")?.kill_all();
+    fleet.start_device("dev1")?;
+    all_follow(&fleet, 3)?;
+    fleet.controller()?.kill_all();
+    fleet.start_controller()?;
+    all_follow(&fleet, 3)?;
+    assert!(
+        !fleet.path("controller/keys/controller-next.pem").exists(),
+        "the new key has taken its place"
+    );
+    update(&fleet, "1.2.0")?;
+
+    // Root, targets and deploy keys, made here; the old ones are named by nothing any more.
+    let mut changes = Vec::new();
+    for role in ["root", "targets", "deploy:all"] {
+        let name = format!("{}-2", role.trim_end_matches(":all"));
+        fleet.ensign(["key", "gen"], [&name])?;
+        let public = fleet.ensign(["key", "export-pub"], [&name])?;
+        let file = fleet.path(format!("{name}.pub"));
+        std::fs::File::create(&file).and_then(|mut f| std::io::Write::write_all(&mut f, &public.stdout))?;
+        let mut words = vec![
+            "--role".to_owned(),
+            role.to_owned(),
+            "--add".to_owned(),
+            file.display().to_string(),
+        ];
+        for old in keys(&fleet, role)? {
+            words.extend(["--remove".to_owned(), old]);
+        }
+        changes.push(words);
+    }
+    for words in &changes {
+        rotate(&fleet, &words.iter().map(String::as_str).collect::<Vec<_>>())?;
+    }
+    sign_and_publish(&fleet)?;
+    all_follow(&fleet, 4)?;
+    update(&fleet, "1.3.0")?;
+
+    // A floor that falls is refused before anybody signs, and says how it may.
+    rotate(&fleet, &["--floor", "app.counter=1000000000000"])?;
+    sign_and_publish(&fleet)?;
+    let (exit, text) = fleet.exit("ensign", ["key", "root", "rotate", "--floor", "app.counter=0"])?;
+    assert_eq!(exit, 21, "{text}");
+    assert!(text.contains("--reset"), "{text}");
+    rotate(&fleet, &["--floor", "app.counter=0", "--reset"])?;
+    sign_and_publish(&fleet)?;
+    all_follow(&fleet, 6)?;
+    update(&fleet, "1.4.0")
+}
