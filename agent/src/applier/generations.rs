@@ -100,6 +100,20 @@ mod tests {
 
     use super::*;
 
+    /// Where the journal knows nothing, a pointer alone shows that it once did; where it knows something, one that leads nowhere was moved.
+    #[test]
+    fn a_pointer_alone_shows_that_steps_are_lost() {
+        let temp = tempfile::tempdir().unwrap();
+        let paths = Paths::new(temp.path());
+        std::fs::create_dir_all(paths.generations()).unwrap();
+        let lost = |newest| beyond(&paths, newest).unwrap().map(|loss| loss.code);
+        assert_eq!(lost(0), None);
+        point(&paths, 3).unwrap();
+        assert_eq!((lost(0), lost(2)), (Some(Code::JournalLost), None));
+        std::fs::create_dir(paths.generations().join("3")).unwrap();
+        assert_eq!((lost(2), lost(3)), (Some(Code::JournalLost), None));
+    }
+
     #[test]
     fn the_pointer_moves_whole() {
         let temp = tempfile::tempdir().unwrap();

@@ -15,12 +15,15 @@ mod intake;
 mod journal;
 mod labels;
 mod offer;
+mod pace;
 pub mod questions;
 mod report;
 mod runner_client;
 mod shell;
 mod sockets;
 mod staging;
+#[cfg(test)]
+mod testkit;
 mod tree;
 mod trust_store;
 pub mod unpack;

@@ -6,9 +6,11 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
 
+use super::pace::Pace;
 use super::shell::{Shell, ShellError};
 use super::{admin, intake, report};
 use crate::chain::chain;
+use crate::clock;
 use crate::ipc::socket::{Listener, Peer, Socket, SocketError};
 use crate::ipc::{FromApplier, ToAdmin, ToApplier};
 use crate::paths::{Paths, sockets};
@@ -27,6 +29,7 @@ pub(super) struct Sockets {
     applier: Listener,
     admin: Listener,
     link: Option<Link>,
+    pace: Pace,
     admins: Vec<Socket>,
     /// Standard input, under a root other than `/`: its end is the parent's.
     parent: Option<OwnedFd>,
@@ -66,6 +69,7 @@ impl Sockets {
             applier: open(applier, sockets::APPLIER)?,
             admin: open(admin, sockets::ADMIN)?,
             link: None,
+            pace: Pace::new(),
             admins: Vec::new(),
             parent,
         })
@@ -88,7 +92,9 @@ pub(super) fn wait_and_take(shell: &mut Shell, pause: Option<Duration>) -> Resul
     Ok(true)
 }
 
-fn wait(shell: &Shell, pause: Option<Duration>) -> Result<Vec<Ready>, ShellError> {
+fn wait(shell: &mut Shell, pause: Option<Duration>) -> Result<Vec<Ready>, ShellError> {
+    let rest = shell.sockets.pace.rest(clock::boot());
+    let pause = pause.into_iter().chain(rest).min();
     let sockets = &shell.sockets;
     let mut watched = vec![
         (Ready::Applier, sockets.applier.as_fd()),
@@ -100,7 +106,7 @@ fn wait(shell: &Shell, pause: Option<Duration>) -> Result<Vec<Ready>, ShellError
         sockets
             .link
             .iter()
-            .filter(|l| !l.owed)
+            .filter(|l| !l.owed && rest.is_none())
             .map(|l| (Ready::Link, l.socket.as_fd())),
     );
     watched.extend(
@@ -213,6 +219,9 @@ fn take_link(shell: &mut Shell) -> Result<(), ShellError> {
         }
     };
     link.owed = matches!(message, ToApplier::Offer(_) | ToApplier::Provide { .. });
+    if !matches!(message, ToApplier::Hello | ToApplier::Provide { .. }) {
+        shell.sockets.pace.took(clock::boot());
+    }
     match intake::take(shell, message, descriptors)? {
         // The answer is the state, or a need that may take a while to know.
         Ok(()) if shell.sockets.link.as_ref().is_some_and(|l| l.owed) => {}

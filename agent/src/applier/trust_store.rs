@@ -130,41 +130,16 @@ fn read(slot: &Path) -> Result<Option<(u64, Digest, Trusted)>, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use ensign_bundle::digest::FleetId;
     use ensign_bundle::reason::Code;
-    use ensign_bundle::statement;
-    use ensign_bundle::trust::TrustState;
-    use ensign_bundle::trust::issue::{NewFleet, Next as _};
-    use ensign_bundle::trust::roles::Controller;
-    use ensign_crypto::SecretKey;
+    use ensign_bundle::trust::issue::Next as _;
 
     use super::*;
-
-    const FLEET: FleetId = FleetId([3; 32]);
+    use crate::applier::testkit;
 
     /// A state at root 1, and the second root.
     fn trusted() -> (Trusted, Vec<u8>) {
-        let key = |seed: u8| SecretKey::from_seed([seed; 32]);
-        let new = NewFleet {
-            fleet: FLEET,
-            name: "test".to_owned(),
-            root: vec![key(1).public()],
-            targets: key(2).public(),
-            release: key(3).public(),
-            deploy: key(4).public(),
-            snapshot: key(5).public(),
-            timestamp: key(6).public(),
-            controller: Controller {
-                keys: vec![key(7).public().id()],
-                api: Vec::new(),
-                addresses: Vec::new(),
-            },
-            lab: true,
-        };
-        let root = new.root(1000).unwrap();
-        let sign = |root| statement::sign(root, &[&key(1)], &FLEET).unwrap();
-        let (first, second) = (sign(&root), sign(&root.next(1000).unwrap()));
-        (TrustState::new(&first, &Digest::of(&first), &FLEET).unwrap(), second)
+        let (root, trusted) = testkit::trusted();
+        (trusted, testkit::signed(&root.next(1000).unwrap()))
     }
 
     #[test]

@@ -84,53 +84,26 @@ impl Attested {
 
 #[cfg(test)]
 mod tests {
-    use ensign_bundle::digest::{Digest, FleetId};
-    use ensign_bundle::statement;
-    use ensign_bundle::trust::TrustState;
-    use ensign_bundle::trust::issue::{NewFleet, Next as _};
-    use ensign_bundle::trust::roles::Controller;
-    use ensign_crypto::SecretKey;
+    use ensign_bundle::trust::issue::Next as _;
 
     use super::*;
-
-    const FLEET: FleetId = FleetId([3; 32]);
+    use crate::applier::testkit::{key, signed, trusted};
 
     #[test]
     fn what_was_attested_goes_with_the_key_and_never_back() {
-        let key = |seed: u8| SecretKey::from_seed([seed; 32]);
-        let new = NewFleet {
-            fleet: FLEET,
-            name: "test".to_owned(),
-            root: vec![key(1).public()],
-            targets: key(2).public(),
-            release: key(3).public(),
-            deploy: key(4).public(),
-            snapshot: key(5).public(),
-            timestamp: key(6).public(),
-            controller: Controller {
-                keys: vec![key(7).public().id()],
-                api: Vec::new(),
-                addresses: Vec::new(),
-            },
-            lab: true,
-        };
-        let root = new.root(1000).unwrap();
-        let first = statement::sign(&root, &[&key(1)], &FLEET).unwrap();
-        let mut trusted = TrustState::new(&first, &Digest::of(&first), &FLEET).unwrap();
+        let (root, mut trusted) = trusted();
         let mut wall = Wall::new();
         wall.attest(9_000_000_000, clock::boot(), &trusted);
         wall.attest(1000, clock::boot(), &trusted);
         assert!(wall.clock().attested >= Some(9_000_000_000), "an older one again");
         let mut next = root.next(1000).unwrap();
         next.name = "renamed".to_owned();
-        let second = statement::sign(&next, &[&key(1)], &FLEET).unwrap();
-        trusted.update_root(&second, 1000).unwrap();
+        trusted.update_root(&signed(&next), 1000).unwrap();
         wall.follow(Some(&trusted));
         assert!(wall.clock().attested.is_some());
         let mut next = next.next(1000).unwrap();
         next.roles.timestamp.keys = vec![key(8).public()];
-        let third = statement::sign(&next, &[&key(1)], &FLEET).unwrap();
-        trusted.update_root(&third, 1000).unwrap();
+        trusted.update_root(&signed(&next), 1000).unwrap();
         wall.follow(Some(&trusted));
         assert_eq!(wall.clock().attested, None);
         wall.attest(2000, clock::boot(), &trusted);

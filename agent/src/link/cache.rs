@@ -311,7 +311,7 @@ mod tests {
         for place in [&path, &part] {
             nix::unistd::mkfifo(place, nix::sys::stat::Mode::S_IRWXU).unwrap();
         }
-        assert!(cache.file(&wanted).is_none() && cache.bytes(&wanted).is_none());
+        assert!(!cache.has(&wanted) && cache.file(&wanted).is_none() && cache.bytes(&wanted).is_none());
         put(&cache, b"").unwrap();
         assert!(cache.has(&wanted));
         fs::remove_file(&path).unwrap();

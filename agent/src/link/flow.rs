@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The link half without processes and sockets: its applier is this test.
 struct Bench {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     cache: Cache,
     fake: Fake,
     events: mpsc::UnboundedSender<Event>,
@@ -74,7 +74,7 @@ impl Bench {
         };
         tokio::spawn(controller.keep_connected());
         Self {
-            _dir: dir,
+            dir,
             cache: seen,
             fake,
             events,
@@ -455,6 +455,21 @@ async fn the_time_is_shown_to_each_connection_whether_or_not_anything_is_wanted(
         }
         bench.events.send(Event::ApplierDown).unwrap();
     }
+}
+
+/// A controller that welcomes has no device revoked: what it once said is over.
+#[tokio::test]
+async fn a_welcome_takes_a_revocation_back() {
+    let mut bench = Bench::start(Script::default());
+    let paths = Paths::new(bench.dir.path());
+    super::identity::note_revoked(&paths, true).unwrap();
+    let mut applier = bench.applier(1, Vec::new());
+    applier.next().await;
+    tokio::time::timeout(PATIENCE, bench.status.wait_for(|s| s.connected))
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(!super::identity::is_revoked(&paths));
 }
 
 #[tokio::test]

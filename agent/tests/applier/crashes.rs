@@ -5,16 +5,19 @@ use std::os::unix::fs::symlink;
 use ensign_agent::ipc::FromRunner;
 use ensign_bundle::wire::Phase;
 
+use crate::kit::bed::Bed;
 use crate::kit::device::Device;
 use crate::kit::{self, Fleet, Recipe, files, probed, web};
 
 #[test]
 fn a_killed_worker_is_replaced() {
-    let mut fleet = Fleet::new();
-    let device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", web("one")).build();
-    fleet.publish(&release);
-    let rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        device,
+        release,
+        rollout,
+        ..
+    } = Bed::of(web("one"));
     let mut link = device.link();
     link.offer(&device, &fleet, Some(&rollout));
     for _ in 0..3 {
@@ -29,11 +32,13 @@ fn a_killed_worker_is_replaced() {
 
 #[test]
 fn kill_nine_anywhere_in_the_download_is_resumed() {
-    let mut fleet = Fleet::new();
-    let mut device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", web("one")).build();
-    fleet.publish(&release);
-    let rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        mut device,
+        release,
+        rollout,
+        ..
+    } = Bed::of(web("one"));
     for blobs in [1, 2, 3, 4, 5, 6] {
         let mut link = device.link();
         link.offer(&device, &fleet, Some(&rollout));

@@ -11,16 +11,18 @@ use ensign_bundle::wire::{DocKind, Phase};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::kit::device::Device;
-use crate::kit::{Fleet, Recipe, files, scratch, web};
+use crate::kit::bed::Bed;
+use crate::kit::{files, scratch, web};
 
 #[test]
 fn damaged_blobs_are_asked_for_again() {
-    let mut fleet = Fleet::new();
-    let device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", web("one")).build();
-    fleet.publish(&release);
-    let rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        device,
+        release,
+        rollout,
+        ..
+    } = Bed::of(web("one"));
     let mut link = device.link();
     link.offer(&device, &fleet, Some(&rollout));
     // The manifest, then a table, then each block: first with a flipped byte.
@@ -55,11 +57,13 @@ fn damaged_blobs_are_asked_for_again() {
 
 #[test]
 fn a_fifo_or_a_short_file_is_no_blob() {
-    let mut fleet = Fleet::new();
-    let device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
-    fleet.publish(&release);
-    let rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        device,
+        release,
+        rollout,
+        ..
+    } = Bed::new();
     let mut link = device.link();
     link.offer(&device, &fleet, Some(&rollout));
     let fifo = device.paths.root().join("fifo");
@@ -86,11 +90,13 @@ fn a_fifo_or_a_short_file_is_no_blob() {
 
 #[test]
 fn e39_links_planted_in_staging_lead_nowhere() {
-    let mut fleet = Fleet::new();
-    let mut device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", web("one")).build();
-    fleet.publish(&release);
-    let rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        mut device,
+        release,
+        rollout,
+        ..
+    } = Bed::of(web("one"));
     let mut link = device.link();
     link.offer(&device, &fleet, Some(&rollout));
     link.provide_some(&release.blobs, 4);
@@ -118,11 +124,13 @@ fn e39_links_planted_in_staging_lead_nowhere() {
 /// A tree that stood there already is compared with what was signed before it runs, and made anew where it differs.
 #[test]
 fn e43_a_tampered_tree_is_made_anew() {
-    let mut fleet = Fleet::new();
-    let mut device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
-    fleet.publish(&release);
-    let mut rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        mut device,
+        release,
+        mut rollout,
+        ..
+    } = Bed::new();
     rollout.lease_s = None;
     let mut link = device.link();
     link.offer(&device, &fleet, Some(&rollout));
@@ -146,11 +154,12 @@ fn e43_a_tampered_tree_is_made_anew() {
 
 #[test]
 fn offers_that_lie_are_refused() {
-    let mut fleet = Fleet::new();
-    let device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
-    fleet.publish(&release);
-    let mut rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        device,
+        mut rollout,
+        ..
+    } = Bed::new();
     let mut link = device.link();
     // A plan that nobody of this fleet signed.
     let good = rollout.plan.clone();
@@ -182,11 +191,13 @@ fn offers_that_lie_are_refused() {
 /// The link half keeps a descriptor to what it handed over, and changes the bytes behind it all the time.
 #[test]
 fn what_is_swapped_behind_a_descriptor_is_never_installed() {
-    let mut fleet = Fleet::new();
-    let device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", web("one")).build();
-    fleet.publish(&release);
-    let rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        device,
+        release,
+        rollout,
+        ..
+    } = Bed::of(web("one"));
     let mut link = device.link();
     link.offer(&device, &fleet, Some(&rollout));
     let mut hostile = 0;
@@ -223,11 +234,13 @@ fn what_is_swapped_behind_a_descriptor_is_never_installed() {
 /// A worker that was taken over has descriptors of both directories: pipes, links and folders where files belong.
 #[test]
 fn pipes_and_folders_planted_in_staging_and_trees_stop_nothing() {
-    let mut fleet = Fleet::new();
-    let mut device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", web("one")).build();
-    fleet.publish(&release);
-    let rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        mut device,
+        release,
+        rollout,
+        ..
+    } = Bed::of(web("one"));
     let mut link = device.link();
     link.offer(&device, &fleet, Some(&rollout));
     link.provide_some(&release.blobs, 4);
@@ -270,11 +283,13 @@ fn pipes_and_folders_planted_in_staging_and_trees_stop_nothing() {
 /// A marker alone, or a link to a tree elsewhere, is no tree.
 #[test]
 fn a_tree_that_is_a_link_elsewhere_is_not_run() {
-    let mut fleet = Fleet::new();
-    let mut device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
-    fleet.publish(&release);
-    let rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        mut device,
+        release,
+        rollout,
+        ..
+    } = Bed::new();
     let mut link = device.link();
     link.offer(&device, &fleet, Some(&rollout));
     link.provide_some(&release.blobs, 2);

@@ -8,6 +8,7 @@ use ensign_bundle::plan::evidence::ReceiptState;
 use ensign_bundle::reason::Code;
 use ensign_bundle::wire::Phase;
 
+use crate::kit::bed::Bed;
 use crate::kit::device::{Device, receipts};
 use crate::kit::{Files, Fleet, Recipe, files, noise, scratch, web};
 
@@ -150,11 +151,13 @@ fn a_required_sandbox_that_is_not_there_unpacks_nothing() {
 
 #[test]
 fn a_withdrawn_rollout_keeps_what_was_staged() {
-    let mut fleet = Fleet::new();
-    let device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", web("one")).build();
-    fleet.publish(&release);
-    let rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        device,
+        release,
+        rollout,
+        ..
+    } = Bed::of(web("one"));
     let mut link = device.link();
     link.offer(&device, &fleet, Some(&rollout));
     link.provide_some(&release.blobs, 4);

@@ -452,7 +452,7 @@ fn a_flood_of_messages_is_answered_one_by_one_in_bounded_memory() {
     let mut link = bed.device.link();
     let offer = bare_offer(pieces(&bed.documents()));
     let file = scratch(&[0; 16]);
-    for turn in 0..2000_u64 {
+    for turn in 0..240_u64 {
         match turn % 4 {
             0 => assert_eq!(link.refused(&offer, &[&file]).code, Code::Malformed),
             1 => drop(link.ask(&ToApplier::Acknowledged { seq: turn }, &[])),
@@ -463,6 +463,26 @@ fn a_flood_of_messages_is_answered_one_by_one_in_bounded_memory() {
     let after = bed.device.memory_kib();
     assert!(after < idle + (8 << 10), "{idle} KiB before, {after} KiB after");
     drop(link);
+    bed.goes_on();
+}
+
+/// Each of them is another reason that would be written down: what they cost the disk has a limit in time, whoever sends them.
+#[test]
+fn a_flood_of_offers_is_taken_at_a_pace_that_the_disk_bears() {
+    let bed = Bed::new();
+    let began = ensign_agent::clock::boot();
+    let offers = 130;
+    for turn in 0..offers {
+        // A connection for each: a new one does not begin anew.
+        let mut link = bed.device.link_without_time();
+        let plan = vec![(DocKind::Plan, format!("plan {turn}").into_bytes())];
+        let offered = bed.offered(link.state.nonce);
+        let answer = link.offer_documents(&plan, Some(offered));
+        assert!(matches!(answer, FromApplier::Refused(_)), "{answer:?}");
+    }
+    let took = ensign_agent::clock::boot().checked_sub(began).unwrap();
+    // Fifty at once, and twenty in a second after that.
+    assert!(took.as_millis() > 3000, "{offers} offers in {took:?}");
     bed.goes_on();
 }
 

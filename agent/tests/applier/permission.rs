@@ -4,16 +4,19 @@ use ensign_agent::ipc::ToAdmin;
 use ensign_bundle::reason::Code;
 use ensign_bundle::wire::Phase;
 
+use crate::kit::bed::Bed;
 use crate::kit::device::Device;
 use crate::kit::{Fleet, Recipe, files};
 
 #[test]
 fn nothing_switches_without_a_live_lease() {
-    let mut fleet = Fleet::new();
-    let device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
-    fleet.publish(&release);
-    let mut rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        device,
+        release,
+        mut rollout,
+        ..
+    } = Bed::new();
     rollout.lease_s = None;
     let mut link = device.link();
     link.offer(&device, &fleet, Some(&rollout));
@@ -29,11 +32,13 @@ fn nothing_switches_without_a_live_lease() {
 /// A controller whose clock was wrong, and is right again: the device asks it anew instead of waiting for that year to come.
 #[test]
 fn a_lease_from_the_far_future_blocks_no_honest_one() {
-    let mut fleet = Fleet::new();
-    let device = Device::enrolled(&fleet);
-    let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
-    fleet.publish(&release);
-    let mut rollout = device.rollout(&mut fleet, &release);
+    let Bed {
+        fleet,
+        device,
+        release,
+        mut rollout,
+        ..
+    } = Bed::new();
     // Long ago and far ahead: it has run out, and yet it was seen.
     (rollout.lease_s, rollout.lease_ahead_s) = (Some(0), 365 * 24 * 3600);
     let mut link = device.link();

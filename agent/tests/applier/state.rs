@@ -11,6 +11,7 @@ use ensign_bundle::reason::Code;
 use ensign_bundle::trust::Trusted;
 use ensign_bundle::wire::Phase;
 
+use crate::kit::bed::Bed;
 use crate::kit::device::Device;
 use crate::kit::{Fleet, Recipe, files, web};
 
@@ -29,6 +30,35 @@ fn e63_a_lost_trust_state_installs_nothing() {
     let mut link = device.link();
     let answer = link.offer(&device, &fleet, None);
     assert!(matches!(answer, FromApplier::Refused(r) if r.code == Code::NeedsReprovision));
+}
+
+/// Nothing is installed on what a restart would forget.
+#[test]
+fn a_trust_state_that_cannot_be_stored_installs_nothing_until_it_can() {
+    let Bed {
+        fleet,
+        device,
+        release,
+        rollout,
+        ..
+    } = Bed::of(web("one"));
+    let mut link = device.link();
+    // The next copy goes into a slot whose temporary name is taken by a folder with something in it.
+    for slot in [".a.cbor.new", ".b.cbor.new"] {
+        std::fs::create_dir_all(device.paths.trust().join(slot).join("in-the-way")).unwrap();
+    }
+    let answer = link.offer(&device, &fleet, Some(&rollout));
+    assert!(
+        matches!(&answer, FromApplier::Refused(r) if r.code == Code::Io),
+        "{answer:?}"
+    );
+    assert!(!device.paths.current().exists());
+    for slot in [".a.cbor.new", ".b.cbor.new"] {
+        std::fs::remove_dir_all(device.paths.trust().join(slot)).unwrap();
+    }
+    link.offer(&device, &fleet, Some(&rollout));
+    link.provide_all(&release.blobs);
+    assert_eq!(link.until_settled().report.status.phase, Phase::Confirmed);
 }
 
 fn installed(device: &Device, fleet: &mut Fleet) {
@@ -266,6 +296,11 @@ fn nothing_that_one_fleet_was_to_be_told_is_told_to_the_next() {
         if leaves {
             assert!(matches!(device.admin(&ToAdmin::Leave, None), FromAdmin::Done { .. }));
             assert!(device.link_without_time().state.report.receipts.is_empty());
+            let kept = [device.paths.binding(), device.paths.receipt_key()];
+            let slots = ["a.cbor", "b.cbor"].map(|name| device.paths.trust().join(name));
+            for path in kept.iter().chain(&slots) {
+                assert!(!path.exists(), "{} is left", path.display());
+            }
         }
         device.enroll(&fleet);
         assert_ne!(device.receipt_key, first);

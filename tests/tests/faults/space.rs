@@ -144,3 +144,30 @@ fn a_release_that_fits_is_not_crowded_out_by_its_own_download() -> Result<()> {
     fleet.device("dev1")?.stop();
     Ok(())
 }
+
+/// Not the place of the releases but that of the downloads: the operator hears of it, and nobody has to start anything again.
+#[test]
+fn a_full_download_cache_is_told_and_goes_on_when_there_is_room() -> Result<()> {
+    let (fleet, first) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;
+    let standing = fleet.standing("dev1", &first)?;
+    let cache = fleet.root("dev1").join("var/lib/ensign/link/cache");
+    let Some(small) = Small::mount(&cache, 64 << 10, 400)? else {
+        return Ok(());
+    };
+    let tree = fleet.path("second");
+    put(&tree.join("noise"), Random::new(6).bytes(4 << 20), 0o644)?;
+    fleet.release("1.1.0", &[("web", &tree)], &["--level", "1"])?;
+    let start = ["rollout", "start", "--product", "app", "--version", "1.1.0", "--yes"];
+    fleet.ensign(start.iter().chain(ALL_AT_ONCE), [""; 0])?;
+    fleet.wait_for("the operator hears of it", |fleet| {
+        Ok(fleet.json(["device", "ls"])?[0]["reason"]["code"] == Code::NoSpace.name())
+    })?;
+    fleet.unmoved(&standing)?;
+    drop(small);
+    fleet.wait_for("it goes on by itself", |fleet| {
+        Ok(fleet.versions()?.values().all(|v| v.as_deref() == Some("1.1.0")))
+    })?;
+    fleet.runs("dev1", &tree)?;
+    fleet.goes_on("1.2.0")?;
+    Ok(())
+}

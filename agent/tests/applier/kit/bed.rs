@@ -13,7 +13,7 @@ use nix::unistd::mkfifo;
 use serde_bytes::ByteBuf;
 
 use super::device::{Device, Link, Rollout};
-use super::{Fleet, Recipe, Release, files};
+use super::{Files, Fleet, Recipe, Release, files};
 
 /// A fleet, a device that joined it, a release and the honest rollout of it.
 pub(crate) struct Bed {
@@ -26,10 +26,16 @@ pub(crate) struct Bed {
 }
 
 impl Bed {
+    /// One page.
     pub(crate) fn new() -> Self {
+        Self::of(files(&[("page", b"one")]))
+    }
+
+    /// A release 1.0.0 of these files.
+    pub(crate) fn of(web: Files) -> Self {
         let mut fleet = Fleet::new();
         let device = Device::enrolled(&fleet);
-        let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
+        let release = Recipe::new("1.0.0", web).build();
         fleet.publish(&release);
         let rollout = device.rollout(&mut fleet, &release);
         let pid = device.pid();
