@@ -206,10 +206,10 @@ mod tests {
             while ! [ -s \"$ENSIGN_ROOT/second\" ]; do :; done";
         for (end, answer) in [
             ("exit 0", FromRunner::Ok),
-            ("exec sleep 1000", failed("killed after 2 s")),
+            ("exec sleep 1000", failed("killed after 10 s")),
         ] {
             let device = device(&[("escape", &format!("{escape}\n{end}"))]);
-            assert_eq!(probe(&device, &["escape"], 2), answer);
+            assert_eq!(probe(&device, &["escape"], 10), answer);
             for file in ["pid", "second"] {
                 let pid = fs::read_to_string(device.paths.root().join(file)).unwrap();
                 assert!(child::tests::gone(pid.trim()), "{file}: {pid}");

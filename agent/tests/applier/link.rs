@@ -422,26 +422,22 @@ fn an_acknowledgement_of_what_was_never_reported_drops_no_receipt() {
     assert!(link.state.report.receipts.is_empty());
 }
 
-/// Root watches a trial, or asks for the state, while the link half fills the socket and reads nothing.
+/// Nobody else waits meanwhile, a trial least of all: what cannot be said at once to the link half is not said.
 #[test]
 fn a_link_half_that_stops_reading_is_let_go_and_keeps_nobody_waiting() {
     let bed = Bed::new();
+    let before = bed.device.sockets_that_never_wait();
     let deaf = bed.device.link();
+    assert_eq!(bed.device.sockets_that_never_wait(), before + 1);
     let hello = codec::encode(&ToApplier::Hello).unwrap();
-    let began = ensign_agent::clock::boot();
     let end = loop {
         match deaf.say(&hello, &[]) {
             Ok(()) => {}
             Err(error) => break error,
         }
     };
-    assert!(
-        matches!(&end, SocketError::Io(e) if e.kind() == std::io::ErrorKind::BrokenPipe || e.kind() == std::io::ErrorKind::ConnectionReset),
-        "{end}"
-    );
-    // It would have waited five seconds for the first answer that nobody reads.
-    let took = ensign_agent::clock::boot().checked_sub(began).unwrap();
-    assert!(took.as_secs() < 5, "{took:?}");
+    let gone = [std::io::ErrorKind::BrokenPipe, std::io::ErrorKind::ConnectionReset];
+    assert!(matches!(&end, SocketError::Io(e) if gone.contains(&e.kind())), "{end}");
     bed.goes_on();
 }
 

@@ -215,6 +215,22 @@ impl Device {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
+    /// Sockets of the applier with O_NONBLOCK.
+    pub(crate) fn sockets_that_never_wait(&self) -> usize {
+        let own = format!("/proc/{}", self.pid());
+        let entries = std::fs::read_dir(format!("{own}/fd")).unwrap();
+        let never_waits = |name: &str| {
+            let target = std::fs::read_link(format!("{own}/fd/{name}")).unwrap_or_default();
+            let info = std::fs::read_to_string(format!("{own}/fdinfo/{name}")).unwrap_or_default();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = flags.and_then(|octal| i32::from_str_radix(octal.trim(), 8).ok());
+            let nonblock = nix::fcntl::OFlag::O_NONBLOCK.bits();
+            target.to_string_lossy().starts_with("socket:") && flags.is_some_and(|flags| flags & nonblock != 0)
+        };
+        let names = entries.filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+        names.filter(|name| never_waits(name)).count()
+    }
+
     /// The applier's worker, while there is one.
     pub(crate) fn children(&self) -> Vec<String> {
         let pid = self.process.as_ref().unwrap().id();
