@@ -25,6 +25,9 @@ pub struct Device {
     #[schema(value_type = BTreeMap<String, InstalledProduct>)]
     pub products: BTreeMap<Ident, InstalledProduct>,
     pub status: DeviceStatus,
+    /// `PRODUCT@VERSION` that status and reason are about, where it is known.
+    #[serde(default)]
+    pub status_of: Option<String>,
     pub reason: Option<Reason>,
     /// None: never connected since it joined.
     pub last_seen: Option<Time>,
@@ -41,6 +44,10 @@ pub struct Device {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub denied: Vec<Digest>,
+    /// Rollouts that list it and are not over.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub rollouts: Vec<PlanId>,
 }
 
 /// What a device is doing, in the words that scripts see.
@@ -157,6 +164,19 @@ impl From<Phase> for DeviceStatus {
 }
 
 impl DeviceStatus {
+    pub const ALL: [Self; 10] = [
+        Self::Idle,
+        Self::Fetching,
+        Self::Staged,
+        Self::Waiting,
+        Self::Switching,
+        Self::Trial,
+        Self::Confirmed,
+        Self::RollingBack,
+        Self::RolledBack,
+        Self::Rejected,
+    ];
+
     /// The word in JSON and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
@@ -195,6 +215,7 @@ mod tests {
                 },
             )]),
             status: DeviceStatus::RollingBack,
+            status_of: None,
             reason: None,
             last_seen: None,
             connected: true,
@@ -202,6 +223,7 @@ mod tests {
             facts: BTreeMap::new(),
             held: false,
             denied: Vec::new(),
+            rollouts: Vec::new(),
         };
         let json = serde_json::to_value(&row).unwrap();
         let promised = [

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use ensign_bundle::digest::FleetId;
+use ensign_bundle::digest::{FleetId, PlanId};
+use ensign_bundle::ids::{Ident, Version};
+use ensign_bundle::reason::Code;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::device::DeviceState;
-use crate::value::{Base64, Time};
+use crate::value::{Base64, Reason, Time};
 
 /// The fleet at a glance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -33,10 +35,29 @@ pub struct Fleet {
     pub releases: u64,
     /// Rollouts that are not finished.
     pub rollouts: u64,
+    /// Rollouts that a rule stopped and that no operator has answered yet, newest first.
+    #[serde(default)]
+    pub halted: Vec<Halted>,
+    /// Living devices that their last update left in trouble, by reason. Dark ones are not among them.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, u64>)]
+    pub unwell: BTreeMap<Code, u64>,
     pub root: RoleState,
     pub targets: RoleState,
     pub snapshot: RoleState,
     pub timestamp: RoleState,
+}
+
+/// A rollout that a rule stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Halted {
+    #[schema(value_type = String)]
+    pub rollout: PlanId,
+    #[schema(value_type = String)]
+    pub product: Ident,
+    #[schema(value_type = String)]
+    pub version: Version,
+    pub reason: Reason,
 }
 
 /// Nothing starts anywhere until an operator lifts it.

@@ -112,10 +112,16 @@ pub struct Why {
     pub device: DeviceId,
     #[schema(value_type = Option<String>)]
     pub rollout: Option<PlanId>,
+    /// `PRODUCT@VERSION` that this rollout brings: what the reason is about.
+    #[serde(default)]
+    pub release: Option<String>,
     /// From 1; none = in no wave.
     pub wave: Option<u32>,
     /// Of the device: the words of `device ls`.
     pub status: String,
+    /// `PRODUCT@VERSION` that the status is about, where it is known.
+    #[serde(default)]
+    pub status_of: Option<String>,
     pub reason: Option<Reason>,
     /// None: time alone changes nothing, or it is not known.
     pub next_eligible: Option<Time>,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 
-use comfy_table::{Attribute, Cell, CellAlignment, Color, Table};
+use comfy_table::{Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Table};
 use ensign_bundle::reason::Code;
 use ensign_bundle::text::printable;
 use serde::Serialize;
@@ -13,6 +13,8 @@ use crate::failure::{Failure, Result, fail};
 
 /// Longest foreign text in a table, characters.
 const CELL: usize = 60;
+/// Narrower than this nothing is wrapped, columns.
+const NARROW: u16 = 40;
 /// Longest foreign text in a sentence, characters.
 const SENTENCE: usize = 400;
 /// Names that are shown of a long list.
@@ -260,6 +262,7 @@ impl Paint {
 pub struct Grid {
     table: Table,
     paint: Paint,
+    sentences: bool,
 }
 
 /// What a cell means: colour follows.
@@ -285,7 +288,11 @@ impl Grid {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        Self { table, paint }
+        Self {
+            table,
+            paint,
+            sentences: false,
+        }
     }
 
     /// Numbers line up on the right.
@@ -299,10 +306,29 @@ impl Grid {
         self
     }
 
+    /// Cells of the last column are whole sentences: they wrap at the terminal's edge, and stand whole where there is none.
+    #[must_use]
+    pub fn sentences(mut self, width: Option<u16>) -> Self {
+        self.sentences = true;
+        if let Some(width) = width.filter(|width| *width >= NARROW) {
+            self.table
+                .set_content_arrangement(ContentArrangement::Dynamic)
+                .set_width(width);
+            let last = self.table.column_count().saturating_sub(1);
+            for (index, column) in self.table.column_iter_mut().enumerate() {
+                if index != last {
+                    column.set_constraint(ColumnConstraint::ContentWidth);
+                }
+            }
+        }
+        self
+    }
+
     /// A row of foreign or own text; each cell is made printable here.
     pub fn row<'a>(&mut self, cells: impl IntoIterator<Item = (&'a str, Mood)>) {
+        let most = if self.sentences { SENTENCE } else { CELL };
         let cells = cells.into_iter().map(|(text, mood)| {
-            let cell = Cell::new(printable(text, CELL));
+            let cell = Cell::new(printable(text, most));
             match mood {
                 Mood::Plain => cell,
                 Mood::Good => cell.fg(Color::Green),
@@ -390,6 +416,15 @@ pub fn steps(hint: &str, paint: Paint) -> String {
     out
 }
 
+/// Columns of the terminal behind standard error or output, whichever is one; none = a pipe or a file.
+pub fn terminal_width() -> Option<u16> {
+    let width = |table: &Table| table.width();
+    if io::stderr().is_terminal() {
+        return width(Table::new().use_stderr());
+    }
+    io::stdout().is_terminal().then(|| width(&Table::new())).flatten()
+}
+
 /// Lines that `text` takes on the terminal behind standard error, long ones wrapped.
 pub fn rows_on_terminal(text: &str) -> usize {
     let width = Table::new().use_stderr().width().map_or(usize::MAX, usize::from).max(1);
@@ -444,6 +479,21 @@ mod tests {
         web                      7
         a\u{1b}[2J\u{202e}b   1200
         ");
+    }
+
+    #[test]
+    fn sentences_wrap_at_the_edge_and_are_whole_in_pipes() {
+        let brake = "2 failed or 2 dark (2% failed from 20 finished on), or below 32 of 35 healthy";
+        let text = |width| {
+            let mut grid = Grid::new(&["WAVE", "HALTS AT"], Paint(false)).sentences(width);
+            grid.row([("1", Mood::Plain), (brake, Mood::Plain)]);
+            grid.text()
+        };
+        assert!(text(None).contains(brake), "{}", text(None));
+        let narrow = text(Some(50));
+        assert!(narrow.lines().all(|line| line.chars().count() <= 50), "{narrow}");
+        let words: Vec<&str> = narrow.split_whitespace().collect();
+        assert!(words.join(" ").ends_with(brake), "{narrow}");
     }
 
     #[test]

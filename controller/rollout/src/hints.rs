@@ -7,12 +7,15 @@ use ensign_bundle::reason::Code;
 
 use crate::event::DeviceState;
 use crate::fleet::{Device, Fleet};
+use crate::index;
 use crate::member::{Member, Outcome};
 use crate::rollout::{Rollout, Stage};
 use crate::rules;
 
 /// Digits of an id that people are shown.
 const SHORT: usize = 12;
+/// Most devices that a selector names.
+const NAMED: usize = 8;
 
 /// The first digits of a rollout's id: enough for every command.
 pub(crate) fn short(id: &PlanId) -> String {
@@ -33,7 +36,7 @@ fn named(fleet: &Fleet, rollout: &Rollout) -> String {
 pub(crate) fn of_rollout(fleet: &Fleet, rollout: &Rollout, waits: Option<Code>) -> String {
     let name = named(fleet, rollout);
     let see = format!("see why: `ensign rollout why --rollout {name}`");
-    let remedy = remedy(rollout);
+    let remedy = go_back(fleet, rollout).unwrap_or_else(|| remedy(rollout));
     let end = format!("or end it: `ensign rollout abort {name} --keep`");
     match &rollout.stage {
         Stage::Running => match waits {
@@ -58,6 +61,34 @@ pub(crate) fn of_rollout(fleet: &Fleet, rollout: &Rollout, waits: Option<Code>) 
         Stage::Done { .. } if rollout.counts().failed > 0 => format!("{see}; {remedy}"),
         Stage::Done { .. } => String::new(),
     }
+}
+
+/// The gate waits for devices that run something newer: they go back on purpose, or it starts without them.
+fn go_back(fleet: &Fleet, rollout: &Rollout) -> Option<String> {
+    let Stage::Halted { reason, .. } = &rollout.stage else {
+        return None;
+    };
+    let members = rollout.members().filter_map(|(id, _)| Some((id, fleet.device(id)?)));
+    let newer: Vec<_> = members.filter(|(_, d)| index::runs_newer(rollout, d)).collect();
+    if reason.code != Code::EvidenceMissing || newer.is_empty() {
+        return None;
+    }
+    let again = again(rollout);
+    let start = again.trim_end_matches('`');
+    let back = format!("to go back on purpose: {start} --allow-downgrade --reason TEXT`");
+    if newer.len() > NAMED || newer.iter().any(|(_, d)| !is_plain(fleet, d)) || start.contains("--select '") {
+        return Some(format!(
+            "{back}; or without those that run something newer: {start} --exclude EXPR`"
+        ));
+    }
+    let names: Vec<&str> = newer.iter().map(|(_, d)| d.name.as_str()).collect();
+    let spec = &rollout.spec;
+    Some(format!(
+        "{back}; or without those that run something newer: `ensign rollout start --product {} --version {} --select 'not name in ({})'`",
+        spec.product,
+        spec.version,
+        names.join(", ")
+    ))
 }
 
 /// What helps the devices that failed: another release where this one is at fault, else the same one again.

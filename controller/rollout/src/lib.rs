@@ -39,6 +39,7 @@ mod rollout;
 pub mod rows;
 mod rules;
 mod status;
+mod trouble;
 mod waits;
 mod wakeup;
 mod why;
@@ -56,5 +57,7 @@ pub use rollout::{Control, Rollout, Stage, Wave};
 pub use status::{
     AWAY_SHOWN, Away, RolloutState, RolloutStatus, TransferBytes, WaveState, WaveStatus, is_dark, status,
 };
+pub use trouble::{halted, unwell};
+pub use waits::told;
 pub use wakeup::next_wakeup;
 pub use why::{Why, why};

@@ -7,6 +7,22 @@ use ensign_bundle::words::show_seconds;
 use crate::rollout::Rollout;
 use crate::rules;
 
+/// What a device said, in words that stand for themselves where it gave none.
+pub fn told(reason: &Refusal) -> Refusal {
+    let said = reason.text.trim().trim_end_matches(':');
+    let text = match reason.code {
+        Code::OperatorRollback if said.is_empty() => "somebody on the device went back; no reason given".to_owned(),
+        Code::OperatorRollback => format!("somebody on the device went back: {said}"),
+        Code::Locked if matches!(said, "" | "the device is locked") => {
+            "the device is locked; no reason given".to_owned()
+        }
+        // What the code means says more than nothing.
+        code if said.is_empty() => code.meaning().trim().trim_end_matches('.').to_owned(),
+        _ => return reason.clone(),
+    };
+    Refusal::new(reason.code, text)
+}
+
 pub(crate) fn not_yet(rollout: &Rollout, now: u64) -> Refusal {
     Refusal::new(
         Code::NotYet,

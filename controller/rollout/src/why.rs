@@ -17,7 +17,7 @@ use self::member::Asked;
 use crate::event::DeviceState;
 use crate::fleet::{Device, Fleet};
 use crate::hints;
-use crate::member::{Member, Standing};
+use crate::member::{Member, Outcome, Standing};
 use crate::rollout::Rollout;
 use crate::status;
 
@@ -43,7 +43,7 @@ pub struct Why {
 type Reason = (Refusal, Option<u64>);
 
 /// Why `device` has, or has not, what `rollout` brings. `None` asks about the device itself: what keeps it from every update comes
-/// first, then the newest rollout of each product that concerns it, those that leave something to be said before the others.
+/// first, then, of the newest rollouts of each product that concern it, what [`Weight`] says.
 pub fn why(fleet: &Fleet, rollout: Option<&PlanId>, device: &DeviceId, now: u64) -> Why {
     let Some(d) = fleet.device(device) else {
         let reason = Refusal::new(Code::NotFound, format!("there is no device {device}"));
@@ -67,8 +67,11 @@ fn deciding<'a>(fleet: &'a Fleet, d: &Device, device: &DeviceId, now: u64) -> (O
         .iter()
         .map(|rollout| (Some(*rollout), in_rollout(fleet, rollout, d, device, now)))
         .collect();
-    // What leaves something to be said comes first; the sort keeps the newest of these in front.
-    answers.sort_by_key(|(_, (reason, _))| reason.code == Code::UpToDate);
+    let confirmed_at = concerning.iter().filter_map(|r| confirmed_at(r, device)).max();
+    // The sort keeps the newest of those with the same weight in front.
+    answers.sort_by_key(|(rollout, (reason, _))| {
+        rollout.map_or(Weight::Elsewhere, |r| weight(r, device, reason.code, confirmed_at))
+    });
     let untouched = || {
         (
             None,
@@ -76,6 +79,44 @@ fn deciding<'a>(fleet: &'a Fleet, d: &Device, device: &DeviceId, now: u64) -> (O
         )
     };
     answers.into_iter().next().unwrap_or_else(untouched)
+}
+
+/// How much an answer says about a device just now; what says most comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Weight {
+    /// A rollout that is not over.
+    UnderWay,
+    /// The newest thing that happened to the device, although that rollout is over.
+    Last,
+    UpToDate,
+    /// Something came since, of another product.
+    Past,
+    /// A rollout that does not list the device.
+    Elsewhere,
+}
+
+/// `confirmed_at`: when the device last became up to date, by any rollout.
+fn weight(r: &Rollout, device: &DeviceId, code: Code, confirmed_at: Option<u64>) -> Weight {
+    let Some(member) = r.member(device) else {
+        return Weight::Elsewhere;
+    };
+    let at = match &member.outcome {
+        Some(Outcome::Failed { at, .. } | Outcome::Spared { at, .. }) => *at,
+        _ => r.started_at,
+    };
+    match () {
+        () if code == Code::UpToDate => Weight::UpToDate,
+        () if r.is_under_way() => Weight::UnderWay,
+        () if confirmed_at.is_some_and(|confirmed| confirmed > at) => Weight::Past,
+        () => Weight::Last,
+    }
+}
+
+fn confirmed_at(r: &Rollout, device: &DeviceId) -> Option<u64> {
+    match r.member(device)?.outcome {
+        Some(Outcome::Confirmed { at, .. }) => Some(at),
+        _ => None,
+    }
 }
 
 fn answer(

@@ -291,6 +291,72 @@ fn why_of_a_device_names_the_rule_that_decides_about_it_now() {
     insta::assert_snapshot!(out);
 }
 
+/// Two products: what is past, or concerns others, does not stand before what is now.
+#[test]
+fn why_of_a_device_with_two_products_speaks_of_now() {
+    let mut out = String::new();
+    let mut w = World::new(3);
+    let mut shop = spec(&[0]);
+    shop.product = Ident::parse("shop").unwrap();
+    shop.waves[0].members = vec![dev(0), dev(1)];
+    // app 1.1.0 fails on device 0 and is ended, then shop is confirmed there.
+    w.start(1, &spec(&[1, 1]));
+    w.settle();
+    let unhealthy = Refusal::new(Code::Unhealthy, "3 probes failed in a row");
+    w.report(1, 0, Phase::RolledBack, Some(unhealthy));
+    w.settle();
+    w.event(Event::Aborted {
+        rollout: rollout_id(1),
+        reason: String::new(),
+        at: w.now,
+    });
+    of_device(&mut out, "failed, and nothing since", &w, 0);
+    w.wait(60);
+    w.start(2, &shop);
+    w.settle();
+    of_device(&mut out, "another product is under way", &w, 0);
+    for n in [0, 1] {
+        w.confirm(2, n);
+    }
+    w.settle();
+    of_device(&mut out, "another product is confirmed since", &w, 0);
+    line(&mut out, "the same of the one that failed", &w, 1, 0);
+    // A newer app for device 2 alone, while device 1 runs app and shop.
+    let mut newer = spec(&[0]);
+    newer.waves[0].members = vec![dev(2)];
+    (newer.version, newer.counter, newer.seq) = ("1.2.0".parse().unwrap(), 12, 2);
+    newer.select = "name = dev2".to_owned();
+    w.wait(60);
+    w.start(3, &newer);
+    w.settle();
+    w.confirm(3, 2);
+    w.settle();
+    w.event(Event::Reported {
+        device: dev(1),
+        at: w.now,
+        status: runs(10, "1.0.0"),
+    });
+    of_device(
+        &mut out,
+        "well, and not selected by the newest of another product",
+        &w,
+        1,
+    );
+    w.wait(60);
+    w.start(4, &RolloutSpec { seq: 4, ..shop });
+    w.settle();
+    w.report(4, 0, Phase::RolledBack, Some(Refusal::new(Code::OperatorRollback, " ")));
+    w.report(
+        4,
+        1,
+        Phase::Waiting,
+        Some(Refusal::new(Code::Locked, "the device is locked: ")),
+    );
+    of_device(&mut out, "went back without a word", &w, 0);
+    of_device(&mut out, "locked without a word", &w, 1);
+    insta::assert_snapshot!(out);
+}
+
 #[test]
 fn why_a_device_that_died_under_way_is_silent() {
     let mut out = String::new();
@@ -353,6 +419,28 @@ fn halted(out: &mut String, says: &str, sizes: &[u32], change: impl Fn(&mut Roll
         status.hint
     )
     .unwrap();
+}
+
+/// The canary kept what an aborted rollout gave it: only going back on purpose, or leaving it out, leads on.
+#[test]
+fn a_canary_that_runs_something_newer_is_led_back_or_left_out() {
+    let mut w = World::new(4);
+    w.event(Event::Reported {
+        device: dev(0),
+        at: w.now,
+        status: runs(12, "1.2.0"),
+    });
+    w.start(1, &spec(&[1, 3]));
+    w.settle();
+    assert_eq!(w.reason(1), Some(Code::EvidenceMissing));
+    let hint = w.status(1).hint;
+    let start = "`ensign rollout start --product app --version 1.1.0";
+    for step in [
+        format!("to go back on purpose: {start} --select all --allow-downgrade --reason TEXT`"),
+        format!("or without those that run something newer: {start} --select 'not name in (dev0)'`"),
+    ] {
+        assert!(hint.contains(&step), "{hint}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Rollouts as the API shows them.
 
-use ensign_api::{Away, Reason, Rollout, Time, TransferBytes, Why};
+use ensign_api::{Away, Halted, Reason, Rollout, Time, TransferBytes, Why};
 use ensign_bundle::digest::{DeviceId, PlanId};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
@@ -74,13 +74,26 @@ impl State {
     fn show_why(&self, row: &DeviceRow, why: model::Why) -> Why {
         Why {
             device: why.device,
+            release: why.rollout.as_ref().and_then(|id| self.brings(id)),
             rollout: why.rollout,
             wave: why.wave,
             status: self.view_device(row).status.name().to_owned(),
+            status_of: self.status_of(row),
             reason: Some(reason(&why.reason)),
             next_eligible: why.next_eligible.map(Time),
             hint: why.hint,
         }
+    }
+
+    /// `PRODUCT@VERSION` of a rollout.
+    fn brings(&self, id: &PlanId) -> Option<String> {
+        let spec = &self.rollouts.model.rollout(id)?.spec;
+        Some(format!("{}@{}", spec.product, spec.version))
+    }
+
+    /// What the newest status of a device is about.
+    pub(super) fn status_of(&self, row: &DeviceRow) -> Option<String> {
+        self.brings(&PlanId::of(&row.status.as_ref()?.plan?))
     }
 
     /// The rollout that `text` means: an id, a unique prefix of at least 4 digits, or a product (its newest).
@@ -120,6 +133,26 @@ impl State {
 
     pub(super) fn live_rollouts(&self) -> u64 {
         self.rollouts.model.rollouts().filter(|(_, r)| r.is_under_way()).count() as u64
+    }
+
+    pub(super) fn halted(&self) -> Vec<Halted> {
+        let one = |(r, why): (&model::Rollout, &Refusal)| Halted {
+            rollout: r.id,
+            product: r.spec.product.clone(),
+            version: r.spec.version.clone(),
+            reason: reason(why),
+        };
+        model::halted(&self.rollouts.model).into_iter().map(one).collect()
+    }
+
+    /// Rollouts that list the device and may still change it.
+    pub(super) fn open_rollouts_of(&self, device: &DeviceId) -> Vec<PlanId> {
+        let model = &self.rollouts.model;
+        let open = |id: &&PlanId| {
+            let rollout = model.rollout(id).filter(|r| !r.is_over());
+            rollout.is_some_and(|r| r.member(device).is_some())
+        };
+        model.followed(device).filter(open).copied().collect()
     }
 
     pub(super) fn newest_rollout_of(&self, device: &DeviceId) -> Option<PlanId> {

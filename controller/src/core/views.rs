@@ -37,6 +37,8 @@ impl State {
             dark: self.devices.keys().filter(|id| self.is_dark(id)).count() as u64,
             releases: self.releases.len() as u64,
             rollouts: self.live_rollouts(),
+            halted: self.halted(),
+            unwell: ensign_rollout::unwell(&self.rollouts.model),
             root: RoleState {
                 version: root.version,
                 expires: Time(root.expires),
@@ -72,6 +74,7 @@ impl State {
             labels: row.labels.clone(),
             products: status.map(products).unwrap_or_default(),
             status: status.map(|s| s.phase).unwrap_or_default().into(),
+            status_of: self.status_of(row),
             reason: Self::device_reason(row),
             last_seen: seen.map(Time),
             connected,
@@ -79,6 +82,7 @@ impl State {
             facts: row.facts.clone(),
             held: row.held,
             denied: status.map(|s| s.denied.clone()).unwrap_or_default(),
+            rollouts: self.open_rollouts_of(&row.id),
         }
     }
 
@@ -191,10 +195,16 @@ impl State {
                 code,
                 text: text.to_owned(),
             }),
-            None => row.status.as_ref()?.reason.as_ref().map(|refusal| Reason {
-                code: refusal.code,
-                text: printable(&refusal.text, 500),
-            }),
+            // What a confirmed device once said is past.
+            None => row
+                .status
+                .as_ref()
+                .filter(|status| status.phase != wire::Phase::Confirmed)
+                .and_then(|status| status.reason.as_ref())
+                .map(|refusal| Reason {
+                    code: refusal.code,
+                    text: printable(&ensign_rollout::told(refusal).text, 500),
+                }),
         }
     }
 

@@ -8,6 +8,8 @@ mod rollout;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use ensign_api::DeviceStatus;
+use ensign_bundle::ids::Ident;
 
 pub use key::{KeyVerb, RootVerb, Rotate};
 pub use mistakes::failure;
@@ -268,12 +270,12 @@ pub enum DeviceVerb {
     /// Devices, what they run and how they are.
     #[command(after_help = "Example:
   ensign device ls --select 'site in (lyon, paris)'
-  ensign device ls -o json")]
-    Ls {
-        /// Only those that match, e.g. `site = lyon and not pilot` [default: all].
-        #[arg(long, value_name = "EXPR")]
-        select: Option<String>,
-    },
+  ensign device ls --status rolled-back,rejected
+  ensign device ls --reason no-space -o json
+
+EXPR: `key = v`, `key != v`, `key in (a, b)`, `key` (is there), `not`, `and`, `or`, parentheses.
+A key is a label, `name` or `id`: status, reason and version are no labels. --reason CODE shows those with that reason.")]
+    Ls(DeviceList),
     /// Everything about one device.
     #[command(after_help = "Example:
   ensign device show dev1")]
@@ -284,11 +286,15 @@ pub enum DeviceVerb {
     },
     /// Why a device does not run what you expect, and when it will.
     #[command(after_help = "Example:
-  ensign device why dev1")]
+  ensign device why dev1
+  ensign device why dev1 --product app")]
     Why {
         /// Name, id, or a unique prefix of an id of 8 digits or more.
         #[arg(value_name = "DEVICE")]
         device: String,
+        /// What the newest rollout of this product means for it [default: the rollout that says most about it now].
+        #[arg(long, value_name = "PRODUCT")]
+        product: Option<Ident>,
     },
     /// Let waiting devices in.
     #[command(after_help = "Example:
@@ -331,6 +337,27 @@ pub enum DeviceVerb {
     #[command(after_help = "Example:
   ensign device unhold dev1")]
     Unhold(Devices),
+}
+
+/// What `device ls` shows.
+#[derive(Debug, Default, Args)]
+pub struct DeviceList {
+    /// Only those that match, e.g. `site = lyon and not pilot` [default: all].
+    #[arg(long, value_name = "EXPR")]
+    pub select: Option<String>,
+    /// Only those in one of these: dark, idle, fetching, staged, waiting, switching, trial, confirmed, rolling-back, rolled-back,
+    /// rejected [default: all].
+    #[arg(long, value_name = "STATUS,...", value_delimiter = ',', value_parser = status_word)]
+    pub status: Vec<String>,
+}
+
+/// A word of the column STATUS.
+fn status_word(text: &str) -> Result<String, String> {
+    let words = DeviceStatus::ALL.map(DeviceStatus::name);
+    if text == "dark" || words.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("a status is dark, {}", words.join(", ")))
 }
 
 impl Global {

@@ -16,9 +16,9 @@ pub use why::ask;
 
 pub async fn run(app: &App, verb: DeviceVerb) -> Result<()> {
     match verb {
-        DeviceVerb::Ls { select } => show::list(app, select.as_deref()).await,
+        DeviceVerb::Ls(which) => show::list(app, &which).await,
         DeviceVerb::Show { device } => show::show(app, &device).await,
-        DeviceVerb::Why { device } => why::run(app, &device).await,
+        DeviceVerb::Why { device, product } => why::run(app, &device, product.as_ref()).await,
         DeviceVerb::Accept(which) => change::state(app, "accept", &which).await,
         DeviceVerb::Reject(which) => change::state(app, "reject", &which).await,
         DeviceVerb::Suspend(which) => change::state(app, "suspend", &which).await,

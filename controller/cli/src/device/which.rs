@@ -72,17 +72,41 @@ pub fn several<'a, T: Named>(rows: &'a [T], which: &Devices) -> Result<Vec<&'a T
         ids.extend(selected.map(|row| *row.id()));
     }
     if ids.is_empty() {
-        return fail!(
-            NobodyMatches,
-            "none of {} matches",
-            show_count(rows.len() as u64, "device")
-        );
+        return match &which.select {
+            Some(select) => Err(nobody(&selector(select)?, rows.len())),
+            None => fail!(
+                NobodyMatches,
+                "none of {} is named",
+                show_count(rows.len() as u64, "device")
+            ),
+        };
     }
     Ok(rows.iter().filter(|row| ids.contains(row.id())).collect())
 }
 
 pub fn selector(text: &str) -> Result<Selector> {
-    Selector::parse(text).map_err(|e| Failure::usage(format!("`{}`: {}", printable(text, 80), e.text)))
+    Selector::parse(text).map_err(|e| {
+        Failure::usage(format!("`{}`: {}", printable(text, 80), e.text)).hint(
+            "for example 'site = lyon' or 'site in (lyon, paris) and not pilot'; the grammar: `ensign device ls --help`",
+        )
+    })
+}
+
+/// The selector is well written and means none of `all` devices.
+pub fn nobody(selector: &Selector, all: usize) -> Failure {
+    let matches = if all == 1 { "does not match" } else { "matches" };
+    let who = if all == 1 {
+        "the only device".to_owned()
+    } else {
+        format!("none of {all} devices")
+    };
+    let failure = Failure::new(Code::NobodyMatches, format!("{who} {matches}"));
+    if selector.keys().iter().any(|key| key.as_str() == "status") {
+        return failure.hint(
+            "status is no label: `ensign device ls --status rolled-back,rejected`; keys are labels, name and id",
+        );
+    }
+    failure.hint("keys are labels, name and id: `ensign device ls` shows them")
 }
 
 pub fn matches<T: Named>(selector: &Selector, row: &T) -> bool {

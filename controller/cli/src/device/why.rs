@@ -1,14 +1,17 @@
 //! `device why`: the one rule that decides about a device just now.
 
 use ensign_api::{Device, Rollout, Why};
+use ensign_bundle::ids::Ident;
 use ensign_bundle::reason::Code;
 use ensign_bundle::text::printable;
 use serde::Serialize;
 
 use crate::app::{App, Session};
+use crate::device::show::about;
 use crate::device::which;
 use crate::failure::Result;
 use crate::output::{Document, Facts, Paint, steps};
+use crate::rollout;
 
 /// What the controller says, with the name that people use.
 #[derive(Debug, Serialize)]
@@ -18,11 +21,19 @@ pub struct Answer {
     name: String,
 }
 
-pub async fn run(app: &App, text: &str) -> Result<()> {
+/// `product`: what its newest rollout means for the device, whatever others do.
+pub async fn run(app: &App, text: &str, product: Option<&Ident>) -> Result<()> {
     let session = app.session()?;
     let devices: Vec<Device> = session.client.get("/v1/devices").await?;
     let device = which::find(&devices, text)?;
-    app.shell.print(&of_device(&session, device).await?)
+    let answer = match product {
+        Some(product) => {
+            let rollout = rollout::newest_of(&session, product).await?;
+            ask(&session, &rollout, device).await?
+        }
+        None => of_device(&session, device).await?,
+    };
+    app.shell.print(&answer)
 }
 
 /// What the controller says about a device now.
@@ -71,14 +82,19 @@ impl Document for Answer {
         let mut facts = Facts::new();
         let why = &self.why;
         let device = format!("{} ({})", self.name, why.device);
-        facts.add("device", device).add("status", &why.status);
+        let status = about(why.status.clone(), why.status_of.as_deref());
+        facts.add("device", device).add("status", status);
         match &why.reason {
             Some(reason) => facts.add("because", format!("{} ({})", reason.text, reason.code)),
             None => facts.add("because", "nothing holds it"),
         };
+        let of = why
+            .release
+            .as_ref()
+            .map_or_else(String::new, |release| format!(" of {release}"));
         match (&why.rollout, why.wave) {
-            (Some(rollout), Some(wave)) => facts.add("rollout", format!("{rollout}, wave {wave}")),
-            (Some(rollout), None) => facts.add("rollout", format!("{rollout}, in no wave")),
+            (Some(rollout), Some(wave)) => facts.add("rollout", format!("{rollout}{of}, wave {wave}")),
+            (Some(rollout), None) => facts.add("rollout", format!("{rollout}{of}, in no wave")),
             (None, _) => facts.add("rollout", "none"),
         };
         if let Some(time) = why.next_eligible {
@@ -104,8 +120,10 @@ mod tests {
         let mut why = Why {
             device: DeviceId([0xab; 32]),
             rollout: Some(PlanId([0x12; 16])),
+            release: Some("app@1.2.0".to_owned()),
             wave: Some(2),
-            status: "waiting".to_owned(),
+            status: "confirmed".to_owned(),
+            status_of: Some("shop@2.0.0".to_owned()),
             reason: Some(Reason {
                 code: Code::Soaking,
                 text: "wave 1 must stay healthy for 10m, 4m 12s are left".to_owned(),

@@ -67,7 +67,8 @@ impl Check {
                 show_count(fleet.rollouts, "rollout")
             )
         } else {
-            let texts: Vec<&str> = findings.iter().map(|f| f.text.as_str()).collect();
+            // Who is woken by this line gets to know what to type.
+            let texts: Vec<String> = findings.iter().map(|f| format!("{} ({})", f.text, f.hint)).collect();
             format!("{}: {}", status.fleet().name, texts.join("; "))
         };
         Self::new(state, text, findings)
@@ -155,6 +156,19 @@ mod tests {
             text.starts_with("ENSIGN WARNING - acme: the fleet is frozen since") && !text.contains('|'),
             "{text}"
         );
+        let (exit, text) = line(|fleet| fleet.halted.push(super::super::status::tests::halted()));
+        assert_eq!(
+            (exit, &*text),
+            (
+                1,
+                "ENSIGN WARNING - acme: the rollout 1f1f1f1f1f1f of app@1.2.0 is halted: the only device of wave 1 failed \
+                 (too-many-failed) (`ensign rollout why --rollout 1f1f1f1f1f1f`)\n"
+            )
+        );
+        let (exit, text) = line(|fleet| {
+            fleet.unwell.insert(Code::Unhealthy, 2);
+        });
+        assert_eq!(exit, 0, "what ended with its rollout is advice: {text}");
         let (exit, text) = line(|fleet| {
             frozen(fleet);
             fleet.dark = 2;

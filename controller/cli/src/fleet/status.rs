@@ -20,6 +20,8 @@ use crate::units;
 const OFFLINE_SOON_S: u64 = 30 * 24 * 3600;
 /// The online roles renew themselves; less than this left means that they did not, seconds: 6 h.
 const ONLINE_SOON_S: u64 = 6 * 3600;
+/// Characters of an id that people are shown.
+const ID: usize = 12;
 
 /// `fleet show`: what the root says.
 #[derive(Debug, Serialize)]
@@ -142,8 +144,21 @@ fn findings(fleet: &Fleet, now: u64) -> Vec<Finding> {
         find(
             Level::Critical,
             text,
-            "`ensign device ls`, then `ensign rollout why DEVICE`",
+            "`ensign device ls --status dark`, then `ensign device why DEVICE`",
         );
+    }
+    for halted in &fleet.halted {
+        let id = &halted.rollout.to_string()[..ID];
+        let text = format!(
+            "the rollout {id} of {}@{} is halted: {} ({})",
+            halted.product, halted.version, halted.reason.text, halted.reason.code
+        );
+        find(Level::Warning, text, &format!("`ensign rollout why --rollout {id}`"));
+    }
+    for (code, devices) in &fleet.unwell {
+        let (level, what, hint) = in_trouble(*code);
+        let text = format!("{} {what} ({code})", units::show_count(*devices, "device"));
+        find(level, text, hint);
     }
     let roles = [
         ("root", fleet.root, OFFLINE_SOON_S),
@@ -189,6 +204,32 @@ fn findings(fleet: &Fleet, now: u64) -> Vec<Finding> {
         );
     }
     out
+}
+
+/// How bad it is, what is said of devices in this trouble, and what to type.
+fn in_trouble(code: Code) -> (Level, &'static str, &'static str) {
+    match code {
+        Code::CloneDetected => (
+            Level::Warning,
+            "with a second copy connected: nothing is installed on either",
+            "`ensign device ls --reason clone-detected`, then `ensign device why DEVICE`",
+        ),
+        Code::NoSpace => (
+            Level::Advice,
+            "without the space for an update",
+            "`ensign device ls --reason no-space`, then `ensign device why DEVICE`",
+        ),
+        Code::OperatorRollback => (
+            Level::Advice,
+            "taken back by somebody at the device",
+            "`ensign device ls --reason operator-rollback`, then `ensign device why DEVICE`",
+        ),
+        _ => (
+            Level::Advice,
+            "did not take the last update",
+            "`ensign device ls --status rolled-back,rejected`, then `ensign device why DEVICE`",
+        ),
+    }
 }
 
 impl Document for Identity {
@@ -293,10 +334,24 @@ pub mod tests {
             dark: 0,
             releases: 3,
             rollouts: 1,
+            halted: Vec::new(),
+            unwell: BTreeMap::new(),
             root: role(1_830_000_000),
             targets: role(1_830_000_000),
             snapshot: role(1_800_500_000),
             timestamp: role(1_800_100_000),
+        }
+    }
+
+    pub fn halted() -> ensign_api::Halted {
+        ensign_api::Halted {
+            rollout: ensign_bundle::digest::PlanId([0x1f; 16]),
+            product: "app".parse().unwrap(),
+            version: "1.2.0".parse().unwrap(),
+            reason: ensign_api::Reason {
+                code: Code::TooManyFailed,
+                text: "the only device of wave 1 failed".to_owned(),
+            },
         }
     }
 
@@ -317,9 +372,11 @@ pub mod tests {
         });
         bad.timestamp.expires = Time(now - 5);
         bad.targets.expires = Time(now + 3600);
+        bad.halted = vec![halted()];
+        bad.unwell = BTreeMap::from([(Code::NoSpace, 1), (Code::Unhealthy, 2), (Code::CloneDetected, 1)]);
         let findings = findings(&bad, now);
         assert_eq!(findings.iter().filter(|f| f.level == Level::Critical).count(), 2);
-        assert_eq!(findings.iter().filter(|f| f.level == Level::Warning).count(), 2);
+        assert_eq!(findings.iter().filter(|f| f.level == Level::Warning).count(), 4);
         insta::assert_snapshot!(Status { fleet: bad, findings }.table(Paint(false)));
     }
 }

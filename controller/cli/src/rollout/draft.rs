@@ -2,7 +2,7 @@
 
 use ensign_api::DeviceState;
 use ensign_bundle::codec::Ext;
-use ensign_bundle::digest::CutSeed;
+use ensign_bundle::digest::{CutSeed, PlanId};
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::plan::cohort::{self, Candidate, CutWave};
 use ensign_bundle::plan::statements::{Evidence, GateKind, Plan, PlanRelease, Wave};
@@ -36,8 +36,16 @@ pub struct Draft<'a> {
     pub chosen: Vec<&'a Known>,
     /// Devices that the selector matches and that take no part all the same.
     pub left_out: Vec<LeftOut>,
-    /// Rollouts of the product that are not finished, for people.
-    pub supersedes: Vec<String>,
+    /// Rollouts of the product that are not finished: this one takes their place on the devices that both list.
+    pub open: Vec<Open>,
+}
+
+/// A rollout that is not finished.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Open {
+    pub id: PlanId,
+    /// For people.
+    pub what: String,
 }
 
 /// A device that matches and is not in the plan: suspended, pending, or not-in-plan where it is excluded.
@@ -127,7 +135,7 @@ pub fn draft<'a>(
         cut,
         chosen,
         left_out,
-        supersedes: Vec::new(),
+        open: Vec::new(),
     })
 }
 

@@ -14,6 +14,7 @@ mod words;
 #[cfg(test)]
 pub use draft::tests as draft_tests;
 use ensign_api::Rollout;
+use ensign_bundle::ids::Ident;
 use ensign_bundle::reason::Code;
 use ensign_bundle::text::printable;
 use ensign_bundle::words::{Fits, ROLLOUT_PREFIX, by_prefix};
@@ -57,6 +58,14 @@ async fn all(session: &Session) -> Result<Vec<Rollout>> {
     let mut rollouts: Vec<Rollout> = session.client.get("/v1/rollouts").await?;
     rollouts.sort_by_key(|r| std::cmp::Reverse((r.started, r.seq)));
     Ok(rollouts)
+}
+
+/// The newest rollout of a product.
+pub async fn newest_of(session: &Session, product: &Ident) -> Result<Rollout> {
+    let newest = all(session).await?.into_iter().find(|r| r.product == *product);
+    newest.ok_or_else(|| {
+        Failure::new(Code::NoRollout, format!("no rollout of {product} was started yet")).hint("`ensign rollout ls`")
+    })
 }
 
 /// The rollout that `text` names; none = the newest.

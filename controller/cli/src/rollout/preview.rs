@@ -1,6 +1,6 @@
 //! What a rollout would do, shown before anything is signed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use ensign_rollout::WaveBrakes;
 use serde::Serialize;
 
 use crate::evidence::Inventory;
-use crate::output::{Document, Facts, Grid, Mood, Paint, bar, some_of};
+use crate::output::{Document, Facts, Grid, Mood, Paint, bar, some_of, terminal_width};
 use crate::rollout::draft::Draft;
 use crate::rollout::view;
 use crate::units;
@@ -47,6 +47,10 @@ pub struct Preview {
     away: Vec<String>,
     /// Rollouts of the product that this one ends on the devices that they share.
     supersedes: Vec<String>,
+    /// A wave that could never open the next one, for what its devices run already.
+    stuck: Option<Stuck>,
+    /// The draw is made anew at the start: who is in which wave is an example.
+    example: bool,
     /// The plan file that was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     written: Option<Written>,
@@ -57,6 +61,21 @@ pub struct Preview {
 struct Written {
     id: PlanId,
     file: PathBuf,
+}
+
+/// Too few devices of a wave would take the release: nobody could vouch for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stuck {
+    pub wave: u32,
+    pub devices: u32,
+    /// Those of them that would take it.
+    pub taking: u32,
+    /// What the gate of the next wave wants to see.
+    pub evidence: u32,
+    /// What one of the others runs.
+    pub running: Version,
+    /// Names of the others.
+    pub newer: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -102,6 +121,8 @@ struct Brakes {
 #[derive(Debug, Serialize)]
 struct Refused {
     device: String,
+    #[serde(skip)]
+    id: Option<DeviceId>,
     code: Code,
     why: String,
     /// What it runs, where that is newer.
@@ -116,11 +137,14 @@ pub struct Seen {
     pub frozen: Option<Frozen>,
     /// Plain size of the release, bytes; none where nobody could be asked.
     pub bytes: Option<u64>,
+    /// Nothing is signed: the start draws anew.
+    pub example: bool,
 }
 
 impl Preview {
     pub fn of(draft: &Draft<'_>, inventory: &Inventory, seen: &Seen, print_devices: bool) -> Self {
         let (refused, away) = unchanged(draft, inventory, &seen.rows);
+        let stuck = stuck(draft, &refused);
         let plan = &draft.plan;
         let sizes: Vec<u32> = draft.cut.iter().map(CutWave::count).collect();
         let brakes = ensign_rollout::brakes(&plan.pace.stop, &sizes);
@@ -183,7 +207,9 @@ impl Preview {
             frozen: seen.frozen.clone(),
             refused,
             away,
-            supersedes: draft.supersedes.clone(),
+            supersedes: supersedes(draft, &seen.rows),
+            stuck,
+            example: seen.example,
             written: None,
         }
     }
@@ -204,11 +230,69 @@ impl Preview {
         self.devices
     }
 
+    /// Why it would halt before its second wave, whatever happens.
+    pub fn stuck(&self) -> Option<&Stuck> {
+        self.stuck.as_ref()
+    }
+
     /// Where nobody would take the release, because what runs is newer everywhere: one of the versions that run.
     pub fn all_run_newer(&self) -> Option<&Version> {
         let newer: Vec<&Version> = self.refused.iter().filter_map(|r| r.newer.as_ref()).collect();
         let all = u32::try_from(newer.len()).is_ok_and(|n| n == self.devices);
         newer.first().copied().filter(|_| all)
+    }
+}
+
+/// Open rollouts that list some of the chosen devices, and how many.
+fn supersedes(draft: &Draft<'_>, rows: &[Device]) -> Vec<String> {
+    let chosen: BTreeSet<DeviceId> = draft.chosen.iter().map(|k| k.member.device).collect();
+    let rows: Vec<&Device> = rows.iter().filter(|row| chosen.contains(&row.id)).collect();
+    let shared = |id: &PlanId| rows.iter().filter(|row| row.rollouts.contains(id)).count() as u64;
+    let open = draft.open.iter().map(|open| (&open.what, shared(&open.id)));
+    open.filter(|(_, shared)| *shared > 0)
+        .map(|(what, shared)| format!("{what} on {}", units::show_count(shared, "device")))
+        .collect()
+}
+
+/// The first wave whose devices run something newer, so that too few are left to open the next wave.
+fn stuck(draft: &Draft<'_>, refused: &[Refused]) -> Option<Stuck> {
+    let waves = draft.cut.iter().zip(&draft.plan.waves);
+    let filled: Vec<_> = waves.filter(|(cut, _)| cut.count() > 0).collect();
+    filled.windows(2).find_map(|pair| {
+        let [(cut, _), (_, next)] = pair else { return None };
+        let Evidence::Receipts(evidence) = next.evidence else {
+            return None;
+        };
+        let unchanged = refused
+            .iter()
+            .filter(|r| cut.members.iter().any(|m| Some(m.device) == r.id));
+        let (newer, others): (Vec<&Refused>, Vec<&Refused>) = unchanged.partition(|r| r.newer.is_some());
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let taking = cut.count().saturating_sub(count(newer.len() + others.len()));
+        let running = newer.first()?.newer.clone()?;
+        (taking < evidence).then(|| Stuck {
+            wave: cut.number,
+            devices: cut.count(),
+            taking,
+            evidence,
+            running,
+            newer: newer.iter().map(|r| r.device.clone()).collect(),
+        })
+    })
+}
+
+impl Stuck {
+    /// What would become of it.
+    pub fn words(&self) -> String {
+        format!(
+            "wave {} can never open the next one: {} of {} would take the release and {} must vouch for it ({} runs {}, which is newer)",
+            self.wave,
+            self.taking,
+            units::show_count(u64::from(self.devices), "device"),
+            self.evidence,
+            some_of(&self.newer),
+            self.running
+        )
     }
 }
 
@@ -220,6 +304,7 @@ fn unchanged(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> (Vec<
         .iter()
         .map(|(name, refusal)| Refused {
             device: name.clone(),
+            id: None,
             code: refusal.code,
             why: format!("left out, the evidence does not hold: {}", refusal.text),
             newer: None,
@@ -228,6 +313,7 @@ fn unchanged(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> (Vec<
     refused.extend(draft.left_out.iter().map(|out| {
         Refused {
             device: out.name.clone(),
+            id: None,
             code: out.why,
             newer: None,
             why: match out.why {
@@ -275,6 +361,7 @@ fn unchanged(draft: &Draft<'_>, inventory: &Inventory, rows: &[Device]) -> (Vec<
         };
         refused.push(Refused {
             device: known.member.name.clone(),
+            id: Some(known.member.device),
             code,
             why,
             newer: running.filter(|_| code == Code::NewerInstalled).cloned(),
@@ -316,7 +403,9 @@ fn opens(wave: &PreviewWave, soak_s: u64) -> String {
 
 impl Document for Preview {
     fn table(&self, paint: Paint) -> String {
-        let mut grid = Grid::new(&["WAVE", "DEVICES", "", "OPENS", "HALTS AT"], paint).right(&[0, 1]);
+        let mut grid = Grid::new(&["WAVE", "DEVICES", "", "OPENS", "HALTS AT"], paint)
+            .right(&[0, 1])
+            .sentences(terminal_width());
         for w in &self.waves {
             let opens = opens(w, self.soak_s);
             grid.row([
@@ -388,9 +477,16 @@ impl Document for Preview {
         // Writing to a string cannot fail.
         for w in self.waves.iter().filter(|w| !w.names.is_empty()) {
             let names: Vec<String> = w.names.iter().map(|n| printable(n, 63)).collect();
-            let _ = writeln!(out, "wave {}: {}", w.index, names.join(" "));
+            let example = if self.example { ", for example" } else { "" };
+            let _ = writeln!(out, "wave {}{example}: {}", w.index, names.join(" "));
         }
         let note = paint.yellow("note:");
+        if self.example && self.waves.iter().filter(|w| w.devices > 0).count() > 1 {
+            let _ = writeln!(
+                out,
+                "{note} the start draws anew who comes first; --canary EXPR makes the first wave exactly those"
+            );
+        }
         let lines = alike(&self.refused);
         for line in lines.iter().take(SHOWN) {
             let _ = writeln!(out, "{note} {line}");
@@ -407,10 +503,10 @@ impl Document for Preview {
             );
         }
         for rollout in &self.supersedes {
-            let _ = writeln!(
-                out,
-                "{note} takes the place of the rollout {rollout} on the devices they share"
-            );
+            let _ = writeln!(out, "{note} takes the place of the rollout {rollout}");
+        }
+        if let Some(stuck) = &self.stuck {
+            let _ = writeln!(out, "{} {}", paint.red("refused:"), stuck.words());
         }
         if let Some(frozen) = &self.frozen {
             let warning = paint.red("frozen:");
@@ -436,7 +532,40 @@ mod tests {
 
     use super::*;
     use crate::device::tests::device;
-    use crate::rollout::draft::{draft, tests as fixture};
+    use crate::rollout::draft::{Moment, Open, draft, tests as fixture};
+
+    /// What runs on the canary is newer: nobody could vouch for the release, and that is said before anything is signed.
+    #[test]
+    fn a_wave_that_cannot_open_the_next_is_found() {
+        let inventory = fixture::inventory(3);
+        let two = fixture::words(|s| s.waves = Some("1,100%".to_owned()));
+        let found = |words: &crate::rollout::words::Words, newer: &[usize]| {
+            let moment = Moment {
+                reason: "back".to_owned(),
+                ..fixture::moment()
+            };
+            let drafted = draft(words, &inventory, &fixture::release(), &fixture::root(None), &moment).unwrap();
+            let rows = newer.iter().map(|n| {
+                let mut row = device(0, "dev", "9.0.0", DeviceStatus::Idle);
+                let members: Vec<DeviceId> = drafted.cut.iter().flat_map(|w| &w.members).map(|m| m.device).collect();
+                row.id = members[*n];
+                row
+            });
+            let seen = Seen {
+                rows: rows.collect(),
+                ..Seen::default()
+            };
+            let preview = Preview::of(&drafted, &inventory, &seen, false);
+            preview.stuck().map(|s| (s.wave, s.taking, s.evidence))
+        };
+        assert_eq!(found(&two, &[0]), Some((1, 0, 1)));
+        assert_eq!(found(&two, &[1]), None, "the last wave opens nothing");
+        let back = fixture::words(|s| {
+            s.waves = Some("1,100%".to_owned());
+            s.allow_downgrade = true;
+        });
+        assert_eq!(found(&back, &[0]), None);
+    }
 
     #[test]
     fn says_who_how_much_and_what_stops_it() {
@@ -458,7 +587,14 @@ mod tests {
             &fixture::moment(),
         )
         .unwrap();
-        drafted.supersedes.push("1f1f1f1f (halted)".to_owned());
+        let open = |byte, what: &str| Open {
+            id: PlanId([byte; 16]),
+            what: what.to_owned(),
+        };
+        drafted.open = vec![
+            open(0x1f, "1f1f1f1f (halted)"),
+            open(0x2f, "2f2f2f2f (halted, of others)"),
+        ];
         let row = |n: usize, version| {
             let mut row = device(0, "dev", version, DeviceStatus::Idle);
             row.id = drafted.chosen[n].member.device;
@@ -473,6 +609,7 @@ mod tests {
         );
         denied.denied = vec![fixture::release().manifest.digest];
         away.connected = false;
+        away.rollouts = vec![PlanId([0x1f; 16])];
         held.held = true;
         cloned.reason = Some(Reason {
             code: Code::CloneDetected,
@@ -486,6 +623,7 @@ mod tests {
                 by: "ada".to_owned(),
             }),
             bytes: Some(56_340_000),
+            example: true,
         };
         let preview = Preview::of(&drafted, &inventory, &seen, false);
         insta::assert_snapshot!(preview.table(Paint(false)));

@@ -128,7 +128,7 @@ fn store(
 async fn show(app: &App, session: &Session, verified: &Verified, difference: &Difference) -> Result<()> {
     let draft = verified.draft();
     let preview = if verified.online {
-        start::preview(session, &draft, &verified.inventory, false).await?
+        start::preview(session, &draft, &verified.inventory, false, false).await?
     } else {
         Preview::of(&draft, &verified.inventory, &Seen::default(), false)
     };

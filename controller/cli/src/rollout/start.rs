@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ensign_api::{Base64, Fleet, Rollout, StartRollout};
 use ensign_bundle::digest::{CutSeed, PlanId};
-use ensign_bundle::ids::Ident;
+use ensign_bundle::ids::{Ident, Label};
 use ensign_bundle::reason::Code;
 
 use crate::app::{App, Session};
@@ -13,8 +13,8 @@ use crate::evidence::Inventory;
 use crate::failure::{Failure, Result};
 use crate::home::KeyRole;
 use crate::output::{Document as _, Paint, Shell};
-use crate::rollout::draft::{self, Draft, Moment};
-use crate::rollout::preview::{Preview, Seen};
+use crate::rollout::draft::{self, Draft, Moment, Open};
+use crate::rollout::preview::{Preview, Seen, Stuck};
 use crate::rollout::words::Words;
 use crate::rollout::{travel, wait};
 use crate::units::show_count;
@@ -32,7 +32,8 @@ pub async fn plan(app: &App, flags: &Start, out: Option<&Path>) -> Result<()> {
     let mut session = app.signing_session().await?;
     let inventory = Inventory::fetch(&session).await?;
     let draft = prepare(app, &mut session, &words, &inventory).await?;
-    let mut preview = preview(&session, &draft, &inventory, flags.print_devices).await?;
+    let example = out.is_none() || app.shell.dry_run;
+    let mut preview = preview(&session, &draft, &inventory, flags.print_devices, example).await?;
     if let Some(path) = out {
         newer_everywhere(&draft, &preview)?;
         if app.shell.dry_run {
@@ -50,7 +51,7 @@ pub async fn start(app: &App, flags: &Start) -> Result<()> {
     let mut session = app.signing_session().await?;
     let inventory = Inventory::fetch(&session).await?;
     let draft = prepare(app, &mut session, &words, &inventory).await?;
-    let preview = preview(&session, &draft, &inventory, flags.print_devices).await?;
+    let preview = preview(&session, &draft, &inventory, flags.print_devices, app.shell.dry_run).await?;
     app.shell.block(&preview.table(Paint::of_diagnostics()));
     newer_everywhere(&draft, &preview)?;
     // What devices would refuse is not started: the thresholds of every scope that the plan touches.
@@ -82,12 +83,12 @@ pub async fn start_file(app: &App, path: &Path, flags: &Start) -> Result<()> {
     let verified = travel::open(&mut session, path).await?;
     let mut draft = verified.draft();
     let rollouts: Vec<Rollout> = session.client.get("/v1/rollouts").await?;
-    draft.supersedes = superseded(
+    draft.open = open(
         &rollouts,
         &draft.plan.product,
         Some(PlanId::of(&verified.file.plan.digest())),
     );
-    let preview = preview(&session, &draft, &verified.inventory, flags.print_devices).await?;
+    let preview = preview(&session, &draft, &verified.inventory, flags.print_devices, false).await?;
     app.shell.block(&preview.table(Paint::of_diagnostics()));
     newer_everywhere(&draft, &preview)?;
     let shown = ensign_bundle::text::printable(&path.to_string_lossy(), 300);
@@ -111,10 +112,13 @@ pub async fn start_file(app: &App, path: &Path, flags: &Start) -> Result<()> {
     launch(app, &session, &preview, &verified.body(), flags).await
 }
 
-/// Nobody would take the release.
+/// Nobody would take the release, or too few of a wave to open the next one.
 fn newer_everywhere(draft: &Draft<'_>, preview: &Preview) -> Result<()> {
     let Some(running) = preview.all_run_newer() else {
-        return Ok(());
+        return match preview.stuck() {
+            Some(stuck) => Err(Failure::new(Code::DowngradeRefused, stuck.words()).hint(way_back(draft, stuck))),
+            None => Ok(()),
+        };
     };
     let release = format!("{}@{}", draft.plan.product, draft.plan.release.version);
     let who = match preview.devices() {
@@ -153,6 +157,24 @@ async fn launch(app: &App, session: &Session, preview: &Preview, body: &StartRol
     }
 }
 
+/// How to get there all the same.
+fn way_back(draft: &Draft<'_>, stuck: &Stuck) -> String {
+    let start = format!(
+        "`ensign rollout start --product {} --version {}",
+        draft.plan.product, draft.plan.release.version
+    );
+    let plain: Vec<&str> = stuck
+        .newer
+        .iter()
+        .map(String::as_str)
+        .filter(|n| Label::parse(n).is_ok())
+        .collect();
+    format!(
+        "to go back on purpose: {start} --allow-downgrade --reason TEXT`; or without those that run something newer: {start} --select 'not name in ({})'`",
+        plain.join(", ")
+    )
+}
+
 async fn prepare<'a>(app: &App, session: &mut Session, words: &Words, inventory: &'a Inventory) -> Result<Draft<'a>> {
     let release = session
         .trust
@@ -173,25 +195,29 @@ async fn prepare<'a>(app: &App, session: &mut Session, words: &Words, inventory:
         reason: app.shell.reason.clone(),
     };
     let mut draft = draft::draft(words, inventory, &release, session.trust.root(), &moment)?;
-    draft.supersedes = superseded(&rollouts, &words.product, None);
+    draft.open = open(&rollouts, &words.product, None);
     Ok(draft)
 }
 
 /// Rollouts of the product that are not over, but for the one that is meant.
-fn superseded(rollouts: &[Rollout], product: &Ident, own: Option<PlanId>) -> Vec<String> {
+fn open(rollouts: &[Rollout], product: &Ident, own: Option<PlanId>) -> Vec<Open> {
     let open = rollouts
         .iter()
         .filter(|r| r.product == *product && !r.state.is_final() && Some(r.id) != own);
-    open.map(|r| format!("{} of {} ({})", r.id, r.version, r.state.name()))
-        .collect()
+    open.map(|r| Open {
+        id: r.id,
+        what: format!("{} of {} ({})", r.id, r.version, r.state.name()),
+    })
+    .collect()
 }
 
-/// What the plan does, with what the controller says of its devices.
+/// What the plan does, with what the controller says of its devices. `example`: nothing is signed from this draw.
 pub async fn preview(
     session: &Session,
     draft: &Draft<'_>,
     inventory: &Inventory,
     print_devices: bool,
+    example: bool,
 ) -> Result<Preview> {
     let plan = &draft.plan;
     let path = format!("/v1/releases/{}/{}", plan.product, plan.release.version);
@@ -201,6 +227,7 @@ pub async fn preview(
         rows: session.client.get("/v1/devices").await?,
         frozen: fleet.frozen,
         bytes: Some(release.bytes),
+        example,
     };
     Ok(Preview::of(draft, inventory, &seen, print_devices))
 }

@@ -50,7 +50,7 @@ impl Verified {
             cut: self.cut.clone(),
             chosen: self.inventory.known.iter().collect(),
             left_out: Vec::new(),
-            supersedes: Vec::new(),
+            open: Vec::new(),
         }
     }
 

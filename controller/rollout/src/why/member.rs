@@ -58,8 +58,13 @@ impl Asked<'_> {
     }
 
     fn failed_or_held(&self) -> Refusal {
-        if let Some(Outcome::Failed { reason, .. } | Outcome::Spared { reason, .. }) = &self.m.outcome {
-            return reason.clone();
+        if let Some(Outcome::Failed { reason, at }) = &self.m.outcome {
+            let (spec, said) = (&self.r.spec, waits::told(reason));
+            let text = format!("{} {}, at {}: {}", spec.product, spec.version, utc(*at), said.text);
+            return Refusal::new(said.code, text);
+        }
+        if let Some(Outcome::Spared { reason, .. }) = &self.m.outcome {
+            return waits::told(reason);
         }
         let kept_out = kept_out(self.d);
         // A hold ends, a newer rollout stays newer.
@@ -151,7 +156,7 @@ impl Asked<'_> {
         }
         // What the device itself waits for says more than that it was offered.
         match &self.d.reason {
-            Some(reason) if mine => reason.clone(),
+            Some(reason) if mine => waits::told(reason),
             _ => Refusal::new(Code::InProgress, format!("offered {since} ago, {doing}")),
         }
     }
