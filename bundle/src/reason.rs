@@ -95,7 +95,7 @@ codes! {
     /// A signature does not verify.
     SignatureInvalid = "signature-invalid", 20, "sign again with the right key";
     /// Fewer valid signatures of distinct keys than the role's threshold.
-    ThresholdNotMet = "threshold-not-met", 20, "another key holder signs the same file: `ensign release sign FILE`, or `ensign rollout sign PLAN`";
+    ThresholdNotMet = "threshold-not-met", 20, "another key holder signs the same file: `ensign release sign FILE`, `ensign rollout sign PLAN` or `ensign token sign GRANT`";
     /// The signing key is not one of this role.
     RoleNotAuthorised = "role-not-authorised", 20, "sign with a key of the role: `ensign key ls`";
     /// Outside of what the product's delegation allows.

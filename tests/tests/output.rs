@@ -2,7 +2,9 @@
 //! error, flags anywhere, no colours where `NO_COLOR` is set. Verbs that change something are run with `--dry-run`, and change nothing.
 
 use std::collections::BTreeSet;
-use std::process::Output;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::process::{Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use ensign_tests::harness::{Fleet, Profile, build, write_tree};
@@ -208,6 +210,57 @@ fn monitoring_gets_one_line_and_an_exit_code() -> Result<()> {
     assert!(
         line.contains("CRITICAL") && line.contains("controller-unreachable"),
         "{line}"
+    );
+    Ok(())
+}
+
+/// Gives an answer on a terminal; how it ended, and what stood there.
+fn answered(fleet: &Fleet, words: &str, answer: &str) -> Result<(i32, String)> {
+    let terminal = nix::pty::openpty(None, None)?;
+    let mut person = File::from(terminal.master);
+    let mut child = fleet
+        .command("ensign")
+        .args(words.split(' '))
+        .stdin(terminal.slave.try_clone()?)
+        .stderr(terminal.slave)
+        .stdout(Stdio::null())
+        .spawn()?;
+    person.write_all(answer.as_bytes())?;
+    let mut shown = Vec::new();
+    // Once nobody else has the terminal open, reading it fails (EIO).
+    let mut part = [0; 1024];
+    while let Ok(length) = person.read(&mut part) {
+        if length == 0 {
+            break;
+        }
+        shown.extend_from_slice(&part[..length]);
+    }
+    let code = child.wait()?.code().context("it ended by itself")?;
+    Ok((code, String::from_utf8_lossy(&shown).into_owned()))
+}
+
+#[test]
+fn a_no_says_what_was_not_done_and_an_unhold_what_follows() -> Result<()> {
+    let fleet = Fleet::start(&build(Profile::Dev)?, 1)?;
+    for (words, left) in [
+        ("device revoke dev1", "not confirmed: dev1 is not revoked"),
+        (
+            "fleet set lab=false",
+            "not confirmed: the fleet's root and the keys of this machine are as they were",
+        ),
+    ] {
+        let (code, text) = answered(&fleet, words, "n\n")?;
+        assert_eq!(code, 1, "{words}: {text}");
+        assert!(text.contains(left), "{words}: {text}");
+    }
+    assert_eq!(fleet.json(["device", "ls"])?[0]["state"], "approved");
+    assert_eq!(fleet.json(["fleet", "show"])?["lab"], true);
+    fleet.ensign(["device", "hold", "dev1"], [""; 0])?;
+    let out = fleet.ensign(["device", "unhold", "dev1"], [""; 0])?;
+    let text = String::from_utf8(out.stderr)?;
+    assert!(
+        text.contains("dev1 takes part again: ") && text.contains("next: "),
+        "{text}"
     );
     Ok(())
 }

@@ -7,6 +7,7 @@ use ensign_bundle::digest::Digest;
 use ensign_bundle::manifest::{Component, Entry, MODE_EXECUTABLE};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
+use ensign_bundle::words::show_bytes;
 use rustix::fs::{self, FileType, RenameFlags};
 
 use super::beneath::{self, Dir};
@@ -176,9 +177,11 @@ pub(super) fn require_room(room: Room, bytes: u64, inodes: u64, reserve: u64) ->
     if room.bytes < wanted {
         return refuse!(
             NoSpace,
-            "{bytes} bytes and a reserve of {reserve} are needed, {} are free: {} bytes are missing",
-            room.bytes,
-            wanted - room.bytes
+            "{} and a reserve of {} are needed, {} are free: {} are missing",
+            show_bytes(bytes),
+            show_bytes(reserve),
+            show_bytes(room.bytes),
+            show_bytes(wanted - room.bytes)
         );
     }
     if room.inodes < inodes {

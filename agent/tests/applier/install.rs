@@ -131,7 +131,7 @@ fn no_space_is_said_with_numbers_before_anything_is_fetched() {
     let state = device.update(&mut fleet, &release);
     let reason = state.report.status.reason.unwrap();
     assert_eq!(reason.code, Code::NoSpace);
-    assert!(reason.text.contains("bytes are missing"), "{}", reason.text);
+    assert!(reason.text.contains("are missing"), "{}", reason.text);
     assert!(state.report.status.denied.is_empty(), "room can be made");
     assert_eq!(std::fs::read_dir(device.paths.staging()).unwrap().count(), 0);
 }

@@ -20,6 +20,7 @@ use crate::reason::{Code, Refusal};
 use crate::refuse;
 use crate::statement::{self, Signed};
 use crate::trust::roles::FORMAT;
+use crate::words::show_count;
 
 /// How a plan file begins: a transfer that changes line ends or cuts at an end-of-file mark is noticed.
 pub const MAGIC: [u8; 12] = *b"ENSIGNPL\r\n\x1a\n";
@@ -144,8 +145,8 @@ impl PlanFile {
         if members.len() != self.devices.len() {
             return refuse!(
                 Malformed,
-                "{} devices were verified, the plan file lists {}",
-                members.len(),
+                "the evidence of {} was verified, the plan file lists {}",
+                show_count(members.len() as u64, "device"),
                 self.devices.len()
             );
         }
@@ -170,8 +171,8 @@ impl PlanFile {
             if cut.root != *root || cut.count() != *count {
                 return refuse!(
                     ContentMismatch,
-                    "the file lists {} devices with root {} in wave {number}, the plan signs {count} with {root}",
-                    cut.count(),
+                    "the file lists {} with root {} in wave {number}, the plan signs {count} with {root}",
+                    show_count(u64::from(cut.count()), "device"),
                     cut.root
                 );
             }

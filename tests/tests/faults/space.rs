@@ -48,7 +48,7 @@ fn a_release_that_eats_the_reserve_is_refused_with_numbers() -> Result<()> {
     write_tree(&tree, &[("version", "1.1.0")])?;
     put(&tree.join("noise"), Random::new(4).bytes(2 << 20), 0o644)?;
     fleet.release("1.1.0", &[("web", &tree)], &[])?;
-    refused(&fleet, 2 << 20, &[&reserve])?;
+    refused(&fleet, 2 << 20, &["1152 PB"])?;
     fleet.unmoved(&standing)?;
 
     std::fs::remove_file(&config)?;
