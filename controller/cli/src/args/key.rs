@@ -110,7 +110,7 @@ pub struct Rotate {
     /// Let floors fall: devices forget plans, floors and targets, and start anew from this root.
     #[arg(long)]
     pub reset: bool,
-    /// With --reset: mends devices whose clock floor is in the future. Seconds since 1970, at most now.
+    /// With --reset: mends devices whose clock floor is in the future. Seconds since 1970, at most now [default: clock floors stay].
     #[arg(long, value_name = "SECONDS", requires = "reset")]
     pub time_reset: Option<u64>,
     /// Forget the draft that is there and begin anew.

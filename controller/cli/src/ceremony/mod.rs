@@ -306,7 +306,7 @@ async fn publish(app: &App, file: Option<&Path>) -> Result<()> {
     let mut tried = session.trust.trusted().clone();
     tried.update_root(&bytes, clock::now()).map_err(|e| match e.code {
         Code::Unsigned | Code::ThresholdNotMet | Code::RoleNotAuthorised => Failure::from(e).hint(format!(
-            "every holder signs a copy (`ensign key root sign {0}`), then `ensign key root assemble`",
+            "every holder signs a copy (`ensign key root sign {0}`), then `ensign key root assemble COPY...`",
             path.display()
         )),
         _ => Failure::from(e),
