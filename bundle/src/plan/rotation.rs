@@ -29,6 +29,7 @@ pub struct Rotation {
 small_statement!(Rotation, "rotation");
 
 impl Rotation {
+    /// Not signed yet; `issued` is in unix seconds.
     pub fn new(issued: u64, device: DeviceId, old: PublicKey, new: PublicKey, receipt_key: PublicKey) -> Self {
         Self {
             format: FORMAT,

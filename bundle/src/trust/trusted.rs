@@ -78,6 +78,7 @@ impl Trusted {
         &self.machine.root.bytes
     }
 
+    /// The envelope of targets as received.
     pub fn targets_bytes(&self) -> Option<&[u8]> {
         self.machine.targets.as_ref().map(|held| held.bytes.as_slice())
     }

@@ -164,6 +164,7 @@ impl From<Phase> for DeviceStatus {
 }
 
 impl DeviceStatus {
+    /// Every status, in the order of an update.
     pub const ALL: [Self; 10] = [
         Self::Idle,
         Self::Fetching,

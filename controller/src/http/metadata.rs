@@ -43,8 +43,9 @@ pub(super) async fn document(
     Ok(([(CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
-/// The next root or targets, signed by those who may. A root comes with new targets where those in force would not be valid under it. Targets come with the next versions of the release documents that would not be
-/// valid under them as a JSON document; without any, the envelope alone will do.
+/// The next root or targets, signed by those who may. A root comes with new targets where those in force would not be valid under it,
+/// targets with the next versions of the release documents that would not be valid under them: as a JSON document. Without any, the
+/// envelope alone will do.
 #[utoipa::path(post, path = "/v1/metadata/{role}", tag = "fleet", params(("role" = String, Path, description = "root or targets")),
     request_body(content((Vec<u8> = "application/octet-stream"), (NewRoot = "application/json"), (NewTargets = "application/json"))),
     responses((status = 200, body = Vec<Metadata>), (status = 422, body = ErrorDocument)))]
