@@ -45,6 +45,10 @@ pub(crate) fn of_rollout(fleet: &Fleet, rollout: &Rollout, waits: Option<Code>) 
             _ => String::new(),
         },
         Stage::Paused { .. } => format!("go on: `ensign rollout resume {name}`; {end}"),
+        Stage::Halted { reason, .. } if reason.code == Code::PlanLost => format!(
+            "bring the same release again: {}; or put metadata/ of the controller back from a backup, start it, and go on: `ensign rollout resume {name}`; {end}",
+            again(rollout)
+        ),
         Stage::Halted { .. } if rules::dead_end(rollout).is_some() => format!("{see}; {remedy}; {end}"),
         Stage::Halted { .. } => {
             format!("{see}; accept that and go on: `ensign rollout resume {name}`; {remedy}; {end}")
@@ -223,6 +227,7 @@ fn in_rollout(fleet: &Fleet, rollout: &Rollout, device: &DeviceId, name: &str, c
         | Code::TooManyDark
         | Code::QuorumNotReached
         | Code::EvidenceMissing
+        | Code::PlanLost
         | Code::Aborted
         | Code::Reverted
         | Code::PlanExpired => of_rollout(fleet, rollout, None),

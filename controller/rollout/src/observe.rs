@@ -102,6 +102,15 @@ pub fn observe(fleet: &mut Fleet, event: &Event) {
                 reason: reason.clone(),
                 at: *at,
             }),
+            // Whatever stopped it before, this has to be mended first.
+            Stage::Paused { reason: before, .. } | Stage::Halted { reason: before, .. }
+                if reason.code == Code::PlanLost && before.code != Code::PlanLost =>
+            {
+                Some(Stage::Halted {
+                    reason: reason.clone(),
+                    at: *at,
+                })
+            }
             _ => None,
         }),
         Event::Aborted { rollout, reason, at } => with_stage(fleet, rollout, |stage| {

@@ -23,10 +23,10 @@ impl State {
         documents.extend(row.grant.as_ref().map(|grant| doc(DocKind::Grant, grant)));
         documents.extend(row.hold.as_ref().map(|hold| doc(DocKind::Hold, hold)));
         // A plan that was cancelled stays cancelled; past its expiry nobody takes it anyway.
-        let cancelled = self.rollouts.plans.values().filter(|e| e.body.expires > self.now);
-        for entry in cancelled {
+        for (plan, entry) in &self.rollouts.plans {
+            let rollout = || self.rollouts.model.rollout(plan);
             if let Some(cancel) = &entry.row.cancel
-                && entry.lists(id)
+                && rollout().is_some_and(|r| !r.expired(self.now) && r.member(id).is_some())
             {
                 documents.push(doc(DocKind::Cancel, cancel));
             }
@@ -59,11 +59,12 @@ impl State {
         let Some(entry) = self.rollouts.plans.get(&desired.rollout) else {
             return;
         };
-        let release = self.release(&entry.body.product, &entry.body.release.version);
-        let (Ok(release), Some(member)) = (release, entry.membership(id)) else {
+        let Ok(signed) = entry.signed() else { return };
+        let release = self.release(&signed.body.product, &signed.body.release.version);
+        let (Ok(release), Some(member)) = (release, signed.membership(id)) else {
             return;
         };
-        want.plan = Some((entry.body.release.manifest, desired.rollout));
+        want.plan = Some((signed.body.release.manifest, desired.rollout));
         want.lease = desired.lease.then_some(desired.plan);
         want.desired.rollout = Some(DesiredRollout {
             plan: doc(DocKind::Plan, &entry.row.document),

@@ -175,7 +175,7 @@ fn own(documents: &dyn BlobStore, role: &str, digest: &Digest) -> Option<Vec<u8>
 }
 
 /// A document that people sign, and without which nothing can be served.
-pub(super) fn needed(what: &str, refusal: &Refusal) -> Refusal {
+fn needed(what: &str, refusal: &Refusal) -> Refusal {
     // What the store advises for blobs helps here nothing.
     let cause = refusal.text.split(';').next().unwrap_or_default();
     let text = format!("{what} cannot be read ({cause}): put back metadata/ from a backup");

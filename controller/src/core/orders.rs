@@ -7,7 +7,7 @@ use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::statement::{self};
 use ensign_bundle::text::printable;
-use ensign_rollout::{Event, Order};
+use ensign_rollout::{Event, Order, Rollout};
 
 use super::devices::subject_of;
 use super::rows::{FreezeRow, key};
@@ -31,6 +31,7 @@ impl State {
     /// Goes on, and acknowledges what halted it.
     pub fn resume(&mut self, id: &PlanId, reason: &str, by: &str) -> Result<(), Refusal> {
         self.require_unfinished(id)?;
+        self.rollouts.entry(id)?.signed()?;
         tracing::info!(rollout = %id, by, reason = %printable(reason, REASON), "resumed");
         self.happened(&Event::Resumed {
             rollout: *id,
@@ -51,12 +52,15 @@ impl State {
                 entry.row.plan
             );
         }
-        if cancel.body.product != entry.body.product {
+        let Some(rollout) = self.rollouts.model.rollout(id) else {
+            return refuse!(NotFound, "there is no rollout {id}");
+        };
+        if cancel.body.product != rollout.spec.product {
             return refuse!(
                 PlanMismatch,
                 "the cancel names product {}, the plan {}",
                 cancel.body.product,
-                entry.body.product
+                rollout.spec.product
             );
         }
         let known = entry.row.cancel;
@@ -64,19 +68,14 @@ impl State {
             return Ok(());
         }
         // A finished rollout that may still reach some devices has something left to end.
-        if self
-            .rollouts
-            .model
-            .rollout(id)
-            .is_none_or(ensign_rollout::Rollout::is_over)
-        {
+        if rollout.is_over() {
             return Err(self.over(id));
         }
         // What only stops needs any one of the scopes that it touches.
         let mut last = Refusal::new(Code::NobodyMatches, "the plan lists nobody");
         let mut allowed = false;
-        for labels in self.label_sets(&entry.waves) {
-            let Some(row) = self.devices.get(&labels) else { continue };
+        for device in self.label_sets(rollout.members().map(|(device, _)| *device)) {
+            let Some(row) = self.devices.get(&device) else { continue };
             match Scopes::of_device(self.roles.root(), subject_of(row))
                 .and_then(|scopes| scopes.require_any(&cancel.envelope, &self.fleet.fleet))
             {
@@ -114,11 +113,16 @@ impl State {
             );
         }
         let wave = promote.body.wave;
-        if wave == 0 || wave as usize > entry.waves.len() {
-            return refuse!(NotFound, "rollout {id} has {} waves, no wave {wave}", entry.waves.len());
+        entry.signed()?;
+        let Some(rollout) = self.rollouts.model.rollout(id) else {
+            return refuse!(NotFound, "there is no rollout {id}");
+        };
+        let waves = rollout.waves().len();
+        if wave == 0 || wave as usize > waves {
+            return refuse!(NotFound, "rollout {id} has {waves} waves, no wave {wave}");
         }
-        self.require_promotable(id, wave)?;
-        for device in self.label_sets(&entry.waves) {
+        self.require_promotable(rollout, wave)?;
+        for device in self.label_sets(rollout.members().map(|(device, _)| *device)) {
             let row = self.device(&device)?;
             Scopes::of_device(self.roles.root(), subject_of(row))?.require(&promote.envelope, &self.fleet.fleet)?;
         }
@@ -137,11 +141,9 @@ impl State {
     }
 
     /// A promotion opens a gate that an operator keeps shut, after the soak before it and never instead of it.
-    fn require_promotable(&self, id: &PlanId, wave: u32) -> Result<(), Refusal> {
+    fn require_promotable(&self, rollout: &Rollout, wave: u32) -> Result<(), Refusal> {
+        let id = &rollout.id;
         self.require_unfinished(id)?;
-        let Some(rollout) = self.rollouts.model.rollout(id) else {
-            return refuse!(NotFound, "there is no rollout {id}");
-        };
         if !rollout.is_manual(wave) {
             return refuse!(Conflict, "wave {wave} of rollout {id} opens by itself");
         }
@@ -161,7 +163,7 @@ impl State {
 
     fn require_unfinished(&self, id: &PlanId) -> Result<(), Refusal> {
         self.rollouts.entry(id)?;
-        let unfinished = |r: &ensign_rollout::Rollout| r.is_stopped() || r.stage == ensign_rollout::Stage::Running;
+        let unfinished = |r: &Rollout| r.is_stopped() || r.stage == ensign_rollout::Stage::Running;
         if self.rollouts.model.rollout(id).is_some_and(unfinished) {
             return Ok(());
         }

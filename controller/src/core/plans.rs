@@ -4,17 +4,20 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 
 use ensign_bundle::codec;
-use ensign_bundle::digest::{DeviceId, Digest};
+use ensign_bundle::digest::{DeviceId, Digest, PlanId};
 use ensign_bundle::plan::cohort::{CutWave, Listed};
 use ensign_bundle::plan::evidence::Membership;
 use ensign_bundle::plan::statements::Plan;
 use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::statement;
 use ensign_bundle::wire::{DocKind, DocRef};
 use ensign_crypto::PublicKey;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::rows::StatementRow;
+use super::state::read_document;
+use crate::store::blobs::BlobStore;
 
 /// A plan as it came: `plan/<id>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,30 +50,52 @@ pub(super) struct ReceiptRow {
     pub envelope: ByteBuf,
 }
 
-/// A plan with its lists.
+/// A plan as the controller keeps it. What it asks for stands in the planner's model too, so a rollout is shown and ended without its
+/// documents; devices are shown the documents themselves.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) row: PlanRow,
+    /// None: damaged or gone on disk.
+    pub(super) signed: Option<SignedPlan>,
+}
+
+/// A plan with its lists.
+#[derive(Debug)]
+pub(super) struct SignedPlan {
     pub(super) body: Plan,
-    pub(super) waves: Vec<CutWave>,
+    waves: Vec<CutWave>,
     /// Proofs of every member, made when the first is asked for: a tree is hashed once, not once per device.
     proofs: OnceCell<HashMap<DeviceId, Membership>>,
 }
 
 impl Entry {
-    pub(super) fn new(row: PlanRow, body: Plan, waves: Vec<CutWave>) -> Self {
+    /// The plan and its lists, as long as they can be read.
+    pub(super) fn signed(&self) -> Result<&SignedPlan, Refusal> {
+        self.signed.as_ref().ok_or_else(|| {
+            let id = PlanId::of(&self.row.plan);
+            Refusal::new(
+                Code::PlanLost,
+                format!("the controller's copy of the plan of rollout {id} cannot be read"),
+            )
+        })
+    }
+}
+
+impl SignedPlan {
+    pub(super) fn new(body: Plan, waves: Vec<CutWave>) -> Self {
         Self {
-            row,
             body,
             waves,
             proofs: OnceCell::new(),
         }
     }
 
-    /// Whether the device is in any wave.
-    pub(super) fn lists(&self, device: &DeviceId) -> bool {
-        let listed = |wave: &CutWave| wave.members.binary_search_by_key(device, |m| m.device).is_ok();
-        self.waves.iter().any(listed)
+    /// From the documents that the row names.
+    pub(super) fn read(documents: &dyn BlobStore, row: &PlanRow) -> Result<Self, Refusal> {
+        let document = read_document(documents, &row.document.digest)?;
+        let body = statement::open_unverified::<Plan>(&document)?.body;
+        let waves = decode_lists(&read_document(documents, &row.lists)?)?;
+        Ok(Self::new(body, waves))
     }
 
     /// Place of a device, with its proof.
@@ -99,7 +124,7 @@ pub(super) fn encode_lists(waves: &[CutWave]) -> Result<Vec<u8>, Refusal> {
 }
 
 /// What [`encode_lists`] wrote.
-pub(super) fn decode_lists(bytes: &[u8]) -> Result<Vec<CutWave>, Refusal> {
+fn decode_lists(bytes: &[u8]) -> Result<Vec<CutWave>, Refusal> {
     let lists: Vec<Vec<(DeviceId, PublicKey)>> =
         codec::decode(bytes, bytes.len()).map_err(|e| Refusal::new(Code::Malformed, e.to_string()))?;
     let wave = |(list, number): (Vec<_>, u32)| {

@@ -19,15 +19,15 @@ const NAME: usize = 64;
 impl State {
     /// `rollout status`.
     pub fn view_rollout(&self, id: &PlanId) -> Result<Rollout, Refusal> {
-        let entry = self.rollouts.entry(id)?;
+        let not_found = || Refusal::new(Code::NotFound, format!("there is no rollout {id}"));
+        let rollout = self.rollouts.model.rollout(id).ok_or_else(not_found)?;
         // The clock of the question, not that of the last change: what is left of a soak goes by it.
         let status = model::status(&self.rollouts.model, id, clock::unix_now())
-            .ok_or_else(|| Refusal::new(Code::NotFound, format!("there is no rollout {id}")))?;
-        let rollout = self.rollouts.model.rollout(id);
+            .ok_or_else(not_found)?;
         let release = self.release(&status.product, &status.version);
         // What devices say decides whom it counts for; its size and what was sent are known here.
         let plain = release.map_or(0, |r| r.bytes).saturating_mul(u64::from(status.fetched));
-        let sent = entry.row.sent;
+        let sent = self.rollouts.entry(id)?.row.sent;
         Ok(Rollout {
             id: *id,
             product: status.product,
@@ -40,13 +40,13 @@ impl State {
                 saved: plain.saturating_sub(sent),
             },
             away: status.away.iter().map(away).collect(),
-            frozen: self.frozen().filter(|_| rollout.is_some_and(|r| !r.is_over())),
+            frozen: self.frozen().filter(|_| !rollout.is_over()),
             hint: status.hint,
             revision: self.rollouts.revision(id),
-            plan: entry.row.plan,
-            seq: entry.body.seq,
-            started: Time(rollout.map_or(0, |r| r.started_at)),
-            expires: Time(entry.body.expires),
+            plan: rollout.plan,
+            seq: rollout.spec.seq,
+            started: Time(rollout.started_at),
+            expires: Time(rollout.spec.expires),
         })
     }
 

@@ -57,8 +57,9 @@ impl State {
                 } = &action
                     && let Err(refusal) = self.make_gate(rollout, *wave, evidence)
                 {
-                    tracing::error!(rollout = %rollout, wave, text = %refusal.text, "a gate cannot be made");
-                    return false;
+                    // Its own trouble: the others go on.
+                    self.halt(*rollout, refusal);
+                    continue;
                 }
                 log(&action);
                 self.happened(&action.event(self.now));

@@ -6,22 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ensign_bundle::digest::{DeviceId, PlanId};
-use ensign_bundle::plan::cohort::CutWave;
 use ensign_bundle::plan::evidence::Receipt;
 use ensign_bundle::plan::gate;
-use ensign_bundle::plan::statements::Plan;
 use ensign_bundle::reason::{Code, Refusal};
-use ensign_bundle::statement;
 use ensign_bundle::wire::Status;
 use ensign_rollout::rows as model_rows;
 use ensign_rollout::{Event, Fleet, Member, Policies, Subject, observe};
 use serde_bytes::ByteBuf;
 use tokio::sync::watch;
 
-use super::load::{needed, rows};
-use super::plans::{Entry, PlanRow, ReceiptRow, decode_lists};
+use super::load::rows;
+use super::plans::{Entry, PlanRow, ReceiptRow, SignedPlan};
 use super::rows::{DeviceRow, key};
-use super::state::{State, read_document};
+use super::state::State;
 use crate::config::Config;
 use crate::store::blobs::BlobStore;
 use crate::store::ledger::{Ledger, Typed as _};
@@ -66,21 +63,11 @@ impl Rollouts {
         let mut plans = BTreeMap::new();
         for (_, row) in rows::<PlanRow>(ledger, key::PLANS)? {
             let id = PlanId::of(&row.plan);
-            match read_plan(documents, &row) {
-                Ok((body, waves)) => {
-                    plans.insert(id, Entry::new(row, body, waves));
-                }
-                // Nothing is asked of its devices any more: what it was stands in the model.
-                Err(refusal) if model.rollout(&id).is_none_or(ensign_rollout::Rollout::is_over) => {
-                    tracing::error!(rollout = %id, code = %refusal.code, error = %refusal.text, "the plan of a rollout that is over cannot be read: it is shown no more");
-                }
-                Err(refusal) => {
-                    return Err(needed(
-                        &format!("the plan of rollout {id}, which is under way,"),
-                        &refusal,
-                    ));
-                }
-            }
+            let signed = SignedPlan::read(documents, &row).inspect_err(|refusal| {
+                tracing::error!(rollout = %id, code = %refusal.code, error = %refusal.text, "the plan of a rollout cannot be read");
+            });
+            let signed = signed.ok();
+            plans.insert(id, Entry { row, signed });
         }
         let mut receipts = BTreeMap::new();
         for (name, row) in rows::<ReceiptRow>(ledger, key::RECEIPTS)? {
@@ -132,13 +119,6 @@ impl Rollouts {
     }
 }
 
-fn read_plan(documents: &dyn BlobStore, row: &PlanRow) -> Result<(Plan, Vec<CutWave>), Refusal> {
-    let document = read_document(documents, &row.document.digest)?;
-    let body = statement::open_unverified::<Plan>(&document)?.body;
-    let waves = decode_lists(&read_document(documents, &row.lists)?)?;
-    Ok((body, waves))
-}
-
 /// The planner's model from its rows.
 fn load_model(
     ledger: &dyn Ledger,
@@ -164,6 +144,29 @@ impl State {
     /// The start itself: nobody is connected, silence counts from here.
     pub(super) fn rollouts_started(&mut self) {
         self.happened(&Event::Started { at: self.now });
+        self.halt_lost();
+    }
+
+    /// Without its plan a rollout cannot go on: nobody could be shown it. The others need not wait for it.
+    fn halt_lost(&mut self) {
+        let model = &self.rollouts.model;
+        let plans = self.rollouts.plans.iter();
+        let lost = plans.filter_map(|(id, entry)| Some((*id, entry.signed().err()?)));
+        let lost: Vec<_> = lost
+            .filter(|(id, _)| model.rollout(id).is_some_and(|r| !r.is_over()))
+            .collect();
+        for (id, reason) in lost {
+            self.halt(id, reason);
+        }
+    }
+
+    pub(super) fn halt(&mut self, rollout: PlanId, reason: Refusal) {
+        tracing::error!(%rollout, code = %reason.code, text = %reason.text, "halted");
+        self.happened(&Event::Halted {
+            rollout,
+            reason,
+            at: self.now,
+        });
     }
 
     /// Something happened: the model follows, rows and sessions too.
@@ -279,12 +282,12 @@ impl State {
         if known.is_some_and(|row| row.seq >= receipt.seq) {
             return Ok(());
         }
-        let Some(entry) = self.rollouts.plans.get(&id) else {
+        let Some(rollout) = self.rollouts.model.rollout(&id) else {
             // Of a plan from before a restore, or of an offline one: kept by nobody.
             tracing::debug!(device = %device, plan = %receipt.plan, "a receipt of a plan that is not known here");
             return Ok(());
         };
-        if entry.row.plan != receipt.plan || !entry.lists(device) {
+        if rollout.plan != receipt.plan || rollout.member(device).is_none() {
             tracing::warn!(device = %device, plan = %receipt.plan, "a receipt for a plan that does not list the device");
             return Ok(());
         }
@@ -318,6 +321,7 @@ impl State {
     /// The gate document of a wave: made once, so that everybody gets the same one.
     pub(super) fn make_gate(&mut self, id: &PlanId, wave: u32, evidence: &[DeviceId]) -> Result<(), Refusal> {
         let entry = self.rollouts.entry(id)?;
+        let signed = entry.signed()?;
         let promote = match entry.row.promotes.get(&wave) {
             Some(promote) => Some(ByteBuf::from(self.document(&promote.digest)?)),
             None => None,
@@ -326,14 +330,14 @@ impl State {
             .iter()
             .filter_map(|device| {
                 let receipt = self.rollouts.receipts.get(&(*id, *device))?;
-                Some((receipt.envelope.clone(), *device, entry.membership(device)?))
+                Some((receipt.envelope.clone(), *device, signed.membership(device)?))
             })
             .collect();
         if shown.is_empty() && promote.is_none() {
             return Ok(());
         }
         let plan = entry.row.plan;
-        let built = gate::build(&entry.body, &plan, wave, &shown, promote, &self.fleet.fleet)?;
+        let built = gate::build(&signed.body, &plan, wave, &shown, promote, &self.fleet.fleet)?;
         let Some(gate) = built else {
             return Err(Refusal::new(
                 Code::GateNotOpen,

@@ -15,7 +15,7 @@ use ensign_bundle::text::printable;
 use ensign_rollout::{DeviceState, Event, RolloutSpec, WaveSpec};
 
 use super::devices::subject_of;
-use super::plans::{Entry, PlanRow, encode_lists};
+use super::plans::{Entry, PlanRow, SignedPlan, encode_lists};
 use super::rows::key;
 use super::state::State;
 
@@ -62,7 +62,8 @@ impl State {
             by,
             "a rollout starts"
         );
-        self.rollouts.plans.insert(id, Entry::new(row, plan.body, waves));
+        let signed = Some(SignedPlan::new(plan.body, waves));
+        self.rollouts.plans.insert(id, Entry { row, signed });
         self.happened(&Event::RolloutStarted {
             id,
             plan: digest,
@@ -88,7 +89,7 @@ impl State {
                 return refuse!(Revoked, "{} is revoked", printable(&row.name, 64));
             }
         }
-        for device in self.label_sets(waves) {
+        for device in self.label_sets(waves.iter().flat_map(|wave| &wave.members).map(|m| m.device)) {
             let row = self.device(&device)?;
             Scopes::of_device(self.roles.root(), subject_of(row))?.require(&plan.envelope, &self.fleet.fleet)?;
         }
@@ -96,16 +97,14 @@ impl State {
     }
 
     /// One device for each set of labels among the members, or every device where a scope asks for names or ids: what scopes see.
-    pub(super) fn label_sets(&self, waves: &[CutWave]) -> Vec<DeviceId> {
+    pub(super) fn label_sets(&self, members: impl Iterator<Item = DeviceId>) -> Vec<DeviceId> {
         let by_name = self.roles.root().scopes.iter().any(|scope| {
             ensign_bundle::selector::Selector::parse(&scope.select)
                 .is_ok_and(|s| s.keys().iter().any(|k| ["name", "id"].contains(&k.as_str())))
         });
         let mut seen: BTreeSet<&Labels> = BTreeSet::new();
-        let members = waves.iter().flat_map(|wave| &wave.members);
         members
-            .filter(|m| by_name || self.devices.get(&m.device).is_some_and(|row| seen.insert(&row.labels)))
-            .map(|m| m.device)
+            .filter(|id| by_name || self.devices.get(id).is_some_and(|row| seen.insert(&row.labels)))
             .collect()
     }
 
@@ -134,17 +133,9 @@ impl State {
     }
 
     fn check_seq(&self, plan: &Plan) -> Result<(), Refusal> {
-        let of_product = self.rollouts.plans.values().filter(|e| e.body.product == plan.product);
-        // The model too: it knows the rollouts whose plan cannot be read any more.
-        let rollouts = self.rollouts.model.rollouts();
-        let known = rollouts
-            .map(|(_, r)| &r.spec)
-            .filter(|spec| spec.product == plan.product);
-        let newest = of_product
-            .map(|e| e.body.seq)
-            .chain(known.map(|spec| spec.seq))
-            .max()
-            .unwrap_or(0);
+        let specs = self.rollouts.model.rollouts().map(|(_, r)| &r.spec);
+        let of_product = specs.filter(|spec| spec.product == plan.product);
+        let newest = of_product.map(|spec| spec.seq).max().unwrap_or(0);
         let floor = self.roles.root().floor(&plan.product).plan_seq;
         let newest = newest.max(floor);
         if plan.seq <= newest {

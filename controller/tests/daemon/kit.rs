@@ -1,18 +1,10 @@
 //! The first start, the next ones, and what a start refuses.
 
-use std::path::PathBuf;
-
-use ensign_api::{Base64, Rollout, StartRollout};
 use ensign_bundle::digest::Digest;
-use ensign_bundle::ids::Ident;
-use ensign_bundle::plan::statements::Cancel;
 use ensign_bundle::reason::Code;
-use ensign_bundle::statement;
-use ensign_bundle::trust::roles::FORMAT;
-use ensign_controller::clock;
 use ensign_controller::serve::Running;
 
-use crate::fleet::{Client, Device, FLEET, Fleet, known, within};
+use crate::fleet::{Client, Device, Fleet, known, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_kit_is_imported_once_and_keeps_no_private_key() {
@@ -115,20 +107,6 @@ async fn nobody_else_gets_into_the_folders() {
     }
 }
 
-/// Where a document lies.
-fn document(fleet: &Fleet, digest: &Digest) -> PathBuf {
-    let name = digest.to_string();
-    let (folder, file) = name.split_at(2);
-    fleet.data().join("metadata").join(folder).join(file)
-}
-
-fn damage(fleet: &Fleet, digest: &Digest) {
-    let path = document(fleet, digest);
-    let mut bytes = std::fs::read(&path).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    ensign_controller::durable::write(&path, &bytes).unwrap();
-}
-
 async fn online(running: &Running) -> [(u64, Digest); 2] {
     let read =
         |s: &ensign_controller::core::State| [&s.roles.timestamp, &s.roles.snapshot].map(|r| (r.version, r.digest));
@@ -146,7 +124,7 @@ async fn damaged_timestamps_and_snapshots_are_signed_anew() {
         let before = online(&running).await;
         running.stop().await.unwrap();
         for role in damaged {
-            damage(&fleet, &before[*role].1);
+            fleet.damage(&before[*role].1);
         }
         running = fleet.serve().await;
         let whole = async {
@@ -167,62 +145,10 @@ async fn damaged_timestamps_and_snapshots_are_signed_anew() {
         within(whole).await;
         let after = online(&running).await;
         assert!(after[0].0 > before[0].0, "{damaged:?}");
-        assert!(document(&fleet, &after[0].1).exists() && document(&fleet, &after[1].1).exists());
+        assert!(fleet.document(&after[0].1).exists() && fleet.document(&after[1].1).exists());
         let releases = running.core.read(|s| s.roles.machine.delegated().len()).await.unwrap();
         assert_eq!(releases, 1, "{damaged:?}");
     }
     running.stop().await.unwrap();
 }
 
-/// A rollout that is over needs its plan no more; its number still counts. One that is under way does, and the start says so.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_plan_of_a_rollout_that_is_over_does_not_keep_the_controller_from_starting() {
-    let fleet = Fleet::new();
-    let running = fleet.serve().await;
-    let token = fleet.token(&running, 50, 1).await;
-    let device = Device::new(60);
-    let controller = fleet.controller.public().id();
-    device.join(running.address, &controller, &token).await.unwrap();
-    let client = Client::new(running.address, &fleet);
-    let package = fleet.package("1.0.0", b"hello");
-    fleet.publish(&client, &package).await;
-    let (plan, waves) = fleet.plan(&package, &[&device]);
-    let signed = statement::sign(&plan, &[&fleet.deploy], &FLEET).unwrap();
-    let digest = Digest::of(&signed);
-    let start = serde_json::to_value(StartRollout {
-        plan: Base64(signed.clone()),
-        waves,
-    })
-    .unwrap();
-    let started: Rollout = client.post("/v1/rollouts", &start).await.json();
-    running.stop().await.unwrap();
-
-    damage(&fleet, &digest);
-    let refusal = fleet.try_serve(&fleet.kit()).await.unwrap_err();
-    assert_eq!(refusal.code, Code::ContentMismatch);
-    assert!(
-        refusal.text.contains("under way") && refusal.text.contains("backup"),
-        "{refusal}"
-    );
-    ensign_controller::durable::write(&document(&fleet, &digest), &signed).unwrap();
-
-    let running = fleet.serve().await;
-    let client = Client::new(running.address, &fleet);
-    let cancel = Cancel {
-        format: FORMAT,
-        issued: clock::unix_now(),
-        plan: started.plan,
-        product: Ident::parse("app").unwrap(),
-        reason: "no".to_owned(),
-    };
-    let cancel = statement::sign(&cancel, &[&fleet.deploy], &FLEET).unwrap();
-    let path = format!("/v1/rollouts/{}/cancel", started.id);
-    client.post_bytes(&path, &cancel).await.json::<Rollout>();
-    running.stop().await.unwrap();
-    damage(&fleet, &digest);
-    let running = fleet.serve().await;
-    let client = Client::new(running.address, &fleet);
-    let (code, _) = client.post("/v1/rollouts", &start).await.refusal();
-    assert_eq!(code, "plan-replayed");
-    running.stop().await.unwrap();
-}

@@ -17,6 +17,7 @@ mod fleet;
 mod floods;
 mod hostile;
 mod kit;
+mod lost_plans;
 mod process;
 mod publishing;
 mod rollout;

@@ -119,6 +119,23 @@ impl Fleet {
         put("kit.json", json.to_string().as_bytes());
     }
 
+    /// Where a document lies.
+    pub(crate) fn document(&self, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        let (folder, file) = name.split_at(2);
+        self.data().join("metadata").join(folder).join(file)
+    }
+
+    /// Flips a bit of a document on disk; its bytes as they were.
+    pub(crate) fn damage(&self, digest: &Digest) -> Vec<u8> {
+        let path = self.document(digest);
+        let whole = std::fs::read(&path).unwrap();
+        let mut bytes = whole.clone();
+        *bytes.last_mut().unwrap() ^= 1;
+        durable::write(&path, &bytes).unwrap();
+        whole
+    }
+
     /// Starts the controller; the first start imports the kit.
     pub(crate) async fn serve(&self) -> Running {
         self.try_serve(&self.kit()).await.unwrap()
