@@ -5,6 +5,7 @@ pub mod demo;
 pub mod harness;
 pub mod hostile;
 pub mod mutants;
+pub mod python;
 pub mod random;
 pub mod simulation;
 pub mod tuf;

@@ -64,6 +64,40 @@ fn anchor(heading: &str) -> String {
         .collect()
 }
 
+/// The tests that the threat model names, for each row of its tables.
+#[test]
+fn every_test_that_the_threat_model_names_is_there() -> Result<()> {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    let mut sources = String::new();
+    for folder in ["agent", "bundle", "controller", "crypto", "tests"] {
+        collect(&root.join(folder), &mut sources)?;
+    }
+    let page = fs::read_to_string(root.join("docs/threat-model.md"))?;
+    let mut named = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ")) {
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        for name in tests.split('`').skip(1).step_by(2) {
+            assert!(sources.contains(&format!("fn {name}(")), "{name} is no test: {row}");
+            named += 1;
+        }
+    }
+    assert!(named > 50, "{named} tests were found");
+    Ok(())
+}
+
+/// Appends every Rust file in `folder` and below.
+fn collect(folder: &Path, sources: &mut String) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, sources)?;
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            sources.push_str(&fs::read_to_string(&path)?);
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn every_page_is_in_the_book() -> Result<()> {
     let docs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"));

@@ -1,7 +1,8 @@
 //! The readers in `docs/reader`, written in another language from `docs/formats.md`, agree with this library about bundles and
 //! about the golden bytes of every signed format.
 //!
-//! Needs python3 and its packages from the registry; without them it says `SKIPPED` and why.
+//! Needs python3 with venv. Its packages come from the registry once and stay in `target`; only where the registry cannot be
+//! reached is the test left out, and says `SKIPPED`.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -20,21 +21,18 @@ use ensign_bundle::statement::{self, Document};
 use ensign_bundle::trust::roles::{Release, Root, Snapshot, Targets, Timestamp};
 use ensign_crypto::SecretKey;
 use ensign_testkit::key;
+use ensign_tests::python::{interpreter, skipped};
 use serde_json::Value;
 
 const FLEET: FleetId = FleetId([0x0f; 32]);
-const PACKAGES: [&str; 3] = ["cbor2", "zstandard", "cryptography"];
 
 #[test]
 fn a_reader_written_from_the_docs_accepts_what_is_written_and_refuses_what_is_not() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let python = match python(folder.path()) {
-        Ok(python) => python,
-        Err(why) => {
-            // Past the capture of passing tests' output: a skip must be seen.
-            writeln!(std::io::stderr(), "SKIPPED: the python reader was not run: {why:#}")?;
-            return Ok(());
-        }
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-reader");
+    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("reader/requirements.txt");
+    let Some(python) = interpreter(&venv, &requirements)? else {
+        return skipped("the registry of Python packages cannot be reached: the readers were not run");
     };
     golden_bundles(&python)?;
     golden_documents(&python, folder.path())?;
@@ -234,31 +232,4 @@ fn bundle(keys: &[SecretKey]) -> Result<Vec<u8>> {
         writer.block(block)?;
     }
     Ok(writer.finish()?)
-}
-
-/// An interpreter with the packages that the reader needs.
-fn python(folder: &Path) -> Result<PathBuf> {
-    let venv = folder.join("venv");
-    run(Command::new("python3").arg("-m").arg("venv").arg(&venv))?;
-    let python = venv.join("bin/python");
-    let mut install = Command::new(&python);
-    install.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--retries",
-        "1",
-    ]);
-    run(install.args(PACKAGES))?;
-    Ok(python)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    if !output.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }

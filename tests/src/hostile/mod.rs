@@ -4,5 +4,5 @@
 mod server;
 mod stolen;
 
-pub use server::{Hostile, Offer, Wish};
-pub use stolen::{Stolen, unix_now};
+pub use server::{Hostile, Manner, Offer, Wish};
+pub use stolen::{Stolen, copy_folder, unix_now};

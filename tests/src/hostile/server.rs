@@ -15,15 +15,10 @@ use ensign_bundle::wire::frame::{self, ABSENT, LENGTH_BYTES};
 use ensign_bundle::wire::{
     self, Desired, DesiredRollout, DocKind, DocRef, FromDevice, Hello, Request, ToDevice, Welcome,
 };
-use ensign_crypto::{PublicKey, SecretKey};
+use ensign_controller::server::tls;
+use ensign_crypto::PublicKey;
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::AlwaysResolvesServerRawPublicKeys;
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme};
+use rustls::pki_types::CertificateDer;
 use serde_bytes::ByteBuf;
 use tokio::runtime::Runtime;
 
@@ -36,6 +31,24 @@ pub struct Wish {
     pub rollout: Option<Offer>,
     /// Bytes given for a digest in place of the right ones.
     pub lies: BTreeMap<Digest, Vec<u8>>,
+    pub manner: Manner,
+    /// Seconds by which the attested time is ahead of the true one.
+    pub ahead_s: u64,
+}
+
+/// How the thief keeps up a conversation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manner {
+    #[default]
+    Prompt,
+    /// Takes every stream and never says a word.
+    Silent,
+    /// Greets, and then a frame that says it has 4 GiB.
+    Babbling,
+    /// Files of the right length that never end.
+    Endless,
+    /// A byte a second of every file.
+    Dripping,
 }
 
 /// A rollout as the thief offers it.
@@ -67,6 +80,8 @@ impl Wish {
             ],
             rollout,
             lies: BTreeMap::new(),
+            manner: Manner::Prompt,
+            ahead_s: 0,
         }
     }
 }
@@ -92,7 +107,7 @@ impl Hostile {
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls(&stolen.tls)?)?;
+        let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls::server_config(&stolen.tls)?)?;
         let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         let address: SocketAddr = address.parse()?;
         let endpoint = {
@@ -154,6 +169,11 @@ impl Thief {
     /// The first frame tells a control stream from a fetching one. Reports are heard and never acknowledged.
     async fn stream(&self, device: DeviceId, mut send: SendStream, mut recv: RecvStream) -> Result<()> {
         let first = body(&mut recv).await?;
+        if self.wish.manner == Manner::Silent {
+            loop {
+                body(&mut recv).await?;
+            }
+        }
         if let Ok(request) = frame::decode::<Request>(&first) {
             return self.give(request, &mut send).await;
         }
@@ -162,6 +182,10 @@ impl Thief {
             send.write_all(&welcome).await?;
             let desired = frame::encode(&ToDevice::Desired(self.desired(device, &hello)?))?;
             send.write_all(&desired).await?;
+            if self.wish.manner == Manner::Babbling {
+                send.write_all(&u32::MAX.to_be_bytes()).await?;
+                return without_end(&mut send).await;
+            }
         }
         loop {
             body(&mut recv).await?;
@@ -179,7 +203,11 @@ impl Thief {
             match bytes {
                 Some(bytes) => {
                     send.write_all(&u32::try_from(bytes.len())?.to_be_bytes()).await?;
-                    send.write_all(&bytes).await?;
+                    match self.wish.manner {
+                        Manner::Endless => return without_end(send).await,
+                        Manner::Dripping => drip(send, &bytes).await?,
+                        _ => send.write_all(&bytes).await?,
+                    }
                 }
                 None => send.write_all(&ABSENT.to_be_bytes()).await?,
             }
@@ -195,7 +223,7 @@ impl Thief {
             fleet: self.stolen.fleet,
             device,
             nonce: hello.nonce,
-            time: unix_now(),
+            time: unix_now() + self.wish.ahead_s,
         };
         Ok(Welcome {
             protocol: wire::PROTOCOL.1,
@@ -249,6 +277,22 @@ impl Thief {
     }
 }
 
+/// Until the device has enough of it.
+async fn without_end(send: &mut SendStream) -> Result<()> {
+    let chunk = [b'x'; 64 << 10];
+    loop {
+        send.write_all(&chunk).await?;
+    }
+}
+
+async fn drip(send: &mut SendStream, bytes: &[u8]) -> Result<()> {
+    for byte in bytes {
+        send.write_all(&[*byte]).await?;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    Ok(())
+}
+
 fn doc(kind: DocKind, bytes: &[u8]) -> DocRef {
     DocRef {
         kind,
@@ -272,71 +316,4 @@ fn peer(connection: &Connection) -> Option<DeviceId> {
         .ok()?;
     let key = PublicKey::from_spki(shown.first()?).ok()?;
     Some(DeviceId::from(key.id()))
-}
-
-fn tls(key: &SecretKey) -> Result<ServerConfig> {
-    let provider = Arc::new(CryptoProvider {
-        kx_groups: vec![aws_lc_rs::kx_group::X25519MLKEM768],
-        ..aws_lc_rs::default_provider()
-    });
-    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()));
-    let signing = provider.key_provider.load_private_key(private)?;
-    let shown = CertificateDer::from(key.public().to_spki());
-    let resolver = AlwaysResolvesServerRawPublicKeys::new(Arc::new(CertifiedKey::new(vec![shown], signing)));
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_client_cert_verifier(Arc::new(Anyone))
-        .with_cert_resolver(Arc::new(resolver));
-    config.alpn_protocols = vec![wire::ALPN.to_vec()];
-    Ok(config)
-}
-
-/// A thief takes everybody.
-#[derive(Debug)]
-struct Anyone;
-
-impl ClientCertVerifier for Anyone {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        match PublicKey::from_spki(end_entity) {
-            Ok(_) => Ok(ClientCertVerified::assertion()),
-            Err(_) => Err(Error::InvalidCertificate(CertificateError::BadEncoding)),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let spki = SubjectPublicKeyInfoDer::from(cert.as_ref());
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        verify_tls13_signature_with_raw_key(message, &spki, dss, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
 }

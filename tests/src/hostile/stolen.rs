@@ -5,15 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use ensign_bundle::codec;
 use ensign_bundle::digest::{DeviceId, Digest, FleetId};
 use ensign_bundle::limits;
 use ensign_bundle::plan::cohort::{CutWave, Listed as Member};
-use ensign_bundle::plan::evidence::{Binding, Gate, Membership};
+use ensign_bundle::plan::evidence::{Binding, Gate, Membership, Receipt};
 use ensign_bundle::plan::statements::{Cohort, Plan};
 use ensign_bundle::statement::{self, Document, Signed};
 use ensign_bundle::trust::issue;
 use ensign_bundle::trust::roles::{Listed, ListedRelease, Release, Root, Snapshot, Targets, Timestamp};
+use ensign_controller::store::ledger::{self as controller, Ledger as _};
+use ensign_controller::store::sled::Sled;
 use ensign_crypto::SecretKey;
+use serde_bytes::ByteBuf;
 
 use crate::harness::Fleet;
 
@@ -27,6 +31,8 @@ pub struct Stolen {
     pub tls: SecretKey,
     /// Every signed document, by digest.
     pub documents: BTreeMap<Digest, Vec<u8>>,
+    /// The newest receipt of each device for each plan.
+    pub receipts: Vec<Vec<u8>>,
     blobs: PathBuf,
     home: PathBuf,
 }
@@ -53,6 +59,7 @@ impl Stolen {
             snapshot: key("snapshot.pem")?,
             tls: key("controller.pem")?,
             documents,
+            receipts: receipts(&data)?,
             blobs: data.join("blobs"),
             home: fleet.path("home"),
         };
@@ -99,6 +106,19 @@ impl Stolen {
         gates
             .find(|gate| gate.plan == *plan && gate.wave == wave)
             .context("no such gate was stolen")
+    }
+
+    /// The newest receipt of a device for the plan with this digest.
+    pub fn receipt(&self, plan: &Digest, device: &DeviceId) -> Result<Vec<u8>> {
+        let of = |bytes: &&Vec<u8>| {
+            let receipt = statement::open_unverified::<Receipt>(bytes).map(|signed| signed.body);
+            receipt.is_ok_and(|r| r.plan == *plan && r.device == *device)
+        };
+        self.receipts
+            .iter()
+            .find(of)
+            .cloned()
+            .context("no such receipt was stolen")
     }
 
     /// The bytes of a blob.
@@ -154,6 +174,39 @@ impl Stolen {
         }
         anyhow::bail!("device {device} is in no wave")
     }
+}
+
+/// What the ledger holds of receipts, from a copy: the ledger itself stays as it was.
+fn receipts(data: &Path) -> Result<Vec<Vec<u8>>> {
+    #[derive(serde::Deserialize)]
+    struct Row {
+        envelope: ByteBuf,
+    }
+    let copy = tempfile::tempdir()?;
+    copy_folder(&data.join("ledger"), copy.path())?;
+    let rows = Sled::open(copy.path())?.scan("receipt/")?;
+    let envelope = |(_, row): (String, controller::Row)| {
+        let row: Row = codec::decode(&row.value, row.value.len())?;
+        Ok(row.envelope.into_vec())
+    };
+    rows.into_iter().map(envelope).collect()
+}
+
+/// A folder with all that is in it, files and folders.
+pub fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let (path, target) = {
+            let entry = entry?;
+            (entry.path(), to.join(entry.file_name()))
+        };
+        if path.is_dir() {
+            copy_folder(&path, &target)?;
+        } else {
+            fs::copy(&path, &target)?;
+        }
+    }
+    Ok(())
 }
 
 /// Id and receipt key of a device, from what it joined with.

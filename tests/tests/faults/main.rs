@@ -6,6 +6,8 @@ mod device;
 mod plans;
 mod probes;
 mod processes;
+mod signers;
 mod space;
 mod stolen;
+mod thief;
 mod tokens;

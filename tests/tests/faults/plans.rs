@@ -15,7 +15,15 @@ use ensign_tests::hostile::{Hostile, Offer, Stolen, Wish, unix_now};
 use serde_bytes::ByteBuf;
 
 /// Starts 2.0.0 with two canaries and two receipts as evidence, while the device of wave 2 is away; then the controller is stolen.
-fn robbed() -> Result<(Fleet, Arc<Stolen>, Standing)> {
+pub(super) fn robbed() -> Result<(Fleet, Arc<Stolen>, Standing)> {
+    robbed_after("0s", |status| status["waves"][1]["state"] == "open")
+}
+
+/// The same with a soak, and the moment of the theft.
+pub(super) fn robbed_after(
+    soak: &str,
+    when: impl Fn(&serde_json::Value) -> bool,
+) -> Result<(Fleet, Arc<Stolen>, Standing)> {
     let (mut fleet, first) = Fleet::with_first_release(&build(Profile::Dev)?, 3)?;
     fleet.device("dev3")?.stop();
     let tree = fleet.path("second");
@@ -34,14 +42,13 @@ fn robbed() -> Result<(Fleet, Arc<Stolen>, Standing)> {
         "--waves",
         "100%",
         "--soak",
-        "0s",
+        soak,
         "--evidence",
         "2",
     ];
     fleet.ensign(start, [""; 0])?;
-    fleet.wait_for("the second wave is open", |f| {
-        let status = f.json(["rollout", "status"])?;
-        Ok(status["waves"][1]["state"] == "open")
+    fleet.wait_for("the rollout has come as far as the thief wants it", |f| {
+        Ok(when(&f.json(["rollout", "status"])?))
     })?;
     fleet.controller()?.kill_all();
     let stolen = Arc::new(Stolen::from(&fleet)?);
@@ -53,7 +60,7 @@ fn robbed() -> Result<(Fleet, Arc<Stolen>, Standing)> {
 type Change = fn(&mut Lease);
 
 /// The honest offer of a version for a device of a robbed fleet.
-fn honest(fleet: &Fleet, stolen: &Stolen, version: &str, device: &str) -> Result<Offer> {
+pub(super) fn honest(fleet: &Fleet, stolen: &Stolen, version: &str, device: &str) -> Result<Offer> {
     let (plan, bytes) = stolen.plan(version)?;
     let all = fleet
         .device_names()
@@ -72,7 +79,14 @@ fn honest(fleet: &Fleet, stolen: &Stolen, version: &str, device: &str) -> Result
 }
 
 /// The device meets the thief with this offer and must refuse it for this reason.
-fn lie(fleet: &mut Fleet, stolen: &Arc<Stolen>, device: &str, offer: Offer, code: Code, values: &[&str]) -> Result<()> {
+pub(super) fn lie(
+    fleet: &mut Fleet,
+    stolen: &Arc<Stolen>,
+    device: &str,
+    offer: Offer,
+    code: Code,
+    values: &[&str],
+) -> Result<()> {
     let before = fleet.status(device)?;
     if before["status"] == "waiting" && before["reason"]["code"] == code.name() {
         // A device that waits keeps the words of its first refusal of a kind, to write less: let it forget them.
@@ -84,7 +98,18 @@ fn lie(fleet: &mut Fleet, stolen: &Arc<Stolen>, device: &str, offer: Offer, code
         fleet.device(device)?.stop();
         drop(nothing);
     }
-    let wish = Wish::new(stolen, Some(offer))?;
+    meet(fleet, stolen, device, Wish::new(stolen, Some(offer))?, code, values)
+}
+
+/// The device meets a thief with this wish, and says this of it.
+pub(super) fn meet(
+    fleet: &mut Fleet,
+    stolen: &Arc<Stolen>,
+    device: &str,
+    wish: Wish,
+    code: Code,
+    values: &[&str],
+) -> Result<()> {
     let thief = Hostile::start(stolen, fleet.address(), wish)?;
     fleet.start_device(device)?;
     fleet.wait_for_refusal(device, code, values)?;
@@ -94,7 +119,7 @@ fn lie(fleet: &mut Fleet, stolen: &Arc<Stolen>, device: &str, offer: Offer, code
 }
 
 /// The controller is honest again: the plan that was misused is taken now, and so is the next release.
-fn honest_again(mut fleet: Fleet, standing: &Standing) -> Result<()> {
+pub(super) fn honest_again(mut fleet: Fleet, standing: &Standing) -> Result<()> {
     fleet.unmoved(standing)?;
     fleet.start_controller()?;
     fleet.start_device("dev3")?;
@@ -107,7 +132,7 @@ fn honest_again(mut fleet: Fleet, standing: &Standing) -> Result<()> {
 
 /// The same where the device refused the honest plan itself for what came with it: it says so, counts as failed in that plan, and
 /// takes a fresh one.
-fn honest_again_with_a_fresh_plan(mut fleet: Fleet, standing: &Standing) -> Result<()> {
+pub(super) fn honest_again_with_a_fresh_plan(mut fleet: Fleet, standing: &Standing) -> Result<()> {
     fleet.unmoved(standing)?;
     fleet.start_controller()?;
     fleet.start_device("dev3")?;
