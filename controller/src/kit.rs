@@ -20,9 +20,9 @@ use zeroize::Zeroizing;
 use crate::core::rows::{ApiTokenRow, FleetRow, RoleRow, key};
 use crate::core::{Online, listed};
 use crate::durable;
-use crate::http::auth::Role;
 use crate::keys::Keys;
 use crate::paths::{KEYS, Paths};
+use crate::roles::Role;
 use crate::store::blobs::BlobStore;
 use crate::store::ledger::{Change, Expect, Ledger, LedgerError, Typed as _};
 
@@ -111,6 +111,14 @@ fn prepare(
     }
     let mut machine = Machine::new(Ensign { fleet: kit.fleet }, Strict, &root)?;
     let keys = folder.join("keys");
+    if !KEYS.iter().any(|name| keys.join(name).exists()) {
+        return refuse!(
+            KitUsed,
+            "{} was imported before, its private keys are gone; {} holds no fleet",
+            folder.display(),
+            paths.data().display()
+        );
+    }
     let online = Keys::of(vec![
         secret(&keys.join("timestamp.pem"))?,
         secret(&keys.join("snapshot.pem"))?,

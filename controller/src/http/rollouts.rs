@@ -9,10 +9,11 @@ use ensign_bundle::digest::PlanId;
 use ensign_bundle::reason::{Code, Refusal};
 
 use super::App;
-use super::auth::{Caller, Permission};
+use super::auth::Caller;
 use super::devices::reason;
 use super::error::{Answer, ApiError, Body, Params, Path, Raw};
 use crate::core::State as Fleet;
+use crate::roles::Permission;
 
 /// Longest wait of a long poll, seconds: below what proxies cut.
 const WAIT_S: u64 = 60;

@@ -4,7 +4,7 @@ use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::Code;
 use ensign_controller::serve::Running;
 
-use crate::fleet::{Client, Device, Fleet, known, within};
+use crate::fleet::{Client, Device, FLEET, Fleet, known, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_kit_is_imported_once_and_keeps_no_private_key() {
@@ -85,6 +85,25 @@ async fn a_restart_keeps_everything() {
     running.stop().await.unwrap();
 }
 
+/// Its keys are with the first controller: the words say so, and not that a file is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kit_is_for_one_folder() {
+    let fleet = Fleet::new();
+    fleet.serve().await.stop().await.unwrap();
+    let other = fleet.dir.path().join("other");
+    let refusal = ensign_controller::serve::start(ensign_controller::serve::Options {
+        data: other.clone(),
+        kit: Some(fleet.kit()),
+        config: ensign_controller::config::Config::default(),
+    })
+    .await
+    .unwrap_err();
+    assert_eq!(refusal.code, Code::KitUsed);
+    for path in [fleet.kit(), other] {
+        assert!(refusal.text.contains(&path.display().to_string()), "{refusal}");
+    }
+}
+
 /// Whoever can open a lock can hold it; folders of an earlier version, or of an installer, are closed as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_else_gets_into_the_folders() {
@@ -151,4 +170,3 @@ async fn damaged_timestamps_and_snapshots_are_signed_anew() {
     }
     running.stop().await.unwrap();
 }
-

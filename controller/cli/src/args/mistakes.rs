@@ -7,7 +7,27 @@ use ensign_bundle::text::printable;
 use super::Cli;
 use crate::failure::Failure;
 
-/// Words of other tools and of later versions: the noun before them (empty = none), the words, what to type.
+/// What most words for bringing a release mean.
+const START: &str = "`ensign rollout start --product PRODUCT --version VERSION`";
+
+/// Verbs of later versions, by their noun.
+const LATER: &[(&str, &[&str])] = &[
+    ("rollout", &["retry", "history", "catch-up"]),
+    (
+        "device",
+        &[
+            "clear-denied",
+            "log",
+            "import-report",
+            "replace",
+            "diagnose",
+            "preregister",
+        ],
+    ),
+    ("fleet", &["kit", "reconcile", "cost"]),
+];
+
+/// Words of other tools: the noun before them (empty = none), the words, what to type.
 const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
     (
         "rollout",
@@ -30,11 +50,7 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
         &["continue", "unpause", "unhalt", "go"],
         "`ensign rollout resume`",
     ),
-    (
-        "rollout",
-        &["create", "new", "run", "begin", "deploy"],
-        "`ensign rollout start --product PRODUCT --version VERSION`",
-    ),
+    ("rollout", &["create", "new", "run", "begin", "deploy"], START),
     (
         "rollout",
         &["preview", "dry-run", "diff"],
@@ -44,11 +60,6 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
         "rollout",
         &["revert", "rollback", "undo", "back"],
         "`ensign rollout start --product PRODUCT --version VERSION --allow-downgrade --reason TEXT` with the older version",
-    ),
-    (
-        "rollout",
-        &["retry", "history", "catch-up"],
-        "this verb is not in this version; `ensign rollout --help` lists those that are",
     ),
     ("device", &["list", "devices"], "`ensign device ls`"),
     (
@@ -88,18 +99,6 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
         "`ensign device label DEVICE --label KEY=VALUE`",
     ),
     (
-        "device",
-        &[
-            "clear-denied",
-            "log",
-            "import-report",
-            "replace",
-            "diagnose",
-            "preregister",
-        ],
-        "this verb is not in this version; `ensign device --help` lists those that are",
-    ),
-    (
         "fleet",
         &["create", "new", "make"],
         "`ensign fleet init --name NAME --controller HOST:PORT --kit DIR`",
@@ -108,11 +107,6 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
     ("fleet", &["stop", "pause", "halt", "brake"], "`ensign fleet freeze`"),
     ("fleet", &["resume", "start", "thaw", "go"], "`ensign fleet unfreeze`"),
     ("fleet", &["check", "health"], "`ensign fleet status --check`"),
-    (
-        "fleet",
-        &["kit", "reconcile", "cost"],
-        "this verb is not in this version; `ensign fleet --help` lists those that are",
-    ),
     ("release", &["list"], "`ensign release ls`"),
     (
         "release",
@@ -123,11 +117,7 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
     ("release", &["info", "get", "inspect"], "`ensign release show RELEASE`"),
     ("release", &["check"], "`ensign release verify FILE`"),
     ("release", &["compare"], "`ensign release diff A B`"),
-    (
-        "release",
-        &["deploy", "install", "start"],
-        "`ensign rollout start --product PRODUCT --version VERSION`",
-    ),
+    ("release", &["deploy", "install", "start"], START),
     (
         "release",
         &["yank", "patch", "export", "prune", "rm", "remove", "delete", "withdraw"],
@@ -159,11 +149,7 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
         "`ensign fleet init --name NAME --controller HOST:PORT --kit DIR`",
     ),
     ("", &["status"], "`ensign fleet status`, or `ensign rollout status`"),
-    (
-        "",
-        &["deploy", "update", "upgrade", "start", "install"],
-        "`ensign rollout start --product PRODUCT --version VERSION`",
-    ),
+    ("", &["deploy", "update", "upgrade", "start", "install"], START),
     (
         "",
         &["stop", "pause", "freeze", "halt"],
@@ -199,7 +185,7 @@ pub fn failure(error: &clap::Error, words: &[String]) -> Failure {
     let failure = Failure::usage(in_one_line(&error.render().to_string()));
     let hint = match error.kind() {
         ErrorKind::InvalidSubcommand => context(error, ContextKind::InvalidSubcommand).first().and_then(|word| {
-            other_word(verb, word).map(str::to_owned).or_else(|| {
+            other_word(verb, word).or_else(|| {
                 // The nearest stands last.
                 let near = context(error, ContextKind::SuggestedSubcommand);
                 let near: Vec<String> = near.iter().rev().map(|near| format!("`{path} {near}`")).collect();
@@ -262,11 +248,16 @@ fn context(error: &clap::Error, kind: ContextKind) -> Vec<String> {
     }
 }
 
-fn other_word(noun: &str, word: &str) -> Option<&'static str> {
-    let found = OTHER_WORDS
-        .iter()
-        .find(|(of, words, _)| *of == noun && words.contains(&word.to_ascii_lowercase().as_str()));
-    found.map(|(_, _, hint)| *hint)
+fn other_word(noun: &str, word: &str) -> Option<String> {
+    let word = word.to_ascii_lowercase();
+    let means = |of: &str, words: &[&str]| of == noun && words.contains(&word.as_str());
+    if LATER.iter().any(|(of, words)| means(of, words)) {
+        return Some(format!(
+            "this verb is not in this version; `ensign {noun} --help` lists those that are"
+        ));
+    }
+    let found = OTHER_WORDS.iter().find(|(of, words, _)| means(of, words));
+    found.map(|(_, _, hint)| (*hint).to_owned())
 }
 
 /// `PRODUCT@VERSION` where product and version have flags of their own.
@@ -346,9 +337,10 @@ mod tests {
     }
 
     #[test]
-    fn no_word_of_the_table_is_a_verb() {
+    fn no_word_of_the_tables_is_a_verb() {
         let command = Cli::command();
-        for (noun, words, _) in OTHER_WORDS {
+        let tables = OTHER_WORDS.iter().map(|(noun, words, _)| (noun, words));
+        for (noun, words) in tables.chain(LATER.iter().map(|(noun, words)| (noun, words))) {
             let of = if noun.is_empty() {
                 &command
             } else {

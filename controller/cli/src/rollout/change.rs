@@ -28,11 +28,25 @@ pub async fn pause(app: &App, which: Option<&str>, pause: bool) -> Result<()> {
         .await
         .map_err(|e| ended(e, &found))?;
     app.shell.print(&changed)?;
+    if pause && let Some(note) = under_way(&changed) {
+        app.shell.note(&note);
+    }
     // What halted it was acknowledged, and the next rule stops it: that is no success.
     if !pause && changed.state == RolloutState::Halted {
         return Err(wait::shown(&app.shell, &changed, halted_again(&changed)));
     }
     Ok(())
+}
+
+/// What a pause does not stop.
+fn under_way(rollout: &Rollout) -> Option<String> {
+    let active = rollout.waves.iter().map(|w| u64::from(w.active)).sum();
+    (active > 0).then(|| {
+        format!(
+            "{} under way: what is being fetched is fetched to its end and waits, what is switching finishes",
+            show_count(active, "device")
+        )
+    })
 }
 
 fn halted_again(rollout: &Rollout) -> Failure {
@@ -146,6 +160,17 @@ mod tests {
 
     use super::*;
     use crate::rollout::view::tests::rollout;
+
+    #[test]
+    fn a_pause_says_what_runs_on() {
+        let mut r = rollout(1, "app");
+        for wave in &mut r.waves {
+            wave.active = 0;
+        }
+        assert_eq!(under_way(&r), None);
+        r.waves[0].active = 3;
+        assert!(under_way(&r).is_some_and(|note| note.starts_with("3 devices under way: what is being fetched")));
+    }
 
     #[test]
     fn a_resume_that_halts_again_has_the_code_of_the_halt() {

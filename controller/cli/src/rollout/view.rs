@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ensign_api::{Frozen, Rollout, RolloutState, WaveState, WaveStatus};
+use ensign_api::{Frozen, Reason, Rollout, RolloutState, WaveState, WaveStatus};
 use ensign_bundle::reason::Code;
 use ensign_bundle::text::printable;
 
@@ -86,6 +86,16 @@ pub fn said(frozen: &Frozen) -> String {
     said
 }
 
+/// What holds it, with the code where the words do not begin with it.
+fn because(reason: &Reason) -> String {
+    let Reason { code, text } = reason;
+    if text.starts_with(code.name()) {
+        text.clone()
+    } else {
+        format!("{text} ({code})")
+    }
+}
+
 impl Document for Rollout {
     fn table(&self, paint: Paint) -> String {
         let (ok, target) = (sum(self, |w| w.ok), sum(self, |w| w.target));
@@ -102,7 +112,7 @@ impl Document for Rollout {
         let mut facts = Facts::new();
         facts.add("id", self.id.to_string());
         if let Some(reason) = &self.reason {
-            facts.add("because", format!("{} ({})", reason.text, reason.code));
+            facts.add("because", because(reason));
         }
         if let Some(frozen) = &self.frozen
             && self.reason.as_ref().is_none_or(|r| r.code != Code::Frozen)
