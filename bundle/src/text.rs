@@ -1,4 +1,7 @@
-//! Foreign text made harmless before it reaches a terminal, a log, a table or HTML; times as people read them.
+//! Foreign text made harmless before it reaches a terminal, a log, a table or HTML; times and errors as people read them.
+
+use std::error::Error;
+use std::fmt::Write as _;
 
 /// A day, seconds.
 const DAY_S: u64 = 24 * 3600;
@@ -21,6 +24,21 @@ pub fn printable(text: &str, max: usize) -> String {
         }
     }
     out
+}
+
+/// `error: cause: cause`, without repeating a cause that the error before it already states.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.ends_with(&words) {
+            // Writing to a string cannot fail.
+            let _ = write!(text, ": {words}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// Unix seconds as RFC 3339 in UTC (`2026-12-01T02:00:00Z`), leap seconds aside.
@@ -69,7 +87,25 @@ fn is_harmless(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{printable, utc};
+    use super::{chain, printable, utc};
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] Inner);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("inner")]
+    struct Inner;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("said: {0}")]
+    struct Says(#[source] Inner);
+
+    #[test]
+    fn names_each_cause_once() {
+        assert_eq!(chain(&Outer(Inner)), "outer: inner");
+        assert_eq!(chain(&Says(Inner)), "said: inner");
+    }
 
     #[test]
     fn escapes_what_could_deceive_and_keeps_the_rest() {

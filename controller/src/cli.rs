@@ -7,7 +7,7 @@ use std::process::{self, ExitCode};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use ensign_bundle::reason::{Code, Refusal};
-use ensign_bundle::text::printable;
+use ensign_bundle::text::{chain, printable};
 
 use crate::config::Config;
 use crate::paths::Paths;
@@ -177,11 +177,7 @@ fn show_keys(args: &KeysArgs) -> Result<(), Refusal> {
 }
 
 fn run(args: Serve) -> Result<(), Refusal> {
-    let refused = |e: &dyn std::error::Error| {
-        let cause = e.source().map(|s| format!(": {s}")).unwrap_or_default();
-        Refusal::new(Code::ConfigRefused, format!("{e}{cause}"))
-    };
-    let mut config = Config::load(args.config.as_deref()).map_err(|e| refused(&e))?;
+    let mut config = Config::load(args.config.as_deref()).map_err(|e| Refusal::new(Code::ConfigRefused, chain(&e)))?;
     config.listen = args.listen.or(config.listen);
     config.operator_listen = args.operator_listen.or(config.operator_listen);
     config.metrics_listen = args.metrics_listen.or(config.metrics_listen);

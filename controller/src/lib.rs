@@ -15,6 +15,7 @@ pub mod logs;
 pub mod metrics;
 pub mod paths;
 pub mod places;
+pub mod roles;
 pub mod serve;
 pub mod server;
 pub mod store;

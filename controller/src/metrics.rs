@@ -58,7 +58,7 @@ pub fn text(state: &State, parts: &Parts) -> Result<String, fmt::Error> {
         &mut registry,
         "frozen",
         "1 while the fleet is frozen",
-        u64::from(state.freeze.is_some()),
+        u64::from(state.frozen().is_some()),
     );
     let roles = Family::<Named, Gauge>::default();
     let root = state.roles.root();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
+use ensign_bundle::text::chain;
 use ensign_crypto::KeyId;
 use quinn::Endpoint;
 use sd_notify::NotifyState;
@@ -70,17 +71,15 @@ pub async fn start(options: Options) -> Result<Running, Refusal> {
     let (udp, tcp) = bind(&wanted, parts.config.operator_listen)?;
     let address = udp.local_addr().map_err(|e| Refusal::new(Code::Io, e.to_string()))?;
 
-    let chain = |what: &str, e: &dyn std::error::Error| {
-        let cause = e.source().map(|s| format!(": {s}")).unwrap_or_default();
-        Refusal::new(Code::Failed, format!("{what}: {e}{cause}"))
-    };
+    let failed =
+        |what: &str, e: &(dyn std::error::Error + 'static)| Refusal::new(Code::Failed, format!("{what}: {}", chain(e)));
     let mut named = parts.named.subscribe();
     let controller = parts.keys.of_controller(&named.borrow_and_update().clone())?;
-    let shown = Arc::new(Shown::new(&controller).map_err(|e| chain("devices' port", &e))?);
-    let endpoint = endpoint::start(udp, &controller, shown.clone()).map_err(|e| chain("devices' port", &e))?;
+    let shown = Arc::new(Shown::new(&controller).map_err(|e| failed("devices' port", &e))?);
+    let endpoint = endpoint::start(udp, &controller, shown.clone()).map_err(|e| failed("devices' port", &e))?;
     tokio::spawn(follow_root(parts.clone(), shown, named));
     let acceptor = listen::acceptor(&paths.https_certificate(), &paths.key("https.pem"))
-        .map_err(|e| chain("operators' port", &e))?;
+        .map_err(|e| failed("operators' port", &e))?;
 
     let (stop, stopped) = watch::channel(false);
     let app = App {

@@ -16,6 +16,7 @@ use super::engine::Event;
 use super::identity::{self, Device, IdentityError};
 use super::rotation::{self, Pending};
 use super::session::{self, ConnectError, Connected, FrameError, Target};
+use crate::chain::chain;
 use crate::clock;
 use crate::config::Config;
 use crate::ipc::State;
@@ -61,10 +62,8 @@ impl SessionError {
         match self {
             Self::Connect(e) => e.refusal(),
             Self::Refused(refusal) => Refusal::new(refusal.code, printable(&refusal.text, 300)),
-            Self::Frame(_) | Self::Silent | Self::NoWelcome => {
-                Refusal::new(Code::ControllerUnreachable, self.to_string())
-            }
-            Self::Identity(_) => Refusal::new(Code::Io, self.to_string()),
+            Self::Frame(_) | Self::Silent | Self::NoWelcome => Refusal::new(Code::ControllerUnreachable, chain(self)),
+            Self::Identity(_) => Refusal::new(Code::Io, chain(self)),
         }
     }
 }

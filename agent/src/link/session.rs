@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::tls::{self, TlsError};
+use crate::chain::chain;
 
 /// Longest handshake with one address.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -54,7 +55,7 @@ impl Target {
         let local = |address: &String| {
             let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
             let bare = host.trim_start_matches('[').trim_end_matches(']');
-            host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            host == "localhost" || bare.parse().is_ok_and(is_this_machine)
         };
         !self.addresses.is_empty() && self.addresses.iter().all(local)
     }
@@ -88,7 +89,7 @@ impl ConnectError {
             Self::NoAddress | Self::Resolve { .. } | Self::Unreachable { .. } => Code::ControllerUnreachable,
             Self::Tls(_) | Self::Socket(_) => Code::Failed,
         };
-        Refusal::new(code, self.to_string())
+        Refusal::new(code, chain(self))
     }
 }
 
@@ -203,8 +204,13 @@ async fn handshake(
     }
 }
 
+/// IPv4 in its IPv6 form too.
+fn is_this_machine(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
 fn transport(target: &Target, peer: IpAddr) -> TransportConfig {
-    let (keep_alive, idle, rtt) = if peer.is_loopback() {
+    let (keep_alive, idle, rtt) = if is_this_machine(peer) {
         (
             LOCAL_KEEP_ALIVE.min(target.keep_alive),
             LOCAL_IDLE.min(target.idle_timeout),
@@ -274,6 +280,7 @@ mod tests {
         for local in [
             &["127.0.0.1:7443"][..],
             &["[::1]:7443"],
+            &["[::ffff:127.0.0.1]:7443"],
             &["localhost:1", "127.9.9.9:2"],
         ] {
             assert!(target(local).is_local(), "{local:?}");

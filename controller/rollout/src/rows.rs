@@ -8,7 +8,7 @@ use crate::fleet::{Device, Fleet, Policies};
 use crate::member::{Entry, Member};
 use crate::rollout::{Control, Index, Rollout, Stage, Wave};
 
-/// Key `freeze`.
+/// Key `rollouts`: the fleet itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetRow {
     /// When the controller started last, unix seconds.

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use common::*;
 use ensign_bundle::plan::evidence::ReceiptState;
-use ensign_bundle::reason::Code;
+use ensign_bundle::reason::{Code, Refusal};
 use ensign_rollout::*;
 
 /// A rollout of `sizes` of which the first `failed` devices fail with `code`, the others of its first wave succeed.
@@ -106,4 +106,39 @@ fn what_is_done_or_was_replaced_is_not_under_way() {
     let r = w.fleet.rollout(&rollout_id(1)).unwrap();
     assert!(!r.ended(), "a straggler may still come");
     assert!(!under_way(&w));
+}
+
+/// Whatever stopped it before: without its plan it cannot go on, and says so.
+#[test]
+fn a_lost_plan_halts_what_runs_and_what_stands() {
+    let lost = |w: &mut World| {
+        w.event(Event::Halted {
+            rollout: rollout_id(1),
+            reason: Refusal::new(Code::PlanLost, "damaged"),
+            at: w.now,
+        });
+    };
+    for stopped in [false, true] {
+        let mut w = World::new(2);
+        w.start(1, &spec(&[2]));
+        w.settle();
+        if stopped {
+            let order = w.order("lunch");
+            w.event(Event::Paused {
+                rollout: rollout_id(1),
+                order,
+            });
+        }
+        lost(&mut w);
+        assert_eq!((w.state(1), w.reason(1)), (RolloutState::Halted, Some(Code::PlanLost)));
+        let hint = w.status(1).hint;
+        assert!(hint.contains("--version 1.1.0") && hint.contains("backup"), "{hint}");
+        assert!(!w.desired(0).is_some_and(|d| d.lease));
+    }
+    let mut w = failed_with(Code::NoSpace, &[3], 2);
+    lost(&mut w);
+    assert_eq!(w.reason(1), Some(Code::PlanLost));
+    let at = w.fleet.rollout(&rollout_id(1)).unwrap().stage.clone();
+    lost(w.wait(60));
+    assert_eq!(w.fleet.rollout(&rollout_id(1)).unwrap().stage, at, "known already");
 }

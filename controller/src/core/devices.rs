@@ -149,16 +149,9 @@ impl State {
     }
 
     pub(super) fn device_added(&mut self, row: &DeviceRow) {
-        self.happened(&Event::DeviceAdded {
-            device: row.id,
-            name: row.name.clone(),
-            state: row.state,
-            at: self.now,
-        });
-        self.happened(&Event::Labelled {
-            device: row.id,
-            labels: row.labels.clone(),
-        });
+        for event in row.events() {
+            self.happened(&event);
+        }
     }
 
     pub(super) fn keep_statement(&self, envelope: &[u8], seq: u64) -> Result<StatementRow, Refusal> {

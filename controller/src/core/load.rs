@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::metadata::Roles;
 use super::rollouts::Rollouts;
-use super::rows::{ApiTokenRow, DeviceRow, FleetRow, FreezeRow, ReleaseRow, RoleRow, TokenRow, key};
+use super::rows::{ApiTokenRow, DeviceRow, FleetRow, ReleaseRow, RoleRow, TokenRow, key};
 use super::sessions::Sessions;
 use super::state::{Parts, State, read_document};
 use crate::clock;
@@ -74,7 +74,6 @@ pub fn load(
         let hash = name.trim_start_matches(key::API_TOKENS).parse::<Digest>();
         api_tokens.insert(hash.map_err(|e| Refusal::new(Code::Malformed, e.to_string()))?, row);
     }
-    let freeze = ledger.read_as::<FreezeRow>(key::FREEZE)?.map(|stored| stored.value);
     keys::settle(paths, roles.root())?;
     let keys = Keys::open(paths)?;
     let rollouts = Rollouts::load(ledger, documents.as_ref(), &config, fleet.starts, &devices)?;
@@ -99,7 +98,6 @@ pub fn load(
         used_keys,
         rotated,
         api_tokens,
-        freeze,
         rollouts,
         sessions: Sessions::default(),
         commits: 0,

@@ -10,7 +10,6 @@ use ensign_bundle::text::printable;
 use ensign_rollout::{Event, Order, Rollout};
 
 use super::devices::subject_of;
-use super::rows::{FreezeRow, key};
 use super::state::State;
 
 /// Characters of an operator's reason that are kept.
@@ -199,28 +198,18 @@ impl State {
     }
 
     /// Nothing starts anywhere.
-    pub fn freeze_fleet(&mut self, reason: &str, by: &str) -> Result<(), Refusal> {
-        if self.freeze.is_some() {
-            return Ok(());
+    pub fn freeze_fleet(&mut self, reason: &str, by: &str) {
+        if self.rollouts.model.freeze().is_none() {
+            tracing::info!(by, reason = %printable(reason, REASON), "the fleet is frozen");
+            self.happened(&Event::Frozen {
+                order: self.order(reason, by),
+            });
         }
-        let row = FreezeRow {
-            since: self.now,
-            reason: printable(reason, REASON),
-            by: by.to_owned(),
-        };
-        self.put(key::FREEZE.to_owned(), &row)?;
-        tracing::info!(by, reason = %row.reason, "the fleet is frozen");
-        self.happened(&Event::Frozen {
-            order: self.order(reason, by),
-        });
-        self.freeze = Some(row);
-        Ok(())
     }
 
     /// Lets go of the brake.
     pub fn unfreeze_fleet(&mut self, reason: &str, by: &str) {
-        if self.freeze.take().is_some() {
-            self.delete(key::FREEZE.to_owned());
+        if self.rollouts.model.freeze().is_some() {
             tracing::info!(by, reason = %printable(reason, REASON), "the fleet is no longer frozen");
             self.happened(&Event::Unfrozen { at: self.now });
         }

@@ -22,8 +22,7 @@ impl State {
         let not_found = || Refusal::new(Code::NotFound, format!("there is no rollout {id}"));
         let rollout = self.rollouts.model.rollout(id).ok_or_else(not_found)?;
         // The clock of the question, not that of the last change: what is left of a soak goes by it.
-        let status = model::status(&self.rollouts.model, id, clock::unix_now())
-            .ok_or_else(not_found)?;
+        let status = model::status(&self.rollouts.model, id, clock::unix_now()).ok_or_else(not_found)?;
         let release = self.release(&status.product, &status.version);
         // What devices say decides whom it counts for; its size and what was sent are known here.
         let plain = release.map_or(0, |r| r.bytes).saturating_mul(u64::from(status.fetched));

@@ -112,6 +112,16 @@ impl Rollouts {
         });
     }
 
+    /// Its devices, in the order of their ids.
+    pub fn members(&self, id: &PlanId) -> Vec<DeviceId> {
+        let rollout = self.model.rollout(id);
+        rollout
+            .into_iter()
+            .flat_map(ensign_rollout::Rollout::members)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
     pub(super) fn entry(&self, id: &PlanId) -> Result<&Entry, Refusal> {
         self.plans
             .get(id)
@@ -126,7 +136,11 @@ fn load_model(
     devices: &BTreeMap<DeviceId, DeviceRow>,
 ) -> Result<Fleet, Refusal> {
     let fleet = ledger.read_as::<model_rows::FleetRow>(key::MODEL_FLEET)?;
-    let devices = devices.values().map(|row| (row.id, row.model()));
+    let mut known = Fleet::new(policies);
+    for event in devices.values().flat_map(DeviceRow::events) {
+        observe(&mut known, &event);
+    }
+    let devices = known.devices().map(|(id, device)| (*id, device.clone()));
     let mut rollouts = Vec::new();
     for (name, row) in rows::<model_rows::RolloutRow>(ledger, key::ROLLOUTS)? {
         rollouts.push((parse_last(&name)?, row));

@@ -9,7 +9,6 @@
 //! | `device/<id>` | [`DeviceRow`] |
 //! | `name/<name>` | [`NameRow`]: the living device with this name |
 //! | `api-token/<sha256>` | [`ApiTokenRow`] |
-//! | `freeze` | [`FreezeRow`], while the fleet is frozen |
 //! | `plan/<id>` | `PlanRow`: a plan as it was signed, its lists, its gates |
 //! | `receipt/<rollout>/<device>` | `ReceiptRow` |
 //! | `rollouts`, `rollout/<id>`, `slot/<rollout>/<device>` | rows of the planner's model (`ensign_rollout::rows`) |
@@ -20,10 +19,10 @@ use ensign_bundle::digest::{DeviceId, Digest, FleetId};
 use ensign_bundle::ids::{Ident, Labels, Version};
 use ensign_bundle::wire::Status;
 use ensign_crypto::PublicKey;
-use ensign_rollout::{Device, DeviceState, Order};
+use ensign_rollout::{DeviceState, Event, Order};
 use serde::{Deserialize, Serialize};
 
-use crate::http::auth::Role;
+use crate::roles::Role;
 
 /// Which fleet this ledger belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,23 +174,39 @@ impl DeviceRow {
         self.alarm.is_some()
     }
 
-    /// The device as the planner knows it: it has no row of its own, so that no fact stands in two.
-    pub fn model(&self) -> Device {
-        let mut model = Device::new(self.name.clone(), self.state);
-        model.labels.clone_from(&self.labels);
-        model.ordered = self.ordered.clone();
-        model.held = self.held_by.clone();
-        model.hold = self.held.then(|| self.held_by.reason.clone());
-        model.cloned = self.is_cloned();
-        model.added_at = self.joined;
-        model.heard_at = self.last_seen.unwrap_or_default().max(self.joined);
-        if let Some(status) = &self.status {
-            model.phase = status.phase;
-            model.plan = status.plan;
-            model.reason.clone_from(&status.reason);
-            model.installed.clone_from(&status.installed);
-        }
-        model
+    /// What the planner has to observe to know it: when it joins, and at each start, for the model has no row of its own for devices.
+    pub fn events(&self) -> Vec<Event> {
+        let device = self.id;
+        let mut events = vec![
+            Event::DeviceAdded {
+                device,
+                name: self.name.clone(),
+                state: self.state,
+                at: self.joined,
+            },
+            Event::DeviceState {
+                device,
+                state: self.state,
+                order: self.ordered.clone(),
+            },
+            Event::Labelled {
+                device,
+                labels: self.labels.clone(),
+            },
+            Event::Held {
+                device,
+                held: self.held,
+                order: self.held_by.clone(),
+            },
+            Event::Cloned {
+                device,
+                cloned: self.is_cloned(),
+            },
+        ];
+        let at = self.last_seen.unwrap_or(self.joined);
+        events.extend(self.status.clone().map(|status| Event::Reported { device, at, status }));
+        events.push(Event::Disconnected { device, at });
+        events
     }
 }
 
@@ -218,13 +233,6 @@ pub struct ApiTokenRow {
     pub expires: Option<u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FreezeRow {
-    pub since: u64,
-    pub reason: String,
-    pub by: String,
-}
-
 /// The keys of the table above.
 pub mod key {
     use ensign_bundle::digest::{DeviceId, Digest, PlanId};
@@ -232,7 +240,6 @@ pub mod key {
     use ensign_crypto::PublicKey;
 
     pub const FLEET: &str = "fleet";
-    pub const FREEZE: &str = "freeze";
     pub const TARGETS: &str = "role/targets";
     pub const SNAPSHOT: &str = "role/snapshot";
     pub const TIMESTAMP: &str = "role/timestamp";

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::metadata::Roles;
 use super::rollouts::Rollouts;
-use super::rows::{ApiTokenRow, DeviceRow, FleetRow, FreezeRow, ReleaseRow, TokenRow, key};
+use super::rows::{ApiTokenRow, DeviceRow, FleetRow, ReleaseRow, TokenRow, key};
 use super::sessions::Sessions;
 use crate::config::Config;
 use crate::keys::Keys;
@@ -64,7 +64,6 @@ pub struct State {
     /// Devices by keys that they have changed to, or announced.
     pub(super) rotated: BTreeMap<KeyId, DeviceId>,
     pub api_tokens: BTreeMap<Digest, ApiTokenRow>,
-    pub freeze: Option<FreezeRow>,
     pub rollouts: Rollouts,
     pub sessions: Sessions,
     /// Commits since the start.

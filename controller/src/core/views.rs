@@ -50,11 +50,11 @@ impl State {
     }
 
     /// The brake on the whole fleet.
-    pub(super) fn frozen(&self) -> Option<Frozen> {
-        self.freeze.as_ref().map(|freeze| Frozen {
-            since: Time(freeze.since),
-            reason: freeze.reason.clone(),
-            by: printable(&freeze.by, 64),
+    pub fn frozen(&self) -> Option<Frozen> {
+        self.rollouts.model.freeze().map(|order| Frozen {
+            since: Time(order.at),
+            reason: order.reason.clone(),
+            by: order.by.clone(),
         })
     }
 

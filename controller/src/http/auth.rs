@@ -6,61 +6,20 @@ use axum::http::request::Parts;
 use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
-use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::error::ApiError;
 use super::guests::Guest;
+use crate::roles::{Permission, Role};
 
 /// Longest token that is looked at, bytes.
 const TOKEN_BYTES: usize = 512;
-
-/// The roles of operators' logins (docs/operating.md, "Roles of logins").
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Role {
-    Viewer,
-    Enroller,
-    Deployer,
-    Approver,
-    Auditor,
-    Admin,
-}
-
-/// What a request does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Permission {
-    /// Reads anything.
-    Read,
-    /// Tokens, accepting and rejecting devices, their labels.
-    Enroll,
-    /// Blobs and releases; starting, resuming and promoting rollouts, slots of dark devices.
-    Deploy,
-    /// Stops: pause, cancel, freeze, suspend, revoke, hold. Also what lifts a freeze, a suspension or a hold; resuming a rollout is
-    /// [`Self::Deploy`].
-    Brake,
-    /// Root and targets; they carry their own signatures.
-    Administer,
-}
 
 /// The operator behind a request.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub name: String,
     pub role: Role,
-}
-
-impl Role {
-    /// Whether this role may do it.
-    pub const fn may(self, permission: Permission) -> bool {
-        match permission {
-            Permission::Read => true,
-            Permission::Enroll => matches!(self, Self::Enroller | Self::Admin),
-            Permission::Deploy => matches!(self, Self::Deployer | Self::Admin),
-            Permission::Brake => matches!(self, Self::Enroller | Self::Deployer | Self::Approver | Self::Admin),
-            Permission::Administer => matches!(self, Self::Admin),
-        }
-    }
 }
 
 impl Caller {
@@ -112,28 +71,5 @@ impl FromRequestParts<App> for Caller {
             .into()),
             None => Err(Refusal::new(Code::NotAuthorised, "the API token is unknown").into()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn roles_deny_by_default() {
-        assert!(Role::Viewer.may(Permission::Read));
-        for permission in [
-            Permission::Enroll,
-            Permission::Deploy,
-            Permission::Brake,
-            Permission::Administer,
-        ] {
-            assert!(!Role::Viewer.may(permission), "{permission:?}");
-            assert!(!Role::Auditor.may(permission), "{permission:?}");
-            assert!(Role::Admin.may(permission), "{permission:?}");
-        }
-        assert!(!Role::Deployer.may(Permission::Enroll));
-        assert!(!Role::Enroller.may(Permission::Deploy));
-        assert!(Role::Approver.may(Permission::Brake));
     }
 }

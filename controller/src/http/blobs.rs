@@ -9,9 +9,10 @@ use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::Refusal;
 use ensign_bundle::refuse;
 
-use super::auth::{Caller, Permission};
+use super::auth::Caller;
 use super::error::{Answer, Body, Raw};
 use super::{App, blocking};
+use crate::roles::Permission;
 
 /// Which of these are not stored.
 #[utoipa::path(post, path = "/v1/blobs/missing", tag = "releases", request_body = Digests,

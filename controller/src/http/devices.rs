@@ -6,10 +6,11 @@ use ensign_api::{Base64, Change, Device, DeviceDetail, DeviceEvidence, ErrorDocu
 use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 
-use super::auth::{Caller, Permission};
+use super::auth::Caller;
 use super::error::{Answer, ApiError, Path, Raw};
 use super::{App, blocking};
 use crate::core::{Verb, read_document};
+use crate::roles::Permission;
 
 /// Every device.
 #[utoipa::path(get, path = "/v1/devices", tag = "devices", responses((status = 200, body = Vec<Device>)))]

@@ -5,8 +5,9 @@ use axum::extract::State;
 use ensign_api::{Change, ErrorDocument, Fleet};
 
 use super::App;
-use super::auth::{Caller, Permission};
+use super::auth::Caller;
 use super::error::{Answer, Body};
+use crate::roles::Permission;
 
 /// The fleet at a glance.
 #[utoipa::path(get, path = "/v1/fleet", tag = "fleet", responses((status = 200, body = Fleet), (status = 403, body = ErrorDocument)))]
@@ -20,7 +21,7 @@ pub(super) async fn show(State(app): State<App>, caller: Caller) -> Answer<Fleet
 pub(super) async fn freeze(State(app): State<App>, caller: Caller, Body(change): Body<Change>) -> Answer<Fleet> {
     caller.require(Permission::Brake)?;
     let frozen = move |state: &mut crate::core::State| {
-        state.freeze_fleet(&change.reason, &caller.name)?;
+        state.freeze_fleet(&change.reason, &caller.name);
         Ok(state.view_fleet())
     };
     Ok(Json(app.core.change(frozen).await?))

@@ -10,10 +10,11 @@ use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
 
-use super::auth::{Caller, Permission};
+use super::auth::Caller;
 use super::error::{Answer, ApiError, Params, Path, Raw};
 use super::{App, blocking};
 use crate::core::read_document;
+use crate::roles::Permission;
 
 /// Roots above the one that the client has, then targets, snapshot, timestamp.
 #[utoipa::path(get, path = "/v1/metadata", tag = "fleet", params(MetadataQuery), responses((status = 200, body = Vec<Metadata>)))]

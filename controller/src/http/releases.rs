@@ -6,10 +6,11 @@ use ensign_api::{ErrorDocument, Release};
 use ensign_bundle::ids::{BadName, Ident, Version};
 use ensign_bundle::reason::{Code, Refusal};
 
-use super::auth::{Caller, Permission};
+use super::auth::Caller;
 use super::error::{Answer, Path, Raw};
 use super::{App, blocking};
 use crate::core::Complete;
+use crate::roles::Permission;
 
 /// Publishes a signed release document. Its manifest, block tables and blocks must be stored.
 #[utoipa::path(post, path = "/v1/releases", tag = "releases",

@@ -7,9 +7,10 @@ use ensign_bundle::reason::{Code, Refusal};
 use ensign_crypto::PublicKey;
 
 use super::App;
-use super::auth::{Caller, Permission};
+use super::auth::Caller;
 use super::error::{Answer, Body, Path};
 use crate::core::State as Fleet;
+use crate::roles::Permission;
 
 /// Takes the deploy-signed grant of a new token.
 #[utoipa::path(post, path = "/v1/tokens", tag = "devices", request_body = NewToken,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::text::chain;
 
 /// Blobs by digest. Content is hashed before it gets its name: what is there under a digest had that digest when it was
 /// written, and what is reported as there is on disk.
@@ -125,11 +126,7 @@ impl BlobError {
 
 impl From<BlobError> for Refusal {
     fn from(error: BlobError) -> Self {
-        let text = match &error {
-            BlobError::Read { source, .. } | BlobError::Io { source, .. } => format!("{error}: {source}"),
-            _ => error.to_string(),
-        };
-        Self::new(error.code(), text)
+        Self::new(error.code(), chain(&error))
     }
 }
 

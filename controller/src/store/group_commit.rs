@@ -5,6 +5,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
+use ensign_bundle::text::chain;
+
 use super::ledger::LedgerError;
 
 /// Numbered commits, applied in order, on their way to the disk.
@@ -57,7 +59,7 @@ impl GroupCommit {
     }
 
     /// Returns when commit `number` is on disk. `sync` is handed the number of the newest commit that it covers.
-    pub(super) fn wait_for<E: std::error::Error>(
+    pub(super) fn wait_for<E: std::error::Error + 'static>(
         &self,
         number: u64,
         sync: impl Fn(u64) -> Result<(), E>,
@@ -98,11 +100,6 @@ impl Progress {
             Some(why) => Err(LedgerError::Stopped { why: why.clone() }),
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use ensign_bundle::codec::{self, CodecError};
 use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::text::chain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -120,12 +121,7 @@ impl LedgerError {
 
 impl From<LedgerError> for Refusal {
     fn from(error: LedgerError) -> Self {
-        let text = match &error {
-            LedgerError::Io { source, .. } => format!("{error}: {source}"),
-            LedgerError::Value { source, .. } => format!("{error}: {source}"),
-            _ => error.to_string(),
-        };
-        Self::new(error.code(), text)
+        Self::new(error.code(), chain(&error))
     }
 }
 

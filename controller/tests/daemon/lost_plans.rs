@@ -152,7 +152,10 @@ async fn without_its_plan_a_rollout_can_be_ended_and_what_it_was_is_shown() {
 
     let (running, client) = scene.again(running).await;
     let all: Vec<Rollout> = client.get("/v1/rollouts").await.json();
-    assert_eq!((all.len(), all[0].state, all[0].seq), (1, RolloutState::Aborted, ended.seq));
+    assert_eq!(
+        (all.len(), all[0].state, all[0].seq),
+        (1, RolloutState::Aborted, ended.seq)
+    );
     let again: Rollout = client.post("/v1/rollouts", &lost.body).await.json();
     assert_eq!(again.state, RolloutState::Aborted, "its number still counts");
     running.stop().await.unwrap();
