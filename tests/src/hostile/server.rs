@@ -107,7 +107,9 @@ impl Hostile {
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls::server_config(Arc::new(tls::Shown::new(&stolen.tls)?))?)?;
+        let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(tls::server_config(Arc::new(
+            tls::Shown::new(&stolen.tls)?,
+        ))?)?;
         let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
         let address: SocketAddr = address.parse()?;
         let endpoint = {
