@@ -112,16 +112,6 @@ impl Rollouts {
         });
     }
 
-    /// Its devices, in the order of their ids.
-    pub fn members(&self, id: &PlanId) -> Vec<DeviceId> {
-        let rollout = self.model.rollout(id);
-        rollout
-            .into_iter()
-            .flat_map(ensign_rollout::Rollout::members)
-            .map(|(id, _)| *id)
-            .collect()
-    }
-
     pub(super) fn entry(&self, id: &PlanId) -> Result<&Entry, Refusal> {
         self.plans
             .get(id)
