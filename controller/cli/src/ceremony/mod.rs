@@ -139,6 +139,7 @@ async fn rotate(app: &App, words: &Rotate) -> Result<()> {
             }
         })?;
     warn_of_controllers(old, &next);
+    warn_of_deploy_keys(old, &next);
     let draft = Signed { body: next, envelope };
     if app.shell.dry_run {
         return app
@@ -177,6 +178,20 @@ fn warn_of_controllers(old: &Root, next: &Root) {
             "root drops the controller's key in the step that brings the new one: devices that do not hear of it first cannot connect any more. \
              Add the new key, wait until every device was connected, then remove the old one",
         );
+    }
+}
+
+/// The grant of the token that a device joined with counts by today's deploy keys.
+fn warn_of_deploy_keys(old: &Root, next: &Root) {
+    let gone = old.scopes.iter().flat_map(|scope| &scope.role.keys).find(|key| {
+        let kept = next.scopes.iter().any(|scope| scope.role.keys.contains(key));
+        !kept
+    });
+    if let Some(key) = gone {
+        Shell::warn(&format!(
+            "root drops the deploy key {}: devices whose join token it signed are in no new plan until they join anew",
+            key.id()
+        ));
     }
 }
 
