@@ -20,6 +20,7 @@ const FILES: &[&str] = &[
     "plan/gate.rs",
     "plan/merkle.rs",
     "plan/membership.rs",
+    "plan/rotation.rs",
     "plan/scope.rs",
     "plan/statements.rs",
     "statement.rs",
