@@ -201,3 +201,38 @@ fn failed(text: impl Into<String>) -> FromRunner {
 fn refused(code: Code, text: impl Into<String>) -> FromRunner {
     FromRunner::Refused(Refusal::new(code, text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::UnitVerb;
+
+    /// What was stopped in the middle did not fail: an answer that says so would count against the release.
+    #[test]
+    fn nothing_is_answered_once_the_parent_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        std::fs::create_dir_all(paths.unit_hook().parent().unwrap()).unwrap();
+        let hook = b"#!/bin/sh\n: > \"$ENSIGN_ROOT/hangs\"\nexec sleep 1000\n";
+        crate::durable::write(&paths.unit_hook(), hook, 0o755).unwrap();
+        let mut runner = Runner::new(paths, &Config::default());
+        let (parent, other_end) = io::pipe().unwrap();
+        let hangs = dir.path().join("hangs");
+        let stop = std::thread::spawn(move || {
+            while !hangs.exists() {
+                std::thread::yield_now();
+            }
+            drop(other_end);
+        });
+        let (applier, served) = Socket::pair().unwrap();
+        let request = ToRunner::Unit {
+            verb: UnitVerb::Start,
+            name: "web.service".to_owned(),
+        };
+        applier.send(&request, &[]).unwrap();
+        assert!(!conversation(&served, &mut runner, Some(parent.as_fd())).unwrap());
+        stop.join().unwrap();
+        drop(served);
+        assert!(applier.receive::<FromRunner>().unwrap().is_none());
+    }
+}
