@@ -20,6 +20,8 @@ const VERBS: &[(&str, bool)] = &[
     ("fleet unfreeze", true),
     ("key ls", false),
     ("key export-pub deploy", false),
+    ("key gen next", true),
+    ("key root show", false),
     ("product ls", false),
     ("product show app", false),
     ("token create --uses 2 --ttl 1h", true),

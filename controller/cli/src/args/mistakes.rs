@@ -134,8 +134,8 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
     ("key", &["export", "pub"], "`ensign key export-pub ROLE`"),
     (
         "key",
-        &["gen", "import", "root", "new", "create"],
-        "this verb is not in this version: `fleet init` makes the keys of a fleet; `ensign key ls`",
+        &["import", "new", "create"],
+        "`ensign key gen NAME` makes a key; a file that is there is copied beside those of `ensign key ls`",
     ),
     ("product", &["list"], "`ensign product ls`"),
     (
