@@ -78,7 +78,7 @@ codes! {
     /// A wave ended with fewer receipts than the next gate needs.
     EvidenceMissing = "evidence-missing", 10, "`ensign rollout why`, then `ensign rollout abort --keep`, mend, release a higher version";
     /// The kit was imported before: its private keys are with that controller.
-    KitUsed = "kit-used", 33, "serve with the --data that imported it; `ensign fleet init` makes another fleet";
+    KitUsed = "kit-used", 33, "serve with the --data that imported it; `ensign fleet init --name NAME --controller HOST:PORT --kit DIR` makes another fleet";
     /// The controller's own copy of the plan is damaged or gone: the rollout is halted, everything else goes on.
     PlanLost = "plan-lost", 10, "put metadata/ of the controller back from a backup and start it; or start the same release again";
     /// The fleet or the group is frozen.

@@ -8,6 +8,7 @@ use std::path::Path;
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
+use ensign_bundle::text::printable;
 use ensign_bundle::trust::ensign::Ensign;
 use ensign_bundle::trust::format::At;
 use ensign_bundle::trust::machine::Machine;
@@ -28,6 +29,8 @@ use crate::store::ledger::{Change, Expect, Ledger, LedgerError, Typed as _};
 
 /// Version of the kit's format.
 const FORMAT: u16 = 1;
+/// Names the data folder that took the keys of a kit.
+const USED: &str = "used-by";
 /// Largest file of a kit, bytes.
 const FILE_BYTES: u64 = 2 << 20;
 
@@ -82,12 +85,21 @@ pub fn import(
                 kit.fleet
             );
         }
-        return strip(folder);
+        return strip(folder, paths);
     }
     let changes = prepare(&kit, folder, paths, documents, config, now)?;
     ledger.commit(changes)?;
     tracing::info!(fleet = %kit.name, id = %kit.fleet, "the kit is imported");
-    strip(folder)
+    strip(folder, paths)
+}
+
+/// Where the keys of a kit that has served are, as far as it says.
+fn used_by(folder: &Path) -> String {
+    let Ok(data) = read(&folder.join(USED)) else {
+        return String::new();
+    };
+    let data = printable(String::from_utf8_lossy(&data).trim(), 300);
+    format!("; this kit was used by {data}: start with `--data {data}`")
 }
 
 /// Stores keys and documents, and returns the rows that make them count.
@@ -114,9 +126,10 @@ fn prepare(
     if !KEYS.iter().any(|name| keys.join(name).exists()) {
         return refuse!(
             KitUsed,
-            "{} was imported before, its private keys are gone; {} holds no fleet",
+            "{} was imported before, its private keys are gone; {} holds no fleet{}",
             folder.display(),
-            paths.data().display()
+            paths.data().display(),
+            used_by(folder)
         );
     }
     let online = Keys::of(vec![
@@ -221,8 +234,14 @@ fn create(key: impl Into<String>, row: &RoleRow) -> Result<Change, LedgerError> 
     Change::put(key, row, Expect::Absent)
 }
 
-/// Removes the private keys; what else is in the kit stays.
-fn strip(folder: &Path) -> Result<(), Refusal> {
+/// Removes the private keys, and leaves a word of where they went; what else is in the kit stays.
+fn strip(folder: &Path, paths: &Paths) -> Result<(), Refusal> {
+    let data = std::path::absolute(paths.data()).unwrap_or_else(|_| paths.data().to_owned());
+    let used = folder.join(USED);
+    // A kit on a medium that takes nothing more has served all the same.
+    if let Err(e) = durable::write(&used, format!("{}\n", data.display()).as_bytes()) {
+        tracing::debug!(file = %used.display(), error = %e, "where the keys went is not noted");
+    }
     for name in KEYS {
         let path = folder.join("keys").join(name);
         durable::remove_file(&path).map_err(|e| failed(&path, &e))?;

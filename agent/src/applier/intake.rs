@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use ensign_apply::{Device, Event, Stage, Target};
+use ensign_apply::{Device, Event, Lock, Stage, Target};
 use ensign_bundle::accept::{self, Accepted, Denial, DeviceFacts, HeldLease, Installed, Window, accept};
 use ensign_bundle::effect::Effect;
 use ensign_bundle::ids::Version;
@@ -13,6 +13,7 @@ use ensign_bundle::plan::statements::Plan;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::statement::Signed;
+use ensign_bundle::text::utc;
 use ensign_bundle::trust::roles::FileRef;
 use ensign_bundle::trust::{ReleaseName, Source, Trusted};
 use ensign_bundle::wire::DocKind;
@@ -351,8 +352,16 @@ fn facts(shell: &Shell, held: &super::offer::HeldOffer) -> Result<DeviceFacts, R
             .windows
             .first()
             .map_or(Window::Open, |w| Window::Unknown(w.clone())),
-        lock: shell.device.lock.as_ref().map(|lock| lock.reason.clone()),
+        lock: shell.device.lock.as_ref().map(lock_words),
     })
+}
+
+/// `until 2026-12-01T18:54:00Z: till is open`.
+fn lock_words(lock: &Lock) -> String {
+    match lock.reason.trim() {
+        "" => format!("until {}, no reason given", utc(lock.until)),
+        reason => format!("until {}: {reason}", utc(lock.until)),
+    }
 }
 
 fn target(plan: &Signed<Plan>, wave: u32) -> Target {

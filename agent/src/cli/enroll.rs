@@ -55,19 +55,57 @@ pub(super) struct Document {
     approved: bool,
     /// False where the device had already joined.
     joined: bool,
+    /// The name that was asked for.
+    #[serde(skip)]
+    asked: String,
+    /// What to type next.
+    #[serde(skip)]
+    next: String,
 }
 
 impl Document {
     pub(super) fn sentence(&self) -> String {
         match (self.joined, self.approved) {
             (false, _) => format!("{} is already in this fleet (device {})", self.name, self.id),
-            (true, true) => format!("{} has joined (device {})", self.name, self.id),
+            (true, true) => format!(
+                "{} has joined (device {}){}{}",
+                self.name,
+                self.id,
+                self.renamed(),
+                self.next
+            ),
             (true, false) => format!(
-                "{} waits for an operator: `ensign device accept {}`",
-                self.name, self.id
+                "{} waits for an operator: `ensign device accept {}`{}{}",
+                self.name,
+                self.id,
+                self.renamed(),
+                self.next
             ),
         }
     }
+}
+
+impl Document {
+    /// Two living devices have no name in common: the controller gave another one.
+    fn renamed(&self) -> String {
+        if self.name == self.asked {
+            return String::new();
+        }
+        format!(
+            "; another device is called {}, so this one is {}",
+            self.asked, self.name
+        )
+    }
+}
+
+/// The command that goes on from here.
+fn next(paths: &Paths) -> String {
+    let root = paths.root();
+    if root == Path::new("/") {
+        return "\nNext: `systemctl start ensign-agent`, or `ensign-agent run`".to_owned();
+    }
+    let root = ensign_bundle::text::printable(&root.to_string_lossy(), 300);
+    format!("\nNext: `ensign-agent run --root {root}`")
 }
 
 pub(super) fn run(paths: &Paths, arguments: &Arguments) -> Result<Document, Failure> {
@@ -97,6 +135,8 @@ pub(super) fn run(paths: &Paths, arguments: &Arguments) -> Result<Document, Fail
                 fleet: device.fleet.to_string(),
                 approved: true,
                 joined: false,
+                asked: String::new(),
+                next: String::new(),
             });
         }
     }
@@ -187,6 +227,7 @@ fn finish(
     } else {
         arguments.controller.clone()
     };
+    let asked = name(arguments)?;
     let name = ensign_bundle::text::printable(&joined.name, DEVICE_NAME_BYTES);
     Device::new(joined.device, name.clone(), token.fleet, addresses, token.controller)
         .store(paths)
@@ -197,6 +238,8 @@ fn finish(
         fleet: token.fleet.to_string(),
         approved: joined.approved,
         joined: true,
+        asked,
+        next: next(paths),
     })
 }
 

@@ -331,8 +331,8 @@ impl Judge<'_> {
                 );
             }
         }
-        if let Some(reason) = &self.device.lock {
-            return refuse!(Locked, "the device is locked: {reason}");
+        if let Some(lock) = &self.device.lock {
+            return refuse!(Locked, "the device is locked {lock}");
         }
         Ok(())
     }

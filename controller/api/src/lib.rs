@@ -46,7 +46,7 @@ pub use device::{
 pub use fleet::{Fleet, Frozen, Halted, Metadata, MetadataKind, MetadataQuery, NewRoot, NewTargets, RoleState};
 pub use release::{BatchHeader, Component, Digests, Missing, Release, SignatureRow, Stored};
 pub use rollout::{
-    Away, Member, ReleaseSlots, Rollout, RolloutQuery, RolloutState, StartRollout, TransferBytes, WaveState,
+    Away, Member, ReleaseSlots, Rollout, RolloutQuery, RolloutState, StartRollout, TransferBytes, Waiting, WaveState,
     WaveStatus, Why, WhyQuery,
 };
 pub use value::{Base64, ErrorBody, ErrorDocument, Reason, Time};

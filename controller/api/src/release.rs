@@ -32,6 +32,12 @@ pub struct Release {
     #[schema(value_type = Option<String>)]
     pub document: Option<Digest>,
     pub expires: Option<Time>,
+    /// None: it is a file.
+    #[serde(default)]
+    pub published: Option<Time>,
+    /// Attempts of devices to take it that failed, in all its rollouts.
+    #[serde(default)]
+    pub failed: u64,
     /// Why it was withdrawn.
     pub yanked: Option<String>,
 }

@@ -44,6 +44,9 @@ pub struct Rollout {
     /// Devices that open waves wait for and that are not connected: the first to count against it first, at most 8.
     #[serde(default)]
     pub away: Vec<Away>,
+    /// Connected devices that were asked and wait for something of their own (a lock, a window), at most 8.
+    #[serde(default)]
+    pub waiting: Vec<Waiting>,
     /// The brake on the whole fleet, where it holds this rollout.
     #[serde(default)]
     pub frozen: Option<Frozen>,
@@ -76,6 +79,16 @@ pub struct Away {
     pub counts_as: String,
     /// ... from then on.
     pub at: Time,
+}
+
+/// A device that was asked and waits for something of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Waiting {
+    #[schema(value_type = String)]
+    pub device: DeviceId,
+    pub name: String,
+    pub wave: u32,
+    pub reason: Reason,
 }
 
 /// Waits until the rollout's revision is above `after`, at most `wait_s` seconds (0 to 60), then answers what is.
@@ -157,6 +170,7 @@ mod tests {
             waves: vec![wave],
             bytes: TransferBytes { sent: 1, saved: 2 },
             away: Vec::new(),
+            waiting: Vec::new(),
             frozen: None,
             hint: String::new(),
             revision: 1,

@@ -179,7 +179,7 @@ impl Client {
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
         let tcp = TcpStream::connect(&self.address)
             .await
-            .map_err(|e| self.unreachable(&e.to_string()))?;
+            .map_err(|e| self.refused_connection(&e))?;
         // Small requests wait for nothing.
         tcp.set_nodelay(true).map_err(|e| self.unreachable(&e.to_string()))?;
         let tls = self.tls.connect(self.name.clone(), tcp).await.map_err(|e| {
@@ -199,6 +199,21 @@ impl Client {
         // Ends with the sender; its error reaches the request that it breaks.
         tokio::spawn(connection);
         Ok(sender)
+    }
+
+    /// Nobody listens: on this machine that means that the controller does not run.
+    fn refused_connection(&self, error: &std::io::Error) -> Failure {
+        let failure = self.unreachable(&error.to_string());
+        let here = host(&self.address).is_ok_and(|host| {
+            host == "localhost"
+                || host
+                    .parse::<std::net::IpAddr>()
+                    .is_ok_and(|address| address.is_loopback())
+        });
+        if here && error.kind() == std::io::ErrorKind::ConnectionRefused {
+            return failure.hint("nobody listens there: is `ensign-controller serve --data DIR` running?");
+        }
+        failure
     }
 
     fn unreachable(&self, why: &str) -> Failure {
@@ -395,5 +410,10 @@ mod tests {
         let client = Client::new(&address, vec![], "t").unwrap();
         let failure = client.get::<ensign_api::Fleet>("/v1/fleet").await.unwrap_err();
         assert_eq!((failure.code, failure.exit()), (Code::ControllerUnreachable, 30));
+        let hint = failure.hint_text();
+        assert!(
+            hint.contains("is `ensign-controller serve --data DIR` running?"),
+            "{hint}"
+        );
     }
 }

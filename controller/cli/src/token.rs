@@ -141,12 +141,17 @@ async fn create(
             .await?;
     }
     match out {
-        None => app.shell.print(&Created {
-            token,
-            expires: Time(expires),
-            uses,
-            key: public,
-        }),
+        None => {
+            app.shell.print(&Created {
+                token,
+                expires: Time(expires),
+                uses,
+                key: public,
+            })?;
+            app.shell
+                .note("next, on the device, with the token in a file: `ensign-agent enroll --token-file FILE`");
+            Ok(())
+        }
         Some(file) => {
             durable::write(file, format!("{token}\n").as_bytes(), durable::SECRET)
                 .map_err(|e| Failure::io("write", file, &e))?;
@@ -155,7 +160,12 @@ async fn create(
                 expires: Time(expires),
                 uses,
                 key: public,
-            })
+            })?;
+            app.shell.note(&format!(
+                "next, on the device: `ensign-agent enroll --token-file {}`",
+                printable(&file.to_string_lossy(), 300)
+            ));
+            Ok(())
         }
     }
 }

@@ -138,6 +138,9 @@ pub enum Event {
     },
     Aborted {
         rollout: PlanId,
+        /// Name of the login; empty = not known.
+        #[serde(default)]
+        by: String,
         reason: String,
         at: u64,
     },

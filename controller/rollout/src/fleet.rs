@@ -161,7 +161,15 @@ impl Fleet {
         self.live.iter().filter_map(|(_, _, id)| self.rollouts.get(id))
     }
 
-    /// Since when nothing is heard of a device that is not connected.
+    /// When a device was last heard; where that is not known, since when it could have been.
+    pub(crate) fn last_heard(&self, device: &Device) -> u64 {
+        match device.heard_at {
+            0 => self.started,
+            heard_at => heard_at,
+        }
+    }
+
+    /// From when on the silence of a device that is not connected counts: nothing was heard while the controller was away.
     pub(crate) fn silent_since(&self, device: &Device) -> u64 {
         device.heard_at.max(self.started)
     }

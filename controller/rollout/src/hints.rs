@@ -53,6 +53,8 @@ pub(crate) fn of_rollout(fleet: &Fleet, rollout: &Rollout, waits: Option<Code>) 
         Stage::Halted { .. } => {
             format!("{see}; accept that and go on: `ensign rollout resume {name}`; {remedy}; {end}")
         }
+        // An operator ended what was well: nothing is to be mended.
+        Stage::Aborted { .. } if rollout.counts().failed == 0 => format!("to bring it after all: {}", again(rollout)),
         Stage::Aborted { .. } | Stage::Reverting { .. } | Stage::Reverted { .. } => {
             if rollout.counts().failed > 0 {
                 remedy

@@ -55,7 +55,7 @@ pub use observe::observe;
 pub use planner::{ACTIONS_AT_ONCE, plan};
 pub use rollout::{Control, Rollout, Stage, Wave};
 pub use status::{
-    AWAY_SHOWN, Away, RolloutState, RolloutStatus, TransferBytes, WaveState, WaveStatus, is_dark, status,
+    AWAY_SHOWN, Away, RolloutState, RolloutStatus, TransferBytes, Waiting, WaveState, WaveStatus, is_dark, status,
 };
 pub use trouble::{halted, unwell};
 pub use waits::told;

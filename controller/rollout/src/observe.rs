@@ -113,10 +113,15 @@ pub fn observe(fleet: &mut Fleet, event: &Event) {
             }
             _ => None,
         }),
-        Event::Aborted { rollout, reason, at } => with_stage(fleet, rollout, |stage| {
+        Event::Aborted {
+            rollout,
+            by,
+            reason,
+            at,
+        } => with_stage(fleet, rollout, |stage| {
             let order = Order {
                 at: *at,
-                by: String::new(),
+                by: by.clone(),
                 reason: printable(reason, REASON_CHARACTERS),
             };
             let reason = Refusal::new(

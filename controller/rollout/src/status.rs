@@ -29,8 +29,19 @@ pub struct RolloutStatus {
     pub fetched: u32,
     /// Devices that open waves wait for and that are not connected, the first to count against it first; at most [`AWAY_SHOWN`].
     pub away: Vec<Away>,
+    /// Connected devices that were asked and wait for something of their own, at most [`AWAY_SHOWN`].
+    pub waiting: Vec<Waiting>,
     /// What to type next; empty where nothing is to be done.
     pub hint: String,
+}
+
+/// A device that says what it waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    pub device: DeviceId,
+    pub name: String,
+    pub wave: u32,
+    pub reason: Refusal,
 }
 
 /// Most devices in [`RolloutStatus::away`].
@@ -190,6 +201,7 @@ pub fn status(fleet: &Fleet, rollout: &PlanId, now: u64) -> Option<RolloutStatus
             .collect(),
         fetched: rollout.index.fetched,
         away,
+        waiting: waiting(fleet, rollout),
     })
 }
 
@@ -215,13 +227,30 @@ fn away(fleet: &Fleet, rollout: &Rollout) -> (Vec<Away>, BTreeMap<u32, u32>) {
                 device: *id,
                 name: device.name.clone(),
                 wave: member.wave,
-                since: fleet.silent_since(device),
+                since: fleet.last_heard(device),
                 counts_as,
                 at: *at,
             });
         }
     }
     (shown, counts)
+}
+
+/// Who waits for something of its own: a lock, a window, space.
+fn waiting(fleet: &Fleet, rollout: &Rollout) -> Vec<Waiting> {
+    let one = |id: &DeviceId| {
+        let (member, device) = (rollout.member(id)?, fleet.device(id)?);
+        let asked = device.connected && device.plan == Some(rollout.plan) && member.outcome.is_none();
+        let reason = device.reason.as_ref().filter(|_| asked)?;
+        Some(Waiting {
+            device: *id,
+            name: device.name.clone(),
+            wave: member.wave,
+            reason: waits::told(reason),
+        })
+    };
+    let slots = rollout.index.slots.iter();
+    slots.filter_map(one).take(AWAY_SHOWN).collect()
 }
 
 /// Took an update and is silent since.

@@ -152,6 +152,7 @@ fn apply(w: &mut World, what: &Happens, specs: &[RolloutSpec]) {
         },
         Happens::Abort(r) => Event::Aborted {
             rollout: rollout_id(r),
+            by: "ada".to_owned(),
             reason: String::new(),
             at,
         },

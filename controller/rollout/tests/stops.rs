@@ -304,6 +304,7 @@ fn an_abort_ends_it_for_ever() {
     w.settle();
     w.event(Event::Aborted {
         rollout: rollout_id(1),
+        by: "ada".to_owned(),
         reason: String::new(),
         at: w.now,
     });

@@ -34,6 +34,7 @@ fn a_halted_rollout_and_its_rolled_back_canary_are_found() {
     );
     w.event(Event::Aborted {
         rollout: rollout_id(1),
+        by: "ada".to_owned(),
         reason: String::new(),
         at: w.now,
     });

@@ -93,6 +93,7 @@ fn why_a_device_waits() {
     });
     w.event(Event::Aborted {
         rollout: rollout_id(1),
+        by: "ada".to_owned(),
         reason: "wrong tree".into(),
         at: w.now,
     });
@@ -307,6 +308,7 @@ fn why_of_a_device_with_two_products_speaks_of_now() {
     w.settle();
     w.event(Event::Aborted {
         rollout: rollout_id(1),
+        by: "ada".to_owned(),
         reason: String::new(),
         at: w.now,
     });
@@ -564,6 +566,7 @@ fn why_a_rollout_does_not_run() {
         |w| {
             w.event(Event::Aborted {
                 rollout: rollout_id(1),
+                by: "ada".to_owned(),
                 reason: "wrong prices".to_owned(),
                 at: w.now,
             });
@@ -606,12 +609,78 @@ fn waves_of_what_was_ended_are_halted_and_nothing_soaks() {
     w.settle();
     w.event(Event::Aborted {
         rollout: rollout_id(1),
+        by: "ada".to_owned(),
         reason: String::new(),
         at: w.now,
     });
     assert_eq!(w.wave(1, 1).state, WaveState::Halted);
     assert_eq!(w.wave(1, 2).state, WaveState::Halted, "it never opens");
     assert!(w.fleet.rollout(&rollout_id(1)).unwrap().is_over());
+}
+
+/// A restart of the controller moves the deadline of a silent device, not the time of its last word.
+#[test]
+fn a_restart_does_not_make_the_last_word_newer() {
+    let mut w = World::new(2);
+    w.start(1, &spec(&[2]));
+    w.settle();
+    w.disconnect(0);
+    w.wait(600);
+    w.event(Event::Started { at: w.now });
+    w.wait(60);
+    let away = w.status(1).away;
+    let silent = away.iter().find(|a| a.device == dev(0)).unwrap();
+    assert_eq!(silent.since, T0);
+    assert!(
+        silent.at >= T0 + 600,
+        "nothing was heard while the controller was away: {}",
+        silent.at - T0
+    );
+    let why = w.why(1, 0).reason.text;
+    assert!(why.contains("not connected for 11m"), "{why}");
+}
+
+/// What an operator ends on purpose has nothing to be mended, and says who ended it.
+#[test]
+fn an_end_on_purpose_is_nobodys_fault() {
+    let mut w = World::new(2);
+    w.start(1, &spec(&[2]));
+    w.settle();
+    w.event(Event::Aborted {
+        rollout: rollout_id(1),
+        by: "ada".to_owned(),
+        reason: "not today".to_owned(),
+        at: w.now,
+    });
+    let status = w.status(1);
+    assert_eq!(
+        status.reason.unwrap().text,
+        "aborted at 2027-01-15T08:00:00Z by ada: not today"
+    );
+    assert_eq!(
+        status.hint,
+        "to bring it after all: `ensign rollout start --product app --version 1.1.0 --select all`"
+    );
+}
+
+#[test]
+fn devices_that_wait_for_something_of_their_own_are_listed() {
+    let mut w = World::new(3);
+    w.start(1, &spec(&[3]));
+    w.settle();
+    assert_eq!(w.status(1).waiting, []);
+    let locked = Refusal::new(
+        Code::Locked,
+        "the device is locked until 2027-01-15T09:00:00Z, no reason given",
+    );
+    w.report(1, 1, Phase::Waiting, Some(locked.clone()));
+    let waiting = w.status(1).waiting;
+    assert_eq!(
+        waiting.iter().map(|w| (&*w.name, &w.reason)).collect::<Vec<_>>(),
+        [("dev1", &locked)]
+    );
+    w.disconnect(1);
+    assert_eq!(w.status(1).waiting, [], "it is away, which says more");
 }
 
 #[test]

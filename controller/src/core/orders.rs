@@ -40,7 +40,7 @@ impl State {
     }
 
     /// Ends a plan for ever, by a signed statement that devices get to see.
-    pub fn cancel(&mut self, id: &PlanId, envelope: &[u8]) -> Result<(), Refusal> {
+    pub fn cancel(&mut self, id: &PlanId, envelope: &[u8], by: &str) -> Result<(), Refusal> {
         let cancel = statement::open_unverified::<Cancel>(envelope)?;
         let entry = self.rollouts.entry(id)?;
         if cancel.body.plan != entry.row.plan {
@@ -90,9 +90,10 @@ impl State {
             entry.row.cancel = Some(row);
         }
         self.put_plan(id)?;
-        tracing::info!(rollout = %id, "cancelled for ever");
+        tracing::info!(rollout = %id, by, "cancelled for ever");
         self.happened(&Event::Aborted {
             rollout: *id,
+            by: by.to_owned(),
             reason: printable(&cancel.body.reason, REASON),
             at: self.now,
         });

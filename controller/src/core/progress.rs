@@ -1,7 +1,8 @@
 //! Rollouts as the API shows them.
 
-use ensign_api::{Away, Halted, Reason, Rollout, Time, TransferBytes, Why};
+use ensign_api::{Away, Halted, Reason, Rollout, Time, TransferBytes, Waiting, Why};
 use ensign_bundle::digest::{DeviceId, PlanId};
+use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
 use ensign_bundle::words::{Fits, ROLLOUT_PREFIX, by_prefix};
@@ -39,6 +40,7 @@ impl State {
                 saved: plain.saturating_sub(sent),
             },
             away: status.away.iter().map(away).collect(),
+            waiting: status.waiting.iter().map(waiting).collect(),
             frozen: self.frozen().filter(|_| !rollout.is_over()),
             hint: status.hint,
             revision: self.rollouts.revision(id),
@@ -79,7 +81,7 @@ impl State {
             status: self.view_device(row).status.name().to_owned(),
             status_of: self.status_of(row),
             reason: Some(reason(&why.reason)),
-            next_eligible: why.next_eligible.map(Time),
+            next_eligible: why.next_eligible.map(Time).or_else(|| unlocked_at(&why.reason)),
             hint: why.hint,
         }
     }
@@ -154,6 +156,13 @@ impl State {
         model.followed(device).filter(open).copied().collect()
     }
 
+    /// Attempts to take a release that failed, in all its rollouts.
+    pub(super) fn failed_attempts(&self, product: &Ident, version: &Version) -> u64 {
+        let of_release = |r: &&model::Rollout| r.spec.product == *product && r.spec.version == *version;
+        let rollouts = self.rollouts.model.rollouts().map(|(_, r)| r);
+        rollouts.filter(of_release).map(|r| u64::from(r.counts().failed)).sum()
+    }
+
     pub(super) fn newest_rollout_of(&self, device: &DeviceId) -> Option<PlanId> {
         let lists = self
             .rollouts
@@ -168,6 +177,24 @@ fn reason(refusal: &Refusal) -> Reason {
     Reason {
         code: refusal.code,
         text: printable(&refusal.text, REASON),
+    }
+}
+
+/// When the lock of a device ends, as far as its own words say.
+fn unlocked_at(reason: &Refusal) -> Option<Time> {
+    let (_, until) = reason.text.split_once("locked until ")?;
+    let end = until.find('Z')?;
+    (reason.code == Code::Locked)
+        .then(|| until[..=end].parse().ok())
+        .flatten()
+}
+
+fn waiting(waiting: &model::Waiting) -> Waiting {
+    Waiting {
+        device: waiting.device,
+        name: printable(&waiting.name, NAME),
+        wave: waiting.wave,
+        reason: reason(&waiting.reason),
     }
 }
 

@@ -139,6 +139,8 @@ impl State {
             manifest: row.manifest,
             document: Some(row.document.digest),
             expires: Some(Time(row.document.expires)),
+            published: Some(Time(row.published)),
+            failed: self.failed_attempts(&row.product, &row.version),
             yanked: row.yanked.clone(),
         })
     }

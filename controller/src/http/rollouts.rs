@@ -141,7 +141,7 @@ impl Action {
         match self {
             Self::Pause(reason) => state.pause(id, &reason, &caller.name),
             Self::Resume(reason) => state.resume(id, &reason, &caller.name),
-            Self::Cancel(envelope) => state.cancel(id, &envelope),
+            Self::Cancel(envelope) => state.cancel(id, &envelope, &caller.name),
             Self::Promote(envelope) => state.promote(id, &envelope),
             Self::Release(slots) => state.release_slots(id, &slots.devices, &caller.name),
         }

@@ -21,6 +21,22 @@ async fn the_kit_is_imported_once_and_keeps_no_private_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kit_that_has_served_says_where_its_keys_are() {
+    let fleet = Fleet::new();
+    fleet.serve().await.stop().await.unwrap();
+    std::fs::remove_dir_all(fleet.data()).unwrap();
+    let refusal = fleet.try_serve(&fleet.kit()).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.code.exit()), (Code::KitUsed, 33));
+    let data = fleet.data();
+    assert!(
+        refusal
+            .text
+            .contains(&format!("start with `--data {}`", data.display())),
+        "{refusal}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_kit_of_another_fleet_is_a_conflict() {
     let fleet = Fleet::new();
     fleet.serve().await.stop().await.unwrap();

@@ -32,7 +32,7 @@ fn only_to_switch() {
     bench.refused_to_switch(Code::OutsideWindow, |b| {
         b.facts.window = Window::Unknown("Feb 30".into());
     });
-    let locked = |b: &mut Bench| b.facts.lock = Some("till is open".into());
+    let locked = |b: &mut Bench| b.facts.lock = Some("until 2026-12-01T18:54:00Z: till is open".into());
     bench.refused_to_switch(Code::Locked, locked);
     let emergency = |b: &mut Bench| {
         closed(b);

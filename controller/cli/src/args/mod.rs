@@ -82,7 +82,11 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Noun {
     /// The fleet: make one, see it, stop everything.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:
+  ensign fleet status"
+    )]
     Fleet(FleetVerb),
     /// Signing keys on this machine.
     #[command(subcommand)]
@@ -94,13 +98,23 @@ pub enum Noun {
     #[command(subcommand)]
     Token(TokenVerb),
     /// Devices: see them, label them, hold them.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:
+  ensign device ls
+  ensign device why dev1"
+    )]
     Device(DeviceVerb),
     /// Releases: build, sign, publish.
     #[command(subcommand)]
     Release(ReleaseVerb),
     /// Rollouts: start, watch, stop.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:
+  ensign rollout start --product app --version 1.1.0 --waves 1,10%,100% --wait
+  ensign rollout status"
+    )]
     Rollout(RolloutVerb),
     /// Print completions for a shell.
     #[command(after_help = "Example:

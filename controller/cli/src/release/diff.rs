@@ -124,10 +124,10 @@ impl Document for Diff {
             ]);
         }
         let summary = format!(
-            "{} → {}: {} changes, {} of new content\n",
+            "{} → {}: {}, {} of new content\n",
             self.old,
             self.new,
-            self.changes.len(),
+            units::show_count(self.changes.len() as u64, "change"),
             units::show_bytes(self.changed_bytes)
         );
         grid.or("the trees are the same") + &summary

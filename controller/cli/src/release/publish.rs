@@ -81,7 +81,12 @@ pub async fn run(app: &App, path: &Path) -> Result<()> {
         units::show_bytes(total)
     ));
     session.trust.refresh(&session.client).await?;
-    app.shell.print(&published)
+    app.shell.print(&published)?;
+    app.shell.note(&format!(
+        "next: `ensign rollout start --product {} --version {}`",
+        published.product, published.version
+    ));
+    Ok(())
 }
 
 /// Every blob of the release, each once. All-zero blocks have no bytes and are no blobs.

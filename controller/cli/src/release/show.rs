@@ -30,8 +30,13 @@ pub async fn list(app: &App, product: Option<&str>) -> Result<()> {
     let session = app.session()?;
     let mut releases: Vec<Release> = session.client.get("/v1/releases").await?;
     releases.retain(|r| product.is_none_or(|p| r.product.as_str() == p));
-    releases.sort_by(|a, b| (&a.product, b.counter).cmp(&(&b.product, a.counter)));
+    newest_first(&mut releases);
     app.shell.print(&releases[..])
+}
+
+/// Over all products, by the day of publication.
+fn newest_first(releases: &mut [Release]) {
+    releases.sort_by(|a, b| (b.published, b.counter, &a.product).cmp(&(a.published, a.counter, &b.product)));
 }
 
 pub async fn show(app: &App, which: &str) -> Result<()> {
@@ -129,6 +134,8 @@ fn describe(contents: &Contents, trust: &Trust) -> (Release, Option<Refusal>) {
         manifest: body.manifest.digest,
         document: Some(Digest::of(&contents.document.encode())),
         expires: (body.issued > 0).then_some(Time(body.expires)),
+        published: None,
+        failed: 0,
         yanked: body.yanked.clone(),
     };
     (release, refused)
@@ -146,18 +153,40 @@ fn expired(contents: &Contents) -> Option<Refusal> {
 
 impl Document for [Release] {
     fn table(&self, paint: Paint) -> String {
-        let mut grid = Grid::new(&["RELEASE", "COUNTER", "SIZE", "COMPONENTS", "VERDICT"], paint).right(&[2]);
+        let mut grid = Grid::new(
+            &[
+                "RELEASE",
+                "PUBLISHED",
+                "COUNTER",
+                "SIZE",
+                "COMPONENTS",
+                "DOCUMENT",
+                "FAILED",
+            ],
+            paint,
+        )
+        .right(&[3, 6]);
         for r in self {
             let components: Vec<&str> = r.components.iter().map(|c| c.name.as_str()).collect();
             grid.row([
                 (&*format!("{}@{}", r.product, r.version), Mood::Plain),
+                (&r.published.map_or_else(String::new, |at| at.to_string()), Mood::Plain),
                 (&r.counter.to_string(), Mood::Faint),
                 (&units::show_bytes(r.bytes), Mood::Plain),
                 (&components.join(" "), Mood::Plain),
                 (&r.verdict, mood(&r.verdict)),
+                (&failed(r.failed), Mood::Bad),
             ]);
         }
         grid.or("no release is published: `ensign release publish FILE`")
+    }
+}
+
+/// On how many devices; nothing where all went well.
+fn failed(devices: u64) -> String {
+    match devices {
+        0 => String::new(),
+        n => format!("on {}", units::show_count(n, "device")),
     }
 }
 
@@ -187,6 +216,9 @@ impl Document for Release {
             facts.add("signature", format!("{} {valid}, role {}", s.key, s.role));
         }
         facts.add("verdict", &self.verdict);
+        if self.failed > 0 {
+            facts.add("failed", failed(self.failed));
+        }
         let mut grid = Grid::new(&["COMPONENT", "KIND", "FILES", "SIZE", "UNITS"], paint).right(&[2, 3]);
         for c in &self.components {
             grid.row([
@@ -203,4 +235,36 @@ impl Document for Release {
 
 fn mood(verdict: &str) -> Mood {
     if verdict == OK { Mood::Good } else { Mood::Bad }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_all_products_comes_first_with_its_day_and_its_failures() {
+        let release = |product: &str, version: &str, day: u64, failed| Release {
+            product: product.parse().unwrap(),
+            version: version.parse().unwrap(),
+            counter: 1,
+            components: Vec::new(),
+            bytes: 1_200,
+            signatures: Vec::new(),
+            threshold: 1,
+            verdict: OK.to_owned(),
+            manifest: Digest([1; 32]),
+            document: None,
+            expires: None,
+            published: Some(Time(1_800_000_000 + day * 86_400)),
+            failed,
+            yanked: None,
+        };
+        let mut releases = [
+            release("app", "1.0.0", 0, 0),
+            release("app", "1.2.0", 2, 3),
+            release("shop", "7.0.0", 1, 0),
+        ];
+        newest_first(&mut releases);
+        insta::assert_snapshot!(releases[..].table(Paint(false)));
+    }
 }

@@ -159,10 +159,7 @@ async fn launch(app: &App, session: &Session, preview: &Preview, body: &StartRol
 
 /// How to get there all the same.
 fn way_back(draft: &Draft<'_>, stuck: &Stuck) -> String {
-    let start = format!(
-        "`ensign rollout start --product {} --version {}",
-        draft.plan.product, draft.plan.release.version
-    );
+    let (product, version) = (&draft.plan.product, &draft.plan.release.version);
     let plain: Vec<&str> = stuck
         .newer
         .iter()
@@ -170,7 +167,7 @@ fn way_back(draft: &Draft<'_>, stuck: &Stuck) -> String {
         .filter(|n| Label::parse(n).is_ok())
         .collect();
     format!(
-        "to go back on purpose: {start} --allow-downgrade --reason TEXT`; or without those that run something newer: {start} --select 'not name in ({})'`",
+        "to go back on purpose: `ensign rollout start --product {product} --version {version} --allow-downgrade --reason TEXT`; or without those that run something newer: `ensign rollout start --product {product} --version {version} --select 'not name in ({})'`",
         plain.join(", ")
     )
 }

@@ -7,7 +7,7 @@ use ensign_bundle::reason::Code;
 use ensign_bundle::text::printable;
 
 use crate::clock;
-use crate::output::{Document, Facts, Grid, Mood, Paint, bar, steps};
+use crate::output::{Document, Facts, Grid, Mood, Paint, bar, some_of, steps};
 use crate::units;
 
 /// Cells of a wave's bar.
@@ -74,6 +74,32 @@ fn absent(rollout: &Rollout, now: u64, paint: Paint) -> String {
     out
 }
 
+/// Who was asked and waits for something of its own, one line for all that say the same.
+fn waits(rollout: &Rollout, paint: Paint) -> String {
+    let mut said: Vec<(String, Vec<String>)> = Vec::new();
+    for waiting in &rollout.waiting {
+        let why = format!("{} ({})", printable(&waiting.reason.text, 200), waiting.reason.code);
+        match said.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, names)) => names.push(waiting.name.clone()),
+            None => said.push((why, vec![waiting.name.clone()])),
+        }
+    }
+    let mut out = String::new();
+    for (why, names) in said {
+        let before = if out.is_empty() { "\n" } else { "" };
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "{before}{} {}: {why}", paint.yellow("waits:"), some_of(&names));
+    }
+    if !out.is_empty() {
+        let _ = writeln!(
+            out,
+            "       More of one: `ensign rollout why DEVICE --rollout {}`",
+            &rollout.id.to_string()[..ID]
+        );
+    }
+    out
+}
+
 /// `the fleet is frozen since 2026-12-01T02:00:00Z by bob: storm`.
 pub fn said(frozen: &Frozen) -> String {
     let mut said = format!("the fleet is frozen since {}", frozen.since);
@@ -106,8 +132,9 @@ impl Document for Rollout {
             Mood::Plain | Mood::Faint => paint.dim(self.state.name()),
         };
         let mut out = format!(
-            "{}  {state}  {ok} of {target} devices\n",
-            paint.bold(&format!("{}@{}", self.product, self.version))
+            "{}  {state}  {ok} of {}\n",
+            paint.bold(&format!("{}@{}", self.product, self.version)),
+            units::show_count(target, "device")
         );
         let mut facts = Facts::new();
         facts.add("id", self.id.to_string());
@@ -171,6 +198,7 @@ impl Document for Rollout {
             grid.row(row.iter().map(|(text, mood)| (text.as_str(), *mood)));
         }
         out.push_str(&grid.text());
+        out.push_str(&waits(self, paint));
         out.push_str(&absent(self, clock::now(), paint));
         out.push_str(&steps(&self.hint, paint));
         out
@@ -242,6 +270,7 @@ pub(super) mod tests {
                 saved: 55_000_000,
             },
             away: Vec::new(),
+            waiting: Vec::new(),
             frozen: None,
             hint: String::new(),
             revision: 1,
@@ -307,6 +336,28 @@ pub(super) mod tests {
             .to_owned();
         insta::assert_snapshot!(r.table(Paint(false)));
         insta::assert_snapshot!([r, rollout(0x2e, "pos")][..].table(Paint(false)));
+    }
+
+    #[test]
+    fn devices_that_wait_are_named_with_what_they_wait_for() {
+        let mut r = rollout(0x1f, "app");
+        assert_eq!(waits(&r, Paint(false)), "");
+        let waiting = |name: &str, text: &str| ensign_api::Waiting {
+            device: DeviceId([1; 32]),
+            name: name.to_owned(),
+            wave: 2,
+            reason: Reason {
+                code: Code::Locked,
+                text: text.to_owned(),
+            },
+        };
+        let locked = "the device is locked until 2026-12-01T18:54:00Z, no reason given";
+        r.waiting = vec![
+            waiting("till7", locked),
+            waiting("till9", locked),
+            waiting("till8", "till is open"),
+        ];
+        insta::assert_snapshot!(waits(&r, Paint(false)));
     }
 
     #[test]

@@ -274,7 +274,7 @@ impl Asked<'_> {
         if self.d.heard_at == 0 {
             return "not connected, and never was".to_owned();
         }
-        let since = self.fleet.silent_since(self.d);
+        let since = self.fleet.last_heard(self.d);
         format!(
             "not connected for {} (since {})",
             show_seconds(self.now.saturating_sub(since)),
