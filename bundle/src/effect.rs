@@ -43,6 +43,7 @@ impl Code {
             Self::Failed
             | Self::NoSpace
             | Self::Io
+            | Self::LedgerDamaged
             | Self::InUse
             | Self::AgentNotRunning
             | Self::AgentTooOld

@@ -193,7 +193,7 @@ codes! {
     TrustDegraded = "trust-degraded", 25, "connect to the controller once";
 
     /// Not enough room, with the bytes or inodes that are missing.
-    NoSpace = "no-space", 26, "free space; a device that failed for it takes the same version by a new rollout: `ensign rollout start --product PRODUCT --version VERSION`";
+    NoSpace = "no-space", 26, "free space there, then do it again";
     /// Unhealthy within its trial: rolled back.
     Unhealthy = "unhealthy", 27, "mend the release; on the device: `ensign-agent status`";
     /// The trial ended without a whole healthy window.
@@ -275,6 +275,8 @@ codes! {
     VersionUnknown = "version-unknown", 23, "update this program";
     /// A file or a folder could not be read or written.
     Io = "io", 1, "check the path, its permissions and the disk";
+    /// The controller's ledger is damaged.
+    LedgerDamaged = "ledger-damaged", 23, "put back the newest backup of the whole data folder: docs/operating.md; without one, look at the disk first";
 }
 
 impl fmt::Display for Code {

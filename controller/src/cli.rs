@@ -130,6 +130,9 @@ fn hint(refusal: &Refusal, has_kit: bool) -> &'static str {
         (Code::NotFound, true) => "--kit is the folder that `fleet init` made",
         (Code::ContentMismatch, _) => "put back metadata/ from a backup, then start again",
         (Code::Conflict, true) => "leave --kit out to serve the fleet that --data holds, or give another --data",
+        (Code::NoSpace, _) => {
+            "free space there, or move --data to a larger disk, then start again: nothing that was acknowledged is lost"
+        }
         _ => refusal.hint(),
     }
 }

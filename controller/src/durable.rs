@@ -82,7 +82,9 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
 
 /// A new file with a name of its own in `dir`, mode 0600; removed when dropped, unless it was renamed away.
 pub fn unfinished(dir: &Path) -> io::Result<tempfile::NamedTempFile> {
-    tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)
+    let made = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir);
+    // Its own error names the path, as everybody does who shows this one.
+    made.map_err(|error| io::Error::from(error.kind()))
 }
 
 /// Removes what a crash left of unfinished files directly in `dir`, and says how many there were.
@@ -100,7 +102,7 @@ pub fn remove_unfinished(dir: &Path) -> io::Result<usize> {
 
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = unfinished(parent(path))?;
-    file.write_all(bytes)?;
+    file.as_file_mut().write_all(bytes)?;
     file.as_file().set_permissions(Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|e| e.error)?;

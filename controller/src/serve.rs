@@ -25,6 +25,7 @@ use crate::server::{STOPPING, Server, endpoint};
 use crate::store::blobs::BlobStore;
 use crate::store::files::Files;
 use crate::store::ledger::Ledger;
+use crate::store::room;
 use crate::store::sled::Sled;
 use crate::{clock, durable, kit};
 
@@ -174,7 +175,13 @@ fn open(paths: &Paths, kit: Option<&Path>, config: Config) -> Result<Opened, Ref
         paths.metadata(),
     ];
     for folder in folders {
-        durable::private_dir(&folder).map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", folder.display())))?;
+        durable::private_dir(&folder).map_err(|e| {
+            if room::is_full(&e) {
+                Refusal::new(Code::NoSpace, room::text(folder.parent().unwrap_or(&folder)))
+            } else {
+                Refusal::new(Code::Io, format!("{}: {e}", folder.display()))
+            }
+        })?;
     }
     // First: its lock keeps a second controller out of the folder.
     let ledger: Arc<dyn Ledger> = Arc::new(Sled::open(&paths.ledger())?);

@@ -9,6 +9,8 @@ use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::chain;
 
+use super::room;
+
 /// Blobs by digest. Content is hashed before it gets its name: what is there under a digest had that digest when it was
 /// written, and what is reported as there is on disk.
 ///
@@ -118,7 +120,7 @@ impl BlobError {
         match self {
             Self::Mismatch { .. } | Self::Damaged { .. } => Code::ContentMismatch,
             Self::TooLarge { .. } => Code::LimitExceeded,
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Code::NoSpace,
+            Self::Io { source, .. } if room::is_full(source) => Code::NoSpace,
             Self::Read { .. } | Self::Io { .. } => Code::Io,
         }
     }
@@ -126,7 +128,11 @@ impl BlobError {
 
 impl From<BlobError> for Refusal {
     fn from(error: BlobError) -> Self {
-        Self::new(error.code(), chain(&error))
+        let text = match &error {
+            BlobError::Io { path, source, .. } if room::is_full(source) => room::text(path.parent().unwrap_or(path)),
+            _ => chain(&error),
+        };
+        Self::new(error.code(), text)
     }
 }
 

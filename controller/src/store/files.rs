@@ -74,7 +74,8 @@ impl BlobStore for Files {
                 continue;
             }
             let mut file = self.0.unfinished()?;
-            file.write_all(bytes)
+            file.as_file_mut()
+                .write_all(bytes)
                 .map_err(|e| failed("cannot write", file.path(), e))?;
             written.push((*digest, file));
         }
@@ -182,6 +183,7 @@ impl Upload for FileUpload {
         self.len += more;
         self.hasher.update(bytes);
         self.file
+            .as_file_mut()
             .write_all(bytes)
             .map_err(|e| failed("cannot write", self.file.path(), e))
     }

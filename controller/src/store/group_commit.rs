@@ -2,12 +2,14 @@
 //!
 //! No thread of its own: a lone commit pays for its sync alone, without a hand-over, and nothing is to be stopped at the end.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use ensign_bundle::text::chain;
 
 use super::ledger::LedgerError;
+use super::room;
 
 /// Numbered commits, applied in order, on their way to the disk.
 #[derive(Debug)]
@@ -25,7 +27,14 @@ struct Progress {
     syncing: bool,
     /// Set once and for ever: after a failed sync the kernel may have dropped what it could not write, so that the next sync
     /// succeeds without it. Only a restart, which reads the disk again, tells what is there.
-    failed: Option<String>,
+    failed: Option<Failure>,
+}
+
+#[derive(Clone, Debug)]
+struct Failure {
+    why: String,
+    /// There was no room for it.
+    full: bool,
 }
 
 impl GroupCommit {
@@ -49,8 +58,8 @@ impl GroupCommit {
     }
 
     /// Ends all commits: the state in memory may have left the state on disk.
-    pub(super) fn stop(&self, why: String) {
-        self.progress().failed.get_or_insert(why);
+    pub(super) fn stop(&self, why: String, full: bool) {
+        self.progress().failed.get_or_insert(Failure { why, full });
         self.synced.notify_all();
     }
 
@@ -79,8 +88,11 @@ impl GroupCommit {
             progress.syncing = false;
             match result {
                 Ok(Ok(())) => progress.durable = progress.durable.max(covered),
-                Ok(Err(error)) => progress.failed = Some(chain(&error)),
-                Err(_) => progress.failed = Some("the sync panicked".to_owned()),
+                Ok(Err(error)) => progress.failed = Some(Failure::of(&error)),
+                Err(_) => {
+                    let why = "the sync panicked".to_owned();
+                    progress.failed = Some(Failure { why, full: false });
+                },
             }
             self.synced.notify_all();
         }
@@ -97,14 +109,27 @@ impl Progress {
     fn check_running(&self) -> Result<(), LedgerError> {
         match &self.failed {
             None => Ok(()),
-            Some(why) => Err(LedgerError::Stopped { why: why.clone() }),
+            Some(Failure { why, full }) => Err(LedgerError::Stopped {
+                why: why.clone(),
+                full: *full,
+            }),
+        }
+    }
+}
+
+impl Failure {
+    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut causes = std::iter::successors(Some(error), |cause| cause.source());
+        let full = causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(room::is_full));
+        Self {
+            why: chain(error),
+            full,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicU64, Ordering};
 

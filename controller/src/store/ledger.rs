@@ -11,6 +11,8 @@ use ensign_bundle::text::chain;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::room;
+
 /// Largest key, bytes: room for two hexadecimal digests and the words around them.
 pub const KEY_BYTES: usize = 256;
 /// Largest value, bytes. What is larger is a blob: the embedded ledger is made for small values.
@@ -100,7 +102,10 @@ pub enum LedgerError {
         source: io::Error,
     },
     #[error("the ledger takes no more commits since its disk failed: {why}")]
-    Stopped { why: String },
+    Stopped { why: String, full: bool },
+    /// Also for commits after the one that met the full disk: only a restart tells what is there.
+    #[error("{}", room::text(path))]
+    NoSpace { path: PathBuf },
 }
 
 impl LedgerError {
@@ -110,10 +115,11 @@ impl LedgerError {
             Self::Conflict { .. } => Code::Conflict,
             Self::KeyRefused { .. } | Self::KeyTwice { .. } => Code::Failed,
             Self::ValueTooLarge { .. } | Self::TooManyChanges { .. } => Code::LimitExceeded,
-            Self::Value { .. } | Self::Corrupt { .. } => Code::Malformed,
+            Self::Value { .. } => Code::Malformed,
+            Self::Corrupt { .. } => Code::LedgerDamaged,
             Self::InUse { .. } => Code::InUse,
             Self::VersionUnknown { .. } => Code::VersionUnknown,
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => Code::NoSpace,
+            Self::NoSpace { .. } => Code::NoSpace,
             Self::Io { .. } | Self::Stopped { .. } => Code::Io,
         }
     }

@@ -7,6 +7,7 @@ pub mod files;
 mod group_commit;
 pub mod ledger;
 pub mod memory;
+pub mod room;
 pub mod sled;
 
 #[cfg(test)]

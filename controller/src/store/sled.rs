@@ -4,6 +4,7 @@
 //! - `flush` ends in `sync_file_range`, which writes neither file metadata nor the disk's cache: an own handle on sled's file
 //!   `db` is synced after each flush, and shared by all commits that wait (`group_commit`).
 //! - Pages above a quarter of a segment go to files under `blobs/` that are never synced: new ones are synced here.
+//! - A start or a commit on a full disk leaves half a snapshot, which the next start would take for damage: removed before opening.
 //! - A damaged log is cut at the damage without a word: the file `acknowledged` holds the number of the newest commit that
 //!   was reported as durable; a log that ends before it is refused.
 
@@ -19,6 +20,7 @@ use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
 use super::group_commit::GroupCommit;
 use super::ledger::{Change, Ledger, LedgerError, Row, check_limits};
+use super::room;
 use crate::durable;
 
 /// The format of keys and rows in the file.
@@ -64,7 +66,7 @@ impl Sled {
     pub fn open(dir: &Path) -> Result<Self, LedgerError> {
         let io = |what, path: &Path| {
             let path = path.to_owned();
-            move |source| LedgerError::Io { what, path, source }
+            move |source| failed(what, &path, source)
         };
         durable::create_dir(dir).map_err(io("cannot create", dir))?;
         let path = dir.join(ACKNOWLEDGED);
@@ -86,6 +88,7 @@ impl Sled {
             .set_permissions(fs::Permissions::from_mode(0o600))
             .map_err(io("cannot close to others", &path))?;
 
+        remove_half_snapshots(dir).map_err(io("cannot clean", dir))?;
         let rows = guarded(dir, || options(dir).open())?;
         let commit = guarded(dir, || check_rows(dir, &rows))??;
         let promised = match promised {
@@ -128,7 +131,7 @@ impl Sled {
     /// Checks, applies and numbers the commit; returns its number. Not durable yet.
     fn apply(&self, changes: Vec<Change>) -> Result<u64, LedgerError> {
         let mut newest = self.newest_for_writing();
-        self.group.check_running()?;
+        self.group.check_running().map_err(|error| self.explain(error))?;
         let number = newest.commit + 1;
         let mut batch = sled::Batch::default();
         let mut deletes = false;
@@ -147,7 +150,7 @@ impl Sled {
         batch.insert(COMMIT_KEY, &number.to_be_bytes());
         if let Err(error) = guarded(&self.dir, || self.rows.apply_batch(batch)) {
             // Perhaps half applied in memory; the log on disk still has all of it or nothing.
-            self.group.stop(error.to_string());
+            self.group.stop(error.to_string(), matches!(error, LedgerError::NoSpace { .. }));
             return Err(error);
         }
         newest.commit = number;
@@ -159,10 +162,22 @@ impl Sled {
     }
 
     fn wait_for(&self, number: u64) -> Result<(), LedgerError> {
-        self.group.wait_for(number, |covered| {
-            self.rows.flush().map_err(io::Error::other)?;
+        let synced = self.group.wait_for(number, |covered| {
+            self.rows.flush().map_err(|error| match error {
+                sled::Error::Io(error) => error,
+                other => io::Error::other(other),
+            })?;
             self.disk.sync(covered)
-        })
+        });
+        synced.map_err(|error| self.explain(error))
+    }
+
+    /// A disk that is full is no disk that has failed.
+    fn explain(&self, error: LedgerError) -> LedgerError {
+        match error {
+            LedgerError::Stopped { full: true, .. } => LedgerError::NoSpace { path: self.dir.clone() },
+            other => other,
+        }
     }
 
     fn stored(&self, key: &str) -> Result<Option<Row>, LedgerError> {
@@ -338,6 +353,20 @@ fn check_rows(dir: &Path, rows: &sled::Db) -> sled::Result<Result<u64, LedgerErr
     Ok(Ok(commit))
 }
 
+/// Removes snapshots that were not finished. sled writes one under such a name and renames it, but takes whatever name is the last in
+/// order when it opens: after a full disk that is an empty file. A snapshot only shortens a start; the log has everything.
+fn remove_half_snapshots(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if name.starts_with(b"snap.") && name.ends_with(b".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Syncs every file directly in `dir`, and `dir`.
 fn sync_files(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
@@ -378,12 +407,20 @@ fn guarded<T>(dir: &Path, work: impl FnOnce() -> sled::Result<T>) -> Result<T, L
 
 fn from_sled(dir: &Path, error: sled::Error) -> LedgerError {
     match error {
-        sled::Error::Io(source) => LedgerError::Io {
-            what: "cannot read or write",
-            path: dir.to_owned(),
-            source,
-        },
+        sled::Error::Io(source) => failed("cannot read or write", dir, source),
         other => corrupt(dir, other.to_string()),
+    }
+}
+
+fn failed(what: &'static str, path: &Path, source: io::Error) -> LedgerError {
+    if room::is_full(&source) {
+        let path = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        return LedgerError::NoSpace { path: path.to_owned() };
+    }
+    LedgerError::Io {
+        what,
+        path: path.to_owned(),
+        source,
     }
 }
 
@@ -396,6 +433,11 @@ fn corrupt(dir: &Path, what: String) -> LedgerError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::process::Command;
+
+    use ensign_bundle::reason::{Code, Refusal};
+
     use super::super::ledger::Expect;
     use super::*;
 
@@ -446,6 +488,95 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_snapshot_that_a_full_disk_cut_short_is_no_damage() {
+        for content in [&b""[..], b"the first bytes"] {
+            let dir = tempfile::tempdir().unwrap();
+            let ledger = Sled::open(dir.path()).unwrap();
+            ledger.commit(vec![put("row", b"value")]).unwrap();
+            drop(ledger);
+            let half = dir.path().join("snap.FFFFFFFFFFFFFF00.generating");
+            fs::write(&half, content).unwrap();
+            let ledger = Sled::open(dir.path()).unwrap();
+            assert_eq!(ledger.read("row").unwrap().unwrap().value, b"value");
+            assert!(!half.exists());
+        }
+    }
+
+    /// A small file system of its own. Unmounted when dropped.
+    struct Small(tempfile::TempDir);
+
+    impl Small {
+        /// `None` where this user may not mount.
+        fn mount(bytes: u64) -> Option<Self> {
+            let dir = tempfile::tempdir().unwrap();
+            let out = Command::new("mount")
+                .args(["-t", "tmpfs", "-o", &format!("size={bytes},mode=700"), "ensign-small"])
+                .arg(dir.path())
+                .output();
+            match out {
+                Ok(out) if out.status.success() => Some(Self(dir)),
+                _ => {
+                    // Past the capture of the test's output, so that a run says what it left out.
+                    let line = b"SKIPPED: a ledger on a full disk was NOT tested; no small file system here\n";
+                    io::stderr().write_all(line).unwrap();
+                    None
+                }
+            }
+        }
+
+        /// Takes every free byte; given back when the file is removed.
+        fn fill(&self) -> PathBuf {
+            let path = self.0.path().join("ballast");
+            let mut ballast = File::create(&path).unwrap();
+            for bytes in [1 << 16, 1] {
+                while ballast.write_all(&vec![7; bytes]).is_ok() {}
+            }
+            path
+        }
+    }
+
+    impl Drop for Small {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+        }
+    }
+
+    /// Commits until the disk is full. What was acknowledged is there when there is room again, whatever was tried meanwhile.
+    #[test]
+    fn a_full_disk_is_said_so_and_over_when_there_is_room_again() {
+        let Some(small) = Small::mount(24 << 20) else { return };
+        let dir = small.0.path().join("ledger");
+        let ledger = Sled::open(&dir).unwrap();
+        ledger.commit(vec![put("first", b"value")]).unwrap();
+        let ballast = small.fill();
+        let mut kept = 0;
+        let refused = loop {
+            match ledger.commit(vec![put(&format!("row/{kept:04}"), &[1; 4000])]) {
+                Ok(()) => kept += 1,
+                Err(error) => break error,
+            }
+            assert!(kept < 10_000, "the disk is never full");
+        };
+        let refusal = Refusal::from(refused);
+        assert_eq!(refusal.code, Code::NoSpace, "{refusal}");
+        assert!(refusal.text.contains("bytes are free"), "{refusal}");
+        drop(ledger);
+        // Starts on a full disk fail and say why, or succeed; none of them does harm.
+        for _ in 0..3 {
+            if let Err(error) = Sled::open(&dir) {
+                let refusal = Refusal::from(error);
+                assert_eq!(refusal.code, Code::NoSpace, "{refusal}");
+                assert!(refusal.text.contains("bytes are free"), "{refusal}");
+            }
+        }
+        fs::remove_file(ballast).unwrap();
+        let ledger = Sled::open(&dir).unwrap();
+        assert_eq!(ledger.read("first").unwrap().unwrap().value, b"value");
+        assert!(ledger.scan("row/").unwrap().len() >= kept);
+        ledger.commit(vec![put("last", b"value")]).unwrap();
     }
 
     #[test]
