@@ -19,6 +19,7 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 
 /// Makes `path` and its missing parents, readable by the owner alone.
 pub fn private_dir(path: &Path) -> io::Result<()> {
+    step();
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
@@ -28,8 +29,30 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     reason = "this is the durable module: the folder is synced"
 )]
 pub fn move_dir(from: &Path, to: &Path) -> io::Result<()> {
+    step();
     fs::rename(from, to)?;
+    step();
     sync_parent(to)
+}
+
+/// Removes a folder with all in it; one that is not there is no error.
+pub fn remove_dir(path: &Path) -> io::Result<()> {
+    step();
+    match fs::remove_dir_all(path) {
+        Ok(()) => sync_parent(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a file; one that is not there is no error.
+pub fn remove_file(path: &Path) -> io::Result<()> {
+    step();
+    match fs::remove_file(path) {
+        Ok(()) => sync_parent(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// A file that appears under its name only when it is complete; dropped before, it leaves nothing behind.
@@ -55,6 +78,7 @@ impl Pending {
             .truncate(true)
             .mode(mode)
             .open(&temporary)?;
+        step();
         Ok(Self {
             file,
             temporary,
@@ -68,9 +92,11 @@ impl Pending {
         reason = "this is the durable module: file and folder are synced"
     )]
     pub fn commit(mut self) -> io::Result<()> {
+        step();
         self.file.sync_all()?;
         fs::rename(&self.temporary, &self.path)?;
         self.committed = true;
+        step();
         sync_parent(&self.path)
     }
 }
@@ -84,16 +110,37 @@ impl Drop for Pending {
     }
 }
 
+/// Between any two of this module's changes to the disk: tests end the process there.
+#[cfg(not(test))]
+fn step() {}
+
+#[cfg(test)]
+use self::tests::step;
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    /// Names the step at which the process dies.
+    pub const DIE_AT: &str = "ENSIGN_TEST_DIE_AT";
+
+    pub fn step() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static STEPS: AtomicUsize = AtomicUsize::new(0);
+        let Some(last) = std::env::var(DIE_AT).ok().and_then(|text| text.parse::<usize>().ok()) else {
+            return;
+        };
+        if STEPS.fetch_add(1, Ordering::SeqCst) == last {
+            std::process::abort();
+        }
+    }
 
     #[test]
     fn a_file_appears_whole_with_its_mode_or_not_at_all() {

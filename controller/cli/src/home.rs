@@ -94,11 +94,30 @@ impl Home {
         self.dir.join("contexts").join(fleet.as_str())
     }
 
+    /// Lies there while `fleet init` makes the fleet.
+    pub fn note_path(&self, fleet: &Ident) -> PathBuf {
+        self.dir.join(format!(".init-{fleet}"))
+    }
+
     /// Makes this fleet the one that commands are for.
     pub fn select(&self, fleet: &Ident) -> Result<()> {
         let path = self.dir.join("current");
         durable::write(&path, format!("{fleet}\n").as_bytes(), durable::PUBLIC)
             .map_err(|e| Failure::io("write", &path, &e))
+    }
+
+    /// Removes what a killed [`Self::select`] left beside the file.
+    pub fn forget_half_selected(&self) -> Result<()> {
+        let failed = |e| Failure::io("clean", &self.dir, &e);
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            let name = name.as_encoded_bytes();
+            if name.starts_with(b".current.") && name.ends_with(b".tmp") {
+                durable::remove_file(&entry.path()).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     /// The context that commands are for.

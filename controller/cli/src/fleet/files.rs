@@ -1,8 +1,6 @@
 //! What `fleet init` writes: keys, kit, context. Each folder appears whole or not at all.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::ids::Ident;
@@ -104,21 +102,46 @@ pub fn write_context(home: &Home, context: &ContextFile, root: &[u8], targets: &
 
 /// Fills a folder beside `dir` and moves it into place when it is whole.
 fn into_place(dir: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let parent = dir
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    make_dir(parent)?;
-    let new = tempfile::Builder::new()
-        .prefix(".new-")
-        .permissions(Permissions::from_mode(0o700))
-        .tempdir_in(parent)
-        .map_err(|e| Failure::io("make a folder in", parent, &e))?;
-    fill(new.path())?;
-    durable::move_dir(new.path(), dir).map_err(|e| Failure::io("make", dir, &e))?;
-    // Moved away: there is nothing left to remove under its old name.
-    let _ = new.keep();
-    Ok(())
+    let new = unfinished(dir);
+    // Of an earlier run that was killed: nobody else makes such names.
+    remove_unfinished(dir)?;
+    make_dir(&new)?;
+    let moved = fill(&new).and_then(|()| durable::move_dir(&new, dir).map_err(|e| Failure::io("make", dir, &e)));
+    if moved.is_err() {
+        // Best effort: the next run removes it as well.
+        let _ = durable::remove_dir(&new);
+    }
+    moved
+}
+
+/// Removes a folder of this module, finished or not.
+pub fn remove(dir: &Path) -> Result<()> {
+    remove_unfinished(dir)?;
+    durable::remove_dir(dir).map_err(|e| Failure::io("remove", dir, &e))
+}
+
+/// Removes what was not moved to `dir` yet.
+pub fn remove_unfinished(dir: &Path) -> Result<()> {
+    let new = unfinished(dir);
+    durable::remove_dir(&new).map_err(|e| Failure::io("remove", &new, &e))
+}
+
+/// Where `dir` is filled: its name says what made it.
+fn unfinished(dir: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(dir.file_name().unwrap_or_default());
+    name.push(".ensign-init");
+    dir.with_file_name(name)
+}
+
+/// The fleet that a kit is of.
+pub fn fleet_of_kit(dir: &Path) -> Option<FleetId> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        fleet: FleetId,
+    }
+    let bytes = crate::home::read(&dir.join("kit.json")).ok()?;
+    serde_json::from_slice::<Named>(&bytes).ok().map(|kit| kit.fleet)
 }
 
 fn make_dir(dir: &Path) -> Result<()> {

@@ -1,7 +1,8 @@
 //! `fleet init`: a trust domain of its own.
 //!
 //! The signing keys stay in this operator's home. The kit holds what the controller needs: the first root and targets, the two
-//! online keys, its own TLS keys. Nothing appears under its name before all of it is on disk.
+//! online keys, its own TLS keys. Nothing appears under its name before all of it is on disk, and one that was killed is gone on with
+//! by the next ([`Begun`]).
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 use crate::client;
 use crate::failure::{Failure, Result};
+use crate::fleet::begun::{Begun, Note};
 use crate::fleet::files;
 use crate::fleet::founding::{self, Online};
 use crate::home::{self, ContextFile, Home, KeyRole};
@@ -49,6 +51,16 @@ struct MadeKey {
 pub fn run(shell: &Shell, home: &Home, words: &Init) -> Result<()> {
     let name = Ident::parse(&words.name).map_err(|e| Failure::usage(e.to_string()))?;
     let host = client::host(&words.address)?;
+    if home.note_path(&name).exists() && !shell.dry_run {
+        let mut begun = Begun::open(home, &name)?;
+        let made = begun.recover(home, &name)?;
+        begun.finish()?;
+        if let Some(note) =
+            made.filter(|note| note.address == words.address && Some(&note.kit) == absolute(words).ok().as_ref())
+        {
+            return show(shell, home, words, &name, note.fleet);
+        }
+    }
     refuse_existing(home, &name, &words.kit)?;
     if shell.dry_run {
         return shell.would(format!("make the fleet {name} with a kit in {}", words.kit.display()));
@@ -91,6 +103,12 @@ fn make(
         &online,
     )?;
     let targets = founding::targets(&fleet, now, &signing)?;
+    let mut begun = Begun::open(home, name)?;
+    begun.write(&Note {
+        fleet,
+        address: words.address.clone(),
+        kit: absolute(words)?,
+    })?;
     let api_token = hex::encode(random::bytes::<32>()?);
     let context = ContextFile {
         format: home::FORMAT,
@@ -104,14 +122,22 @@ fn make(
     files::write_kit(&words.kit, &context, &root, &targets, &online, &api_token)?;
     files::write_context(home, &context, &root, &targets, &api_token)?;
     home.select(name)?;
+    begun.finish()?;
+    show(shell, home, words, name, fleet)
+}
 
+/// What was made, as it lies there.
+fn show(shell: &Shell, home: &Home, words: &Init, name: &Ident, fleet: FleetId) -> Result<()> {
+    let context = home.current()?;
+    let keys = context.keys()?;
     let keys_dir = home.keys_dir(name);
     shell.print(&Made {
         id: fleet,
         name: name.clone(),
         controller: words.address.clone(),
         kit: words.kit.clone(),
-        keys: signing
+        lab: keys.iter().all(|(_, key)| !key.is_encrypted()),
+        keys: keys
             .iter()
             .map(|(role, key)| MadeKey {
                 role: role.name(),
@@ -119,7 +145,6 @@ fn make(
                 path: home::key_path(&keys_dir, *role),
             })
             .collect(),
-        lab: passphrase.is_none(),
     })?;
     let recovery = home::key_path(&keys_dir, KeyRole::Recovery);
     Shell::warn(&format!(
@@ -149,6 +174,10 @@ impl Document for Made {
             ))
         )
     }
+}
+
+fn absolute(words: &Init) -> Result<PathBuf> {
+    std::path::absolute(&words.kit).map_err(|e| Failure::io("find", &words.kit, &e))
 }
 
 fn refuse_existing(home: &Home, name: &Ident, kit: &Path) -> Result<()> {
@@ -268,6 +297,60 @@ mod tests {
         };
         assert_eq!(run(&shell(), &home, &other).unwrap_err().exit(), 33, "the kit is taken");
         assert_eq!(home.current().unwrap().file.fleet, id);
+    }
+
+    const HOME: &str = "ENSIGN_TEST_INIT_IN";
+
+    /// Not a test by itself: the process that the next one lets die.
+    #[test]
+    fn init_in_a_process_of_its_own() {
+        if let Some(dir) = std::env::var_os(HOME) {
+            let dir = Path::new(&dir);
+            run(&shell(), &Home::at(&dir.join("home")), &words(dir)).unwrap();
+        }
+    }
+
+    /// Killed before and after each change to the disk: the next one makes the fleet, and nothing of the first is left over.
+    #[test]
+    fn killed_at_any_step_the_next_one_makes_the_fleet() {
+        let whole = tempfile::tempdir().unwrap();
+        run(&shell(), &Home::at(&whole.path().join("home")), &words(whole.path())).unwrap();
+        let names = |dir: &Path| {
+            let mut found = Vec::new();
+            files(dir, &mut found);
+            let mut names: Vec<_> = found
+                .iter()
+                .map(|(path, _)| path.strip_prefix(dir).unwrap().to_owned())
+                .collect();
+            names.sort();
+            names
+        };
+        let wanted = names(whole.path());
+        let mut deaths = 0;
+        loop {
+            let dir = tempfile::tempdir().unwrap();
+            let ended = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "fleet::init::tests::init_in_a_process_of_its_own"])
+                .env(HOME, dir.path())
+                .env(crate::durable::tests::DIE_AT, deaths.to_string())
+                .output()
+                .unwrap();
+            let home = Home::at(&dir.path().join("home"));
+            if ended.status.success() {
+                assert_eq!(names(dir.path()), wanted);
+                break;
+            }
+            let next = run(&shell(), &home, &words(dir.path()));
+            assert!(next.is_ok(), "killed at step {deaths}: {next:?}");
+            assert_eq!(names(dir.path()), wanted, "killed at step {deaths}");
+            let context = home.current().unwrap();
+            let kit = files::fleet_of_kit(&dir.path().join("kit"));
+            assert_eq!(kit, Some(context.file.fleet), "killed at step {deaths}");
+            assert_eq!(context.keys().unwrap().len(), KeyRole::ALL.len());
+            assert_eq!(run(&shell(), &home, &words(dir.path())).unwrap_err().exit(), 33);
+            deaths += 1;
+        }
+        assert!(deaths > 30, "{deaths} steps");
     }
 
     #[test]

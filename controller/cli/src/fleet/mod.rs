@@ -1,5 +1,6 @@
 //! `ensign fleet ...`
 
+mod begun;
 mod check;
 mod files;
 mod founding;
