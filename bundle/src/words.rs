@@ -4,8 +4,12 @@
 //! - A share is `10%`, `0.5%` or `2.25%`, at most 100 %; basis points inside. A bound is a share or a plain count.
 //! - A size is shown in decimal units: `512 B`, `1.20 kB`, `56.3 MB`.
 //! - An id may be cut short to a prefix of its hexadecimal digits that fits nothing else.
+//! - A device's name is 1 to 63 letters, digits, `.`, `_` and `-`, the first no `.` and no `-`; no 8 or more hexadecimal digits alone,
+//!   which would be the beginning of an id, and no word that selectors have (`all`, `and`, `or`, `not`, `in`).
 
+use crate::limits::DEVICE_NAME_BYTES;
 use crate::plan::statements::Bound;
+use crate::selector::KEYWORDS;
 
 /// 100 %, in basis points.
 pub const WHOLE: u32 = 10_000;
@@ -181,6 +185,40 @@ pub fn by_prefix<T>(
     }
 }
 
+/// Why `text` is no name of a device, if so.
+pub fn device_name(text: &str) -> Result<(), String> {
+    let no = |why: &str| Err(format!("`{}` is no name for a device: {why}", shown(text)));
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if text.is_empty() || text.len() > DEVICE_NAME_BYTES {
+        return no(&format!("{} bytes, 1 to {DEVICE_NAME_BYTES} are allowed", text.len()));
+    }
+    if !text.chars().all(plain) {
+        return no("letters, digits, `.`, `_` and `-` are allowed");
+    }
+    if text.starts_with(['.', '-']) {
+        return no("it starts with `.` or `-`");
+    }
+    if text == "all" || KEYWORDS.contains(&text) {
+        return no("selectors have that word");
+    }
+    if text.len() >= DEVICE_PREFIX && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return no("hexadecimal digits alone are the beginning of an id");
+    }
+    Ok(())
+}
+
+/// A device's name made of what its host is called: a container's is often twelve hexadecimal digits.
+pub fn device_name_of_host(host: &str) -> String {
+    if device_name(host).is_ok() {
+        return host.to_owned();
+    }
+    let plain = host.chars().map(|c| match c {
+        c if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') => c,
+        _ => '-',
+    });
+    "host-".chars().chain(plain).take(DEVICE_NAME_BYTES).collect()
+}
+
 /// What somebody typed, as it may stand in a message.
 fn shown(text: &str) -> String {
     crate::text::printable(text, 40)
@@ -267,6 +305,56 @@ mod tests {
         );
         let shown = [0, 59, 90, 7200, 273_600, 3601].map(show_seconds);
         assert_eq!(shown, ["0s", "59s", "1m 30s", "2h", "3d 4h", "1h"]);
+    }
+
+    #[test]
+    fn names_of_devices() {
+        for name in [
+            "dev1",
+            "pos-0142.lyon",
+            "BOX_7",
+            "1234567",
+            "deadbee",
+            "_x",
+            "cafe-babe",
+            "all-in",
+            &"a".repeat(7),
+        ] {
+            assert_eq!(device_name(name), Ok(()), "{name}");
+            assert_eq!(device_name_of_host(name), name);
+        }
+        let long = "x".repeat(64);
+        for name in [
+            "",
+            "500a987b6561",
+            "deadbeef",
+            "DEADBEEF",
+            "-f",
+            "--all",
+            "all",
+            "not",
+            "in",
+            ".",
+            "..",
+            ".hidden",
+            "a/b",
+            "../a",
+            "a b",
+            "a,b",
+            "a=b",
+            "a!=b",
+            "(a)",
+            "\"a\"",
+            "'a'",
+            "a\nb",
+            "caf\u{e9}",
+            "a*",
+            &long,
+        ] {
+            assert!(device_name(name).is_err(), "{name}");
+            assert_eq!(device_name(&device_name_of_host(name)), Ok(()), "{name}");
+        }
+        assert_eq!(device_name_of_host("500a987b6561"), "host-500a987b6561");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ensign_bundle::limits::DEVICE_NAME_BYTES;
 use ensign_bundle::plan::token::{TOKEN_CHARS, Token};
 use ensign_bundle::reason::{Code, Refusal};
+use ensign_bundle::words::{device_name, device_name_of_host};
 use ensign_crypto::Signature;
 use serde::Serialize;
 use serde_bytes::ByteBuf;
@@ -35,7 +36,7 @@ pub(super) struct Arguments {
     /// A file with the join token; `-` is standard input. [default: ENSIGN_JOIN_TOKEN].
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// What people call this device, at most 63 bytes [default: the host's name].
+    /// What people call this device: at most 63 letters, digits, `.`, `_`, `-` [default: the host's name].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Where the controller is; may be repeated [default: the token's addresses].
@@ -281,21 +282,14 @@ fn read_token(path: &Path) -> Result<String, Failure> {
 }
 
 fn name(arguments: &Arguments) -> Result<String, Failure> {
-    let name = match &arguments.name {
-        Some(name) => name.clone(),
-        None => nix::unistd::gethostname()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default(),
+    let Some(name) = &arguments.name else {
+        let host = nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned());
+        return Ok(device_name_of_host(&host.unwrap_or_default()));
     };
-    let plain = ensign_bundle::text::printable(&name, usize::MAX) == name;
-    if name.is_empty() || name.len() > DEVICE_NAME_BYTES || !plain {
-        return Err(Failure::new(
-            Code::Usage,
-            format!("a device's name has 1 to {DEVICE_NAME_BYTES} bytes without control characters"),
-        )
-        .hint("--name NAME"));
+    match device_name(name) {
+        Ok(()) => Ok(name.clone()),
+        Err(why) => Err(Failure::new(Code::Usage, why).hint("--name NAME")),
     }
-    Ok(name)
 }
 
 fn claim(text: &str) -> Result<(String, String), String> {

@@ -34,7 +34,7 @@ pub const SELECTOR_DEPTH: usize = 32;
 /// Most tests (each value of `in` counts) in one expression: what one device costs.
 pub const SELECTOR_TESTS: usize = 512;
 
-const KEYWORDS: [&str; 4] = ["and", "or", "not", "in"];
+pub(crate) const KEYWORDS: [&str; 4] = ["and", "or", "not", "in"];
 
 /// A parsed expression. `Display` writes one that parses to the same.
 #[derive(Clone, Debug, PartialEq, Eq)]

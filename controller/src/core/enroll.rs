@@ -10,6 +10,7 @@ use ensign_bundle::reason::Refusal;
 use ensign_bundle::refuse;
 use ensign_bundle::statement;
 use ensign_bundle::text::printable;
+use ensign_bundle::words::device_name;
 use ensign_crypto::{KeyId, PublicKey};
 use ensign_rollout::{DeviceState, Order};
 
@@ -65,6 +66,9 @@ impl State {
         if let Some(known) = self.devices.get(&body.device) {
             // The connection proves the key of the device; nothing is written.
             return join_again(known, &body);
+        }
+        if let Err(why) = device_name(&body.name) {
+            return refuse!(Usage, "{why}");
         }
         let token = self.usable_token(&body.token)?.clone();
         let (root, fleet) = (self.roles.root(), &self.fleet.fleet);
@@ -171,7 +175,7 @@ impl State {
                 return name;
             }
         }
-        id[..limits::DEVICE_NAME_BYTES].to_owned()
+        format!("device-{}", &id[..48])
     }
 }
 

@@ -46,6 +46,7 @@ impl State {
             targets: role(&self.roles.targets),
             snapshot: role(&self.roles.snapshot),
             timestamp: role(&self.roles.timestamp),
+            clock: self.view_clock(),
         }
     }
 
@@ -210,17 +211,24 @@ impl State {
         }
     }
 
-    /// The device that `text` means: an id, a unique prefix of at least 8 digits, or a name.
+    /// The device that `text` means: an id, a unique prefix of at least 8 digits, or a name. A name that is also the beginning of
+    /// another's id means neither: ledgers may hold such names from before they were refused.
     pub fn find_device(&self, text: &str) -> Result<DeviceId, Refusal> {
         if let Ok(id) = text.parse::<DeviceId>()
             && self.devices.contains_key(&id)
         {
             return Ok(id);
         }
-        if let Some(id) = self.names.get(text) {
-            return Ok(*id);
+        let named = self.names.get(text);
+        let starts = by_prefix(self.devices.keys(), ToString::to_string, text, DEVICE_PREFIX);
+        if let Some(named) = named {
+            return match starts {
+                Fits::One(other) if other != named => Err(self.is_ambiguous(text, named, Some(other))),
+                Fits::Several(_) => Err(self.is_ambiguous(text, named, None)),
+                _ => Ok(*named),
+            };
         }
-        match by_prefix(self.devices.keys(), ToString::to_string, text, DEVICE_PREFIX) {
+        match starts {
             Fits::One(id) => Ok(*id),
             Fits::Several(n) => Err(Refusal::new(
                 Code::Conflict,
@@ -231,6 +239,18 @@ impl State {
                 format!("there is no device {}", printable(text, 64)),
             )),
         }
+    }
+
+    fn is_ambiguous(&self, text: &str, named: &DeviceId, other: Option<&DeviceId>) -> Refusal {
+        let other = match other.and_then(|id| self.devices.get(id)) {
+            Some(row) => format!("that of {} (id {})", printable(&row.name, 64), row.id),
+            None => "those of several devices".to_owned(),
+        };
+        let text = printable(text, 64);
+        Refusal::new(
+            Code::Conflict,
+            format!("`{text}` is the name of device {named}, and ids start with it: {other}; write a whole id"),
+        )
     }
 }
 

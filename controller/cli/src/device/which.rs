@@ -34,8 +34,15 @@ pub fn find<'a, T: Named>(rows: &'a [T], text: &str) -> Result<&'a T> {
     if named.iter().any(|row| row.is_living()) {
         named.retain(|row| row.is_living());
     }
+    let starts = by_prefix(rows, |row| row.id().to_string(), text, DEVICE_PREFIX);
     match named[..] {
-        [row] => return Ok(row),
+        [row] => {
+            return match starts {
+                Fits::One(other) if other.id() != row.id() => Err(ambiguous(&shown, row, Some(other))),
+                Fits::Several(_) => Err(ambiguous(&shown, row, None)),
+                _ => Ok(row),
+            };
+        }
         [] => {}
         _ => {
             return Err(
@@ -44,7 +51,7 @@ pub fn find<'a, T: Named>(rows: &'a [T], text: &str) -> Result<&'a T> {
             );
         }
     }
-    match by_prefix(rows, |row| row.id().to_string(), text, DEVICE_PREFIX) {
+    match starts {
         Fits::One(row) => Ok(row),
         Fits::Nothing => {
             Err(Failure::new(Code::NotFound, format!("there is no device {shown}")).hint("`ensign device ls`"))
@@ -54,6 +61,31 @@ pub fn find<'a, T: Named>(rows: &'a [T], text: &str) -> Result<&'a T> {
                 .hint("write more digits of the id: `ensign device ls -o json`"),
         ),
     }
+}
+
+/// A name that is also the beginning of another's id means neither.
+fn ambiguous<T: Named>(shown: &str, named: &T, other: Option<&T>) -> Failure {
+    let (other, type_) = match other {
+        Some(other) => (
+            format!("the id of {} ({})", printable(other.name(), 64), other.id()),
+            format!("write a whole id: {} or {}", named.id(), other.id()),
+        ),
+        None => (
+            "the ids of several devices".to_owned(),
+            format!(
+                "write a whole id: {}, or another of `ensign device ls -o json`",
+                named.id()
+            ),
+        ),
+    };
+    Failure::new(
+        Code::Conflict,
+        format!(
+            "{shown} is the name of device {}, and {other} starts with it",
+            named.id()
+        ),
+    )
+    .hint(type_)
 }
 
 /// Every device that the words name, each once, in the order of `rows`. Nobody: 32.
@@ -207,6 +239,9 @@ mod tests {
             twin,
             row(4, "dup", true),
             row(5, "dup", true),
+            row(6, "070707070707", true),
+            row(7, "seven", true),
+            row(8, "080808080808", true),
         ]
     }
 
@@ -219,9 +254,24 @@ mod tests {
         assert_eq!(named("dev1"), Ok(1), "the revoked one gave its name away");
         assert_eq!(named(&"02".repeat(32)), Ok(2));
         assert_eq!(named("02020202"), Ok(2));
-        assert_eq!(named("abababab"), Ok(0), "a name goes before a prefix");
+        assert_eq!(named("abababab"), Err(33), "a name, and how other ids start");
         assert_eq!(named("0202020"), Err(32), "too short a prefix");
         assert_eq!(named("ababababab"), Err(33));
+        assert_eq!(named("080808080808"), Ok(8), "its own id");
+        let rows = rows();
+        let failure = find(&rows, "070707070707").err().unwrap();
+        assert_eq!(
+            failure.exit(),
+            33,
+            "neither the one called so nor the one whose id starts so"
+        );
+        for id in [[6; 32], [7; 32]] {
+            let id = DeviceId(id).to_string();
+            assert!(
+                failure.text.contains(&id) && failure.hint_text().contains(&id),
+                "{failure:?}"
+            );
+        }
         assert_eq!(named("dup"), Err(33));
         assert_eq!(named("nobody"), Err(32));
     }
