@@ -23,6 +23,12 @@ pub trait Document: Serialize + DeserializeOwned {
 
     /// What the types alone do not say: orders, ranges, fields that must agree.
     fn check(&self) -> Result<(), Refusal>;
+
+    /// How long it may live, where it says so. Judged after the signatures only: a byte that flipped in a time is no lifetime, and a
+    /// lifetime that nobody signed is nobody's.
+    fn check_lifetime(&self) -> Result<(), Refusal> {
+        Ok(())
+    }
 }
 
 /// A document whose signatures were counted, with the bytes it came from.
@@ -56,12 +62,13 @@ pub fn open_with<T: Document>(
 ) -> Result<Signed<T>, Refusal> {
     let envelope = envelope::<T>(bytes)?;
     verify(&envelope)?;
-    let body = body(&envelope)?;
+    let body: T = body(&envelope)?;
+    body.check_lifetime()?;
     Ok(Signed { body, envelope })
 }
 
 /// Opens a document without looking at its signatures. For showing it, and for documents that name their own keys (root, binding):
-/// those are then counted with [`count`].
+/// those are then counted with [`count`], and the lifetime is checked after that.
 pub fn open_unverified<T: Document>(bytes: &[u8]) -> Result<Signed<T>, Refusal> {
     let envelope = envelope::<T>(bytes)?;
     let body = body(&envelope)?;
@@ -95,6 +102,7 @@ pub fn count(
 /// An unsigned envelope around `body`.
 pub fn seal<T: Document>(body: &T) -> Result<Envelope, Refusal> {
     body.check()?;
+    body.check_lifetime()?;
     let payload = codec::encode(body).map_err(|e| Refusal::new(Code::Malformed, format!("{}: {e}", T::KIND)))?;
     Ok(Envelope::new(T::KIND, payload))
 }

@@ -10,6 +10,11 @@ pub fn unix_now() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+/// True where something says that it keeps the wall clock right (NTP): systemd-timesyncd and chrony's helper leave this stamp.
+pub fn synchronised() -> bool {
+    std::path::Path::new("/run/systemd/timesync/synchronized").exists()
+}
+
 /// The monotonic clock: for durations and deadlines within this process, never stored.
 #[expect(
     clippy::disallowed_methods,

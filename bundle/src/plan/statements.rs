@@ -281,15 +281,6 @@ impl Document for Plan {
                 limits::WAVES
             );
         }
-        if self.expires <= self.issued || self.expires - self.issued > limits::PLAN_LIFE_S {
-            return refuse!(
-                LifetimeRefused,
-                "the plan lives from {} to {}, at most {} s are allowed",
-                self.issued,
-                self.expires,
-                limits::PLAN_LIFE_S
-            );
-        }
         self.check_waves()?;
         if let Some(reverts) = &self.reverts
             && (reverts.failures == 0 || reverts.failures as usize > limits::GATE_RECEIPTS)
@@ -314,6 +305,19 @@ impl Document for Plan {
                 Malformed,
                 "quorum is {} basis points, at most 10000 are possible",
                 self.pace.stop.quorum_bp
+            );
+        }
+        Ok(())
+    }
+
+    fn check_lifetime(&self) -> Result<(), Refusal> {
+        if self.expires <= self.issued || self.expires - self.issued > limits::PLAN_LIFE_S {
+            return refuse!(
+                LifetimeRefused,
+                "the plan lives from {} to {}, at most {} s are allowed",
+                self.issued,
+                self.expires,
+                limits::PLAN_LIFE_S
             );
         }
         Ok(())

@@ -8,7 +8,7 @@ use crate::digest::{Digest, FleetId};
 use crate::ids::{Ident, Version};
 use crate::reason::Refusal;
 use crate::refuse;
-use crate::statement;
+use crate::statement::{self, Document as _};
 
 /// The codec of one fleet: its id is part of what every signature covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,7 @@ impl Format for Ensign {
         };
         let own = &root.body.roles.root;
         statement::count(&root.envelope, &own.keys, own.threshold, &self.fleet)?;
+        root.body.check_lifetime()?;
         if root.body.fleet != self.fleet {
             return refuse!(WrongFleet, "root of fleet {}, not of {}", root.body.fleet, self.fleet);
         }

@@ -298,7 +298,7 @@ impl Document for Root {
     const MAX_BYTES: usize = limits::ROOT_BYTES;
 
     fn check(&self) -> Result<(), Refusal> {
-        check_header(Self::KIND, self.format, self.version, self.issued, self.expires)?;
+        check_header(Self::KIND, self.format, self.version)?;
         let roles = [
             ("root", &self.roles.root),
             ("targets", &self.roles.targets),
@@ -328,6 +328,11 @@ impl Document for Root {
             // A selector that nobody can read would leave every device without a scope.
             Selector::parse(&scope.select)?;
         }
+        Ok(())
+    }
+
+    fn check_lifetime(&self) -> Result<(), Refusal> {
+        check_times(Self::KIND, self.issued, self.expires)?;
         match self.policy.timestamp_life_s {
             Some(life) if life > limits::AIR_GAPPED_TIMESTAMP_LIFE_S => refuse!(
                 LifetimeRefused,
@@ -344,7 +349,7 @@ impl Document for Targets {
     const MAX_BYTES: usize = limits::TARGETS_BYTES;
 
     fn check(&self) -> Result<(), Refusal> {
-        check_header(Self::KIND, self.format, self.version, self.issued, self.expires)?;
+        check_header(Self::KIND, self.format, self.version)?;
         if !strictly_increasing(self.products.iter().map(|p| &p.name)) {
             return refuse!(Malformed, "products are not sorted by unique names");
         }
@@ -360,6 +365,10 @@ impl Document for Targets {
         }
         Ok(())
     }
+
+    fn check_lifetime(&self) -> Result<(), Refusal> {
+        check_times(Self::KIND, self.issued, self.expires)
+    }
 }
 
 impl Document for Release {
@@ -367,7 +376,7 @@ impl Document for Release {
     const MAX_BYTES: usize = limits::RELEASE_BYTES;
 
     fn check(&self) -> Result<(), Refusal> {
-        check_header(Self::KIND, self.format, self.version, self.issued, self.expires)?;
+        check_header(Self::KIND, self.format, self.version)?;
         let (length, most) = (self.manifest.length, limits::MANIFEST_BYTES);
         if length > most as u64 {
             return refuse!(
@@ -385,6 +394,10 @@ impl Document for Release {
         }
         Ok(())
     }
+
+    fn check_lifetime(&self) -> Result<(), Refusal> {
+        check_times(Self::KIND, self.issued, self.expires)
+    }
 }
 
 impl Document for Snapshot {
@@ -392,11 +405,15 @@ impl Document for Snapshot {
     const MAX_BYTES: usize = limits::SNAPSHOT_BYTES;
 
     fn check(&self) -> Result<(), Refusal> {
-        check_header(Self::KIND, self.format, self.version, self.issued, self.expires)?;
+        check_header(Self::KIND, self.format, self.version)?;
         if !strictly_increasing(self.releases.iter().map(|r| (&r.product, &r.release))) {
             return refuse!(Malformed, "releases are not sorted by unique names");
         }
         Ok(())
+    }
+
+    fn check_lifetime(&self) -> Result<(), Refusal> {
+        check_times(Self::KIND, self.issued, self.expires)
     }
 }
 
@@ -405,12 +422,16 @@ impl Document for Timestamp {
     const MAX_BYTES: usize = limits::TIMESTAMP_BYTES;
 
     fn check(&self) -> Result<(), Refusal> {
-        check_header(Self::KIND, self.format, self.version, self.issued, self.expires)
+        check_header(Self::KIND, self.format, self.version)
+    }
+
+    fn check_lifetime(&self) -> Result<(), Refusal> {
+        check_times(Self::KIND, self.issued, self.expires)
     }
 }
 
 /// What every role has in common.
-fn check_header(kind: &str, format: u16, version: u64, issued: u64, expires: u64) -> Result<(), Refusal> {
+fn check_header(kind: &str, format: u16, version: u64) -> Result<(), Refusal> {
     if format != FORMAT {
         return refuse!(
             VersionUnknown,
@@ -420,6 +441,11 @@ fn check_header(kind: &str, format: u16, version: u64, issued: u64, expires: u64
     if version == 0 {
         return refuse!(Malformed, "{kind} has version 0, versions start at 1");
     }
+    Ok(())
+}
+
+/// What each role's lifetime has in common; how long it may be is the profile's.
+fn check_times(kind: &str, issued: u64, expires: u64) -> Result<(), Refusal> {
     if expires <= issued {
         return refuse!(
             LifetimeRefused,

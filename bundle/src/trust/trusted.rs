@@ -306,7 +306,7 @@ impl Trusted {
     /// Takes the controller's time, signed by the timestamp role for this device's nonce; `None` where that is so and the device's own
     /// clock is good: there the controller's word could only make it worse. The caller carries the result on by the boot clock and presents
     /// it as [`Clock::attested`], for as long as [`Trusted::vouches`] says so. At most
-    /// [`LATEST_TIME`](crate::limits::LATEST_TIME), and no more ahead of a synchronised clock than any other document.
+    /// [`LATEST_TIME`](crate::limits::LATEST_TIME), before root expires, and no more ahead of a synchronised clock than any other document.
     pub fn attest_time(
         &mut self,
         bytes: &[u8],
@@ -331,7 +331,9 @@ impl Trusted {
         if !self.clock_is_suspect(clock) {
             return Ok(None);
         }
-        let latest = crate::limits::LATEST_TIME;
+        // A time at which root has expired is no time to install at, and as a floor it would outlast the mistake. One that really is
+        // that late comes with the next roots, and is asked for again after them.
+        let latest = crate::limits::LATEST_TIME.min(self.root().expires.saturating_sub(1));
         let latest = self.memory.time.latest_issue(clock).map_or(latest, |l| l.min(latest));
         if time.time > latest {
             return refuse!(

@@ -92,10 +92,16 @@ fn a_clock_that_steps_back_is_suspect_and_one_that_comes_back_is_not() {
 fn roots_own_expiry_goes_by_no_clock_that_a_stolen_key_can_set() {
     let mut bench = bench();
     let fleet = &mut bench.fleet;
-    let late = fleet.root.expires + DAY;
+    let fleet_end = fleet.root.expires;
+    let late = fleet_end + DAY;
     let stolen = fleet.clone();
     // The thief attests a time at which root has expired, and signs his own timestamps of that time.
-    assert_eq!(attest(&mut bench, late, Clock::untrusted(START)), Ok(Some(late)));
+    assert_eq!(
+        code(attest(&mut bench, late, Clock::untrusted(START))),
+        Code::LifetimeRefused
+    );
+    let last = fleet_end - 1;
+    assert_eq!(attest(&mut bench, last, Clock::untrusted(START)), Ok(Some(last)));
     let mut thief = stolen;
     thief.now = late;
     thief.publish();
@@ -134,6 +140,33 @@ fn roots_own_expiry_goes_by_no_clock_that_a_stolen_key_can_set() {
     assert_eq!(attest(&mut bench, fleet.now, clock), Ok(Some(fleet.now)));
     bench.lease_by = 40;
     assert_eq!(at(&bench, Clock::attested(START, fleet.now)), None);
+}
+
+#[test]
+fn a_controller_of_2100_leaves_no_floor_and_a_late_device_follows_the_roots_first() {
+    let mut bench = bench();
+    let before = bench.trusted.encode().unwrap();
+    for time in [FAR, bench.fleet.root.expires] {
+        let refused = attest(&mut bench, time, Clock::untrusted(0));
+        assert_eq!(code(refused), Code::LifetimeRefused);
+        assert_eq!(bench.trusted.encode().unwrap(), before);
+    }
+    // Right again: it installs.
+    let now = START + 60;
+    assert_eq!(attest(&mut bench, now, Clock::untrusted(0)), Ok(Some(now)));
+    assert_eq!(at(&bench, Clock::attested(0, now)), None);
+    // In a drawer until its root had expired: with the next root the time is taken.
+    bench.fleet.now = bench.fleet.root.expires + DAY;
+    let now = bench.fleet.now;
+    assert_eq!(
+        code(attest(&mut bench, now, Clock::untrusted(0))),
+        Code::LifetimeRefused
+    );
+    bench.fleet.next_root(|_| {}, &[]);
+    let fleet = bench.fleet.clone();
+    let mut docs = |want: ensign_bundle::trust::Want<'_>| fleet.find(&want);
+    bench.trusted.refresh_root(&mut docs, Clock::untrusted(0)).unwrap();
+    assert_eq!(attest(&mut bench, now, Clock::untrusted(0)), Ok(Some(now)));
 }
 
 #[test]

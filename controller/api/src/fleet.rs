@@ -46,6 +46,9 @@ pub struct Fleet {
     pub targets: RoleState,
     pub snapshot: RoleState,
     pub timestamp: RoleState,
+    /// Why the controller's clock is not believed; left out where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<Reason>,
 }
 
 /// A rollout that a rule stopped.

@@ -89,6 +89,7 @@ pub fn load(
     let mut state = State {
         parts,
         now,
+        synchronised: clock::synchronised(),
         fleet,
         roles,
         releases,

@@ -176,6 +176,12 @@ impl State {
             }
             signed.body
         };
+        // What people sign tells the time too.
+        let signed = draft.releases.iter().map(|(row, _)| row.document.issued);
+        let signed = signed.fold(listed_targets.issued.max(machine.root().body.issued), u64::max);
+        if let Some(doubt) = self.clock_doubt(signed) {
+            return Err(doubt);
+        }
         let mut rows = self.releases.clone();
         for (row, _) in &draft.releases {
             rows.insert((row.product.clone(), row.version.clone()), row.clone());
@@ -248,6 +254,9 @@ impl State {
 
     /// A new timestamp over the same snapshot.
     fn publish_timestamp(&mut self) -> Result<(), Refusal> {
+        if let Some(doubt) = self.clock_doubt(0) {
+            return Err(doubt);
+        }
         let parts = self.parts.clone();
         let online = Online {
             keys: &parts.keys,

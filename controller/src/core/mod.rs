@@ -11,6 +11,7 @@
 mod clones;
 mod desired;
 mod devices;
+mod doubt;
 mod enroll;
 mod keys;
 pub mod load;
@@ -200,7 +201,7 @@ impl Keeper {
     fn take(&mut self, message: Message, replies: &mut Vec<Reply>, changed: &mut bool) -> bool {
         match message {
             Message::Job { job, changes } => {
-                self.state.now = clock::unix_now();
+                self.state.look_at_the_clock();
                 replies.push(job(&mut self.state));
                 *changed |= changes;
                 false
@@ -211,7 +212,7 @@ impl Keeper {
 
     /// Plans, commits, tells: in this order. Returns when to wake up without a message.
     fn settle(&mut self, replies: Vec<Reply>) -> Result<Option<u64>, Refusal> {
-        self.state.now = clock::unix_now();
+        self.state.look_at_the_clock();
         let wake = self.state.reconcile()?;
         for changes in in_commits(self.state.take_changes()) {
             self.ledger.commit(changes).map_err(Refusal::from)?;

@@ -26,12 +26,16 @@ impl State {
                 self.now + RETRY_S
             }
         };
-        let more = self.plan_rollouts();
+        // Rules go by times: none expires, halts or opens anything at one that is not believed.
+        let believed = self.clock_doubt(0).is_none();
+        let more = believed && self.plan_rollouts();
         self.write_model()?;
         let planned = if more {
             Some(self.now)
-        } else {
+        } else if believed {
             next_wakeup(&self.rollouts.model, self.now)
+        } else {
+            None
         };
         Ok(Some(planned.map_or(renew_at, |at| at.min(renew_at))))
     }

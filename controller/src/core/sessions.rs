@@ -139,7 +139,14 @@ impl State {
             device: *id,
             name: row.name.clone(),
             fleet: self.fleet.fleet,
-            time: ByteBuf::from(self.attest(id, hello.nonce)?),
+            // Empty where there is none to attest: the device goes on without.
+            time: ByteBuf::from(match self.attest_doubt() {
+                None => self.attest(id, hello.nonce)?,
+                Some(doubt) => {
+                    tracing::warn!(device = %id, text = %doubt.text, "no time is attested");
+                    Vec::new()
+                }
+            }),
             interval_s: self.parts.config.check_in_s,
             labels: row.labels.clone(),
         })

@@ -10,7 +10,7 @@ use ensign_bundle::plan::scope::Scopes;
 use ensign_bundle::plan::statements::{Cohort, Evidence, OnBreach, Plan};
 use ensign_bundle::reason::Refusal;
 use ensign_bundle::refuse;
-use ensign_bundle::statement::{self, Signed};
+use ensign_bundle::statement::{self, Document as _, Signed};
 use ensign_bundle::text::printable;
 use ensign_rollout::{DeviceState, Event, RolloutSpec, WaveSpec};
 
@@ -35,6 +35,7 @@ impl State {
         }
         let waves = check_lists(&plan.body, lists)?;
         self.check_members(&plan, &waves)?;
+        plan.body.check_lifetime()?;
         self.check_release(&plan.body)?;
         self.check_seq(&plan.body)?;
         check_supported(&plan.body)?;

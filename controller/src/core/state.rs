@@ -17,6 +17,7 @@ use super::metadata::Roles;
 use super::rollouts::Rollouts;
 use super::rows::{ApiTokenRow, DeviceRow, FleetRow, ReleaseRow, TokenRow, key};
 use super::sessions::Sessions;
+use crate::clock;
 use crate::config::Config;
 use crate::keys::Keys;
 use crate::store::blobs::BlobStore;
@@ -52,6 +53,8 @@ pub struct State {
     pub parts: Arc<Parts>,
     /// Wall clock of the batch, seconds since the epoch.
     pub now: u64,
+    /// Something keeps the wall clock right.
+    pub synchronised: bool,
     pub fleet: FleetRow,
     pub roles: Roles,
     pub releases: BTreeMap<(Ident, Version), ReleaseRow>,
@@ -75,6 +78,11 @@ pub struct State {
 }
 
 impl State {
+    pub(super) fn look_at_the_clock(&mut self) {
+        self.now = clock::unix_now();
+        self.synchronised = clock::synchronised();
+    }
+
     /// Writes a row with this batch.
     pub(super) fn put<T: Serialize>(&mut self, key: String, value: &T) -> Result<(), Refusal> {
         self.write(Change::put(key, value, Expect::Any)?)

@@ -92,7 +92,7 @@ impl GroupCommit {
                 Err(_) => {
                     let why = "the sync panicked".to_owned();
                     progress.failed = Some(Failure { why, full: false });
-                },
+                }
             }
             self.synced.notify_all();
         }

@@ -11,10 +11,7 @@ pub const LEAST: u64 = 4 << 20;
 
 /// True where the disk, or the share of it that this user may take, is full.
 pub fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// What is free where `path` is, and what is missing.

@@ -150,7 +150,8 @@ impl Sled {
         batch.insert(COMMIT_KEY, &number.to_be_bytes());
         if let Err(error) = guarded(&self.dir, || self.rows.apply_batch(batch)) {
             // Perhaps half applied in memory; the log on disk still has all of it or nothing.
-            self.group.stop(error.to_string(), matches!(error, LedgerError::NoSpace { .. }));
+            self.group
+                .stop(error.to_string(), matches!(error, LedgerError::NoSpace { .. }));
             return Err(error);
         }
         newest.commit = number;
@@ -414,7 +415,11 @@ fn from_sled(dir: &Path, error: sled::Error) -> LedgerError {
 
 fn failed(what: &'static str, path: &Path, source: io::Error) -> LedgerError {
     if room::is_full(&source) {
-        let path = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        let path = if path.is_dir() {
+            path
+        } else {
+            path.parent().unwrap_or(path)
+        };
         return LedgerError::NoSpace { path: path.to_owned() };
     }
     LedgerError::Io {

@@ -167,13 +167,41 @@ fn e28_fields_out_of_range_are_refused() {
     let of = |change: &dyn Fn(&mut Timestamp)| {
         let mut body = timestamp.clone();
         change(&mut body);
-        open::<Timestamp>(&raw("timestamp", codec::encode(&body).unwrap(), &[7]))
+        let bytes = raw("timestamp", codec::encode(&body).unwrap(), &[7]);
+        statement::open::<Timestamp>(&bytes, &[public(7)], 1, &FLEET)
+            .err()
+            .map(|r| r.code)
     };
     assert_eq!(of(&|_| {}), None);
     assert_eq!(of(&|t| t.version = 0), Some(Code::Malformed));
     assert_eq!(of(&|t| t.expires = t.issued), Some(Code::LifetimeRefused));
     assert_eq!(of(&|t| t.expires = 0), Some(Code::LifetimeRefused));
     assert_eq!(of(&|t| t.version = u64::MAX), None);
+    // Signatures come first: what flipped in a time is no lifetime.
+    let mut flipped = timestamp.clone();
+    flipped.expires = 0;
+    let bytes = raw("timestamp", codec::encode(&flipped).unwrap(), &[8]);
+    assert_eq!(open::<Timestamp>(&bytes), None);
+    let refused = statement::open::<Timestamp>(&bytes, &[public(7)], 1, &FLEET).unwrap_err();
+    assert_eq!(refused.code.exit(), 20, "{refused}");
+    // A first root names its own keys: its lifetime counts as that of any other.
+    let first = |change: &dyn Fn(&mut Root), seeds: &[u8]| {
+        let mut root = fleet.root.clone();
+        change(&mut root);
+        let bytes = raw("root", codec::encode(&root).unwrap(), seeds);
+        let pinned = Digest::of(&bytes);
+        ensign_bundle::trust::TrustState::new(&bytes, &pinned, &FLEET)
+            .err()
+            .map(|r| r.code)
+    };
+    let signers = &fleet.seeds.root[..];
+    assert_eq!(first(&|_| {}, signers), None);
+    assert_eq!(first(&|r| r.expires = r.issued, signers), Some(Code::LifetimeRefused));
+    assert_eq!(
+        first(&|r| r.policy.timestamp_life_s = Some(31 * DAY), signers),
+        Some(Code::LifetimeRefused)
+    );
+    assert_eq!(first(&|r| r.expires = r.issued, &[]), Some(Code::Unsigned));
     // Versions that have no next one are refused when the next is to be made.
     let last = Timestamp {
         version: u64::MAX,

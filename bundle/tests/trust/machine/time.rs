@@ -88,7 +88,7 @@ fn online_time_goes_with_the_timestamp_key() {
     let mut fleet = Fleet::new();
     let mut device = fleet.fresh();
     let (id, nonce) = (Device::new(1).id(), Nonce([5; 32]));
-    let far = START + 1000 * DAY;
+    let far = START + 300 * DAY;
     let attestation = TimeAttestation {
         format: FORMAT,
         fleet: FLEET,

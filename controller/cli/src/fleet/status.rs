@@ -160,6 +160,13 @@ fn findings(fleet: &Fleet, now: u64) -> Vec<Finding> {
         let text = format!("{} {what} ({code})", units::show_count(*devices, "device"));
         find(level, text, hint);
     }
+    if let Some(clock) = &fleet.clock {
+        find(
+            Level::Critical,
+            format!("{}: {}", clock.code, ensign_bundle::text::printable(&clock.text, 300)),
+            "synchronise the clock where the controller runs (`timedatectl`): it goes on by itself; if it is right, `trust_clock = true` in controller.toml",
+        );
+    }
     let roles = [
         ("root", fleet.root, OFFLINE_SOON_S),
         ("targets", fleet.targets, OFFLINE_SOON_S),
@@ -340,6 +347,7 @@ pub mod tests {
             targets: role(1_830_000_000),
             snapshot: role(1_800_500_000),
             timestamp: role(1_800_100_000),
+            clock: None,
         }
     }
 
@@ -374,8 +382,12 @@ pub mod tests {
         bad.targets.expires = Time(now + 3600);
         bad.halted = vec![halted()];
         bad.unwell = BTreeMap::from([(Code::NoSpace, 1), (Code::Unhealthy, 2), (Code::CloneDetected, 1)]);
+        bad.clock = Some(ensign_api::Reason {
+            code: Code::ClockSuspect,
+            text: "the clock of the controller says 2100-01-01T00:00:00Z".to_owned(),
+        });
         let findings = findings(&bad, now);
-        assert_eq!(findings.iter().filter(|f| f.level == Level::Critical).count(), 2);
+        assert_eq!(findings.iter().filter(|f| f.level == Level::Critical).count(), 3);
         assert_eq!(findings.iter().filter(|f| f.level == Level::Warning).count(), 4);
         insta::assert_snapshot!(Status { fleet: bad, findings }.table(Paint(false)));
     }
