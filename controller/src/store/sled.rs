@@ -503,7 +503,7 @@ mod tests {
             ledger.commit(vec![put("row", b"value")]).unwrap();
             drop(ledger);
             let half = dir.path().join("snap.FFFFFFFFFFFFFF00.generating");
-            fs::write(&half, content).unwrap();
+            durable::write(&half, content).unwrap();
             let ledger = Sled::open(dir.path()).unwrap();
             assert_eq!(ledger.read("row").unwrap().unwrap().value, b"value");
             assert!(!half.exists());

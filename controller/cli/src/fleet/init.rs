@@ -129,7 +129,8 @@ fn make(
 /// What was made, as it lies there.
 fn show(shell: &Shell, home: &Home, words: &Init, name: &Ident, fleet: FleetId) -> Result<()> {
     let context = home.current()?;
-    let keys = context.keys()?;
+    let stored = |role| Ok((role, context.stored(role)?));
+    let keys = KeyRole::ALL.into_iter().map(stored).collect::<Result<Vec<_>>>()?;
     let keys_dir = home.keys_dir(name);
     shell.print(&Made {
         id: fleet,
@@ -346,7 +347,7 @@ mod tests {
             let context = home.current().unwrap();
             let kit = files::fleet_of_kit(&dir.path().join("kit"));
             assert_eq!(kit, Some(context.file.fleet), "killed at step {deaths}");
-            assert_eq!(context.keys().unwrap().len(), KeyRole::ALL.len());
+            assert_eq!(context.all_keys().unwrap().len(), KeyRole::ALL.len());
             assert_eq!(run(&shell(), &home, &words(dir.path())).unwrap_err().exit(), 33);
             deaths += 1;
         }
