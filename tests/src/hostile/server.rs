@@ -281,7 +281,7 @@ impl Thief {
 
 /// Until the device has enough of it.
 async fn without_end(send: &mut SendStream) -> Result<()> {
-    let chunk = [b'x'; 64 << 10];
+    let chunk = vec![b'x'; 64 << 10];
     loop {
         send.write_all(&chunk).await?;
     }
