@@ -88,6 +88,7 @@ fn name(event: &Event) -> &'static str {
         Event::SwitchFailed { .. } => "switch failed",
         Event::Probed { failure: None } => "healthy window",
         Event::Probed { .. } => "unhealthy or deadline",
+        Event::Overdue { .. } => "no answer by the deadline",
         Event::UnitFailed { .. } => "unit failed",
         Event::SwitchedBack => "switched back",
         Event::RollbackAsked { .. } => "rollback asked",

@@ -55,6 +55,11 @@ pub enum Event {
     Probed {
         failure: Option<String>,
     },
+    /// The trial's time is over ([`crate::Device::trial_left_ms`]) and no round of probes has ended it.
+    Overdue {
+        /// What has not answered.
+        pending: String,
+    },
     /// A unit of the new generation is in state `failed`, for good.
     UnitFailed {
         text: String,

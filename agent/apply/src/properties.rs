@@ -291,6 +291,29 @@ fn a_blocked_way_back_denies_for_the_first_reason() {
     }
 }
 
+/// Whatever keeps the probes from answering: nothing stays on trial for ever.
+#[test]
+fn a_trial_that_nobody_judges_ends_at_its_deadline() {
+    let mut bed = Bed::default();
+    bed.install(2, 0);
+    bed.step(Event::Offered(target(1)), 10);
+    bed.step(staged(1, true), 11);
+    bed.step(Event::Cleared { contact: true }, 12);
+    assert_eq!(bed.device.trial_left_ms(&now(12)), None);
+    bed.step(Event::Switched, 13);
+    let overdue = || Event::Overdue {
+        pending: "web/check has not answered".to_owned(),
+    };
+    let left = bed.device.trial_left_ms(&now(14)).unwrap();
+    assert_eq!(left, 18_000, "counted from the switch");
+    assert_eq!(bed.step(overdue(), 14).records, [], "too early");
+    bed.step(overdue(), 14 + left / 1000);
+    assert_eq!(bed.device.duty(), Some(Action::SwitchBack { from: 2, to: 1 }));
+    let reason = bed.device.stage.reason().unwrap();
+    assert_eq!(reason.code, Code::TrialDeadline);
+    assert!(reason.text.contains("web/check"), "{}", reason.text);
+}
+
 #[test]
 fn what_runs_already_is_confirmed_for_a_new_plan_at_once() {
     let mut bed = Bed::default();

@@ -81,6 +81,7 @@ impl Device {
                 }
             }
             Event::Probed { failure } => step.probed(failure.as_deref(), now),
+            Event::Overdue { pending } => step.overdue(&pending, now),
             Event::UnitFailed { text } => {
                 if let Stage::Trial(trial) = &step.device.stage {
                     let back = back(trial, Refusal::new(Code::UnitFailed, text));
@@ -152,6 +153,22 @@ impl Device {
             Some((soak.target.min_soak_s * 1000).saturating_sub(product.uptime.elapsed_ms(now)))
         });
         [recorded, soaked].into_iter().flatten().min()
+    }
+
+    /// Milliseconds until a trial is over, whether or not another round of probes ends: then [`Event::Overdue`] ends it. None = no trial.
+    pub fn trial_left_ms(&self, now: &Now) -> Option<u64> {
+        let Stage::Trial(trial) = &self.stage else {
+            return None;
+        };
+        Some(trial.watch.over_at_ms(&trial.policy).saturating_sub(self.trial_ms(now)))
+    }
+
+    /// How long the trial has lasted, milliseconds.
+    pub fn trial_ms(&self, now: &Now) -> u64 {
+        let Stage::Trial(trial) = &self.stage else { return 0 };
+        self.generation(trial.to)
+            .and_then(|g| g.product(&trial.target.product))
+            .map_or(0, |p| p.uptime.elapsed_ms(now))
     }
 
     fn clock_interval_ms(&self) -> u64 {
@@ -321,16 +338,10 @@ impl Step {
     }
 
     fn probed(&mut self, failure: Option<&str>, now: &Now) {
+        let elapsed_ms = self.device.trial_ms(now);
         let Stage::Trial(trial) = &mut self.device.stage else {
             return;
         };
-        let elapsed_ms = self
-            .device
-            .generations
-            .iter()
-            .find(|g| g.number == trial.to)
-            .and_then(|g| g.product(&trial.target.product))
-            .map_or(0, |p| p.uptime.elapsed_ms(now));
         match trial.watch.round(&trial.policy, elapsed_ms, failure) {
             Outlook::Watching => self.tick(now),
             Outlook::Confirmed => self.confirm(now),
@@ -338,6 +349,16 @@ impl Step {
                 let back = back(trial, reason);
                 self.record(back);
             }
+        }
+    }
+
+    fn overdue(&mut self, pending: &str, now: &Now) {
+        let elapsed_ms = self.device.trial_ms(now);
+        if let Stage::Trial(trial) = &self.device.stage
+            && let Outlook::Failed(reason) = trial.watch.overdue(&trial.policy, elapsed_ms, pending)
+        {
+            let back = back(trial, reason);
+            self.record(back);
         }
     }
 

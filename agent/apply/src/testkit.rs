@@ -82,6 +82,9 @@ pub(crate) fn events() -> Vec<Event> {
         Event::Probed {
             failure: Some("exit 1".to_owned()),
         },
+        Event::Overdue {
+            pending: "web/check".to_owned(),
+        },
         Event::UnitFailed {
             text: "web.service failed".to_owned(),
         },

@@ -15,6 +15,8 @@ use crate::stage::Policy;
 /// Probe failures in a row that end a trial, counted after the first window: a service may take that long to come up, one
 /// failed probe is noise on a loaded device, three at one-second spacing are not.
 const FAILURES_IN_A_ROW: u8 = 3;
+/// Past the deadline, milliseconds: the round at work may still end a healthy window. As long as the longest probe.
+const LAST_ROUND_MS: u64 = 10_000;
 
 /// The current run of passed or failed rounds of probes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub struct Watch {
     /// Start of the unbroken run of passed rounds, milliseconds since the switch.
     healthy_since_ms: Option<u64>,
     failures: u8,
+    /// What the last failed round said.
+    said: Option<String>,
 }
 
 /// What a round of probes amounts to.
@@ -45,6 +49,7 @@ impl Watch {
             }
             Some(text) => {
                 self.healthy_since_ms = None;
+                self.said = Some(text.to_owned());
                 if elapsed_ms > policy.window_ms {
                     self.failures = self.failures.saturating_add(1);
                 }
@@ -58,15 +63,32 @@ impl Watch {
             }
         }
         if elapsed_ms >= policy.deadline_ms {
-            let (window, deadline) = (policy.window_ms / 1000, policy.deadline_ms / 1000);
-            let last = failure.unwrap_or("the last probe passed");
-            return Outlook::Failed(Refusal::new(
-                Code::TrialDeadline,
-                format!("not healthy for {window} s within {deadline} s: {last}"),
-            ));
+            return too_late(policy, failure.unwrap_or("the last probe passed"));
         }
         Outlook::Watching
     }
+
+    /// When the trial is over whether or not another round ends, milliseconds since the switch.
+    pub(crate) fn over_at_ms(&self, policy: &Policy) -> u64 {
+        let grace = self.healthy_since_ms.map_or(0, |_| LAST_ROUND_MS);
+        policy.deadline_ms.saturating_add(grace)
+    }
+
+    /// Nobody has said how a round went; `pending` is what has not answered.
+    pub(crate) fn overdue(&self, policy: &Policy, elapsed_ms: u64, pending: &str) -> Outlook {
+        if elapsed_ms < self.over_at_ms(policy) {
+            return Outlook::Watching;
+        }
+        too_late(policy, self.said.as_deref().unwrap_or(pending))
+    }
+}
+
+fn too_late(policy: &Policy, last: &str) -> Outlook {
+    let (window, deadline) = (policy.window_ms / 1000, policy.deadline_ms / 1000);
+    Outlook::Failed(Refusal::new(
+        Code::TrialDeadline,
+        format!("not healthy for {window} s within {deadline} s: {last}"),
+    ))
 }
 
 #[cfg(test)]
@@ -109,6 +131,28 @@ mod tests {
             matches!(run("--------"), Outlook::Failed(r) if r.code == Code::Unhealthy && r.text.contains("exit 1"))
         );
         assert_eq!(run("------+--"), Outlook::Watching);
+    }
+
+    #[test]
+    fn a_round_that_never_ends_is_not_waited_for_past_the_deadline() {
+        let silent = Watch::default();
+        assert_eq!(silent.overdue(&POLICY, 59_999, "web/check"), Outlook::Watching);
+        let over = silent.overdue(&POLICY, 60_000, "web/check has not answered");
+        assert!(
+            matches!(&over, Outlook::Failed(r) if r.code == Code::TrialDeadline && r.text.contains("has not answered"))
+        );
+        let mut failed = Watch::default();
+        failed.round(&POLICY, 1000, Some("exit 1"));
+        let over = failed.overdue(&POLICY, 60_000, "web/check has not answered");
+        assert!(matches!(over, Outlook::Failed(r) if r.text.contains("exit 1")));
+        // A healthy window may be whole with the round at work.
+        let mut healthy = Watch::default();
+        healthy.round(&POLICY, 55_500, None);
+        assert_eq!(healthy.overdue(&POLICY, 69_999, "web/check"), Outlook::Watching);
+        assert!(matches!(
+            healthy.overdue(&POLICY, 70_000, "web/check"),
+            Outlook::Failed(_)
+        ));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::ipc::{FromRunner, ToRunner, UnitVerb};
 
 /// How long a switch waits for a runner that is not there, before it goes back, and a way back before it goes on without units.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Runners that may be lost over one question of a switch: whatever ends so many is not chance.
+const LOSSES: u32 = 3;
 
 /// What it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +118,22 @@ impl Course {
                 tracing::warn!(?errand, error = text, "a unit did not follow");
                 Verdict::GoOn
             }
+        }
+    }
+
+    /// What it means that so many runners went away over `errand`.
+    pub(super) fn judge_loss(&self, errand: &Errand, losses: u32) -> Option<Verdict> {
+        let reason = |code, what: &str| {
+            let text = format!("{what}: the runner was lost over it");
+            Some(Verdict::Failed(Refusal::new(code, text)))
+        };
+        match (self.purpose, errand) {
+            // A failed round, as if the probe had said so: the release may be what ends its judge.
+            (Purpose::Probe, Errand::Check(check)) => reason(Code::Unhealthy, &check.name()),
+            _ if losses < LOSSES => None,
+            (Purpose::SwitchBack { .. }, _) => Some(Verdict::GoOn),
+            (_, Errand::Ask(ToRunner::Unit { name, .. })) => reason(Code::UnitFailed, name),
+            _ => reason(Code::AgentNotRunning, "switching"),
         }
     }
 

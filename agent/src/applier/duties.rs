@@ -18,6 +18,7 @@ use ensign_bundle::wire::Transfer;
 
 use super::checks::{self, Check};
 use super::course::{Course, Errand, Purpose, Verdict};
+use super::runner_client::Heard;
 use super::shell::{Shell, ShellError};
 use super::staging::{self, Progress, Staging};
 use super::{generations, intake, sockets, tree};
@@ -26,8 +27,6 @@ use crate::config::Sandbox;
 use crate::durable;
 use crate::ipc::ToRunner;
 
-/// From the start of one round of probes to the start of the next.
-const ROUND: Duration = Duration::from_secs(1);
 /// A controller probe counts only where the controller was heard from so recently before the switch: an offline site keeps a good update.
 const LATELY: Duration = Duration::from_secs(24 * 3600);
 
@@ -86,7 +85,7 @@ impl Shell {
     }
 
     /// The manifest with this digest, where it is kept. One that is not what it was is as good as none.
-    fn read_manifest(&self, digest: &Digest) -> Result<Option<Manifest>, Refusal> {
+    pub(super) fn read_manifest(&self, digest: &Digest) -> Result<Option<Manifest>, Refusal> {
         let path = self.paths.manifests().join(digest.to_string());
         let bytes = durable::read(&path, MANIFEST_BYTES).map_err(|e| durable::refusal(path.display(), &e))?;
         match bytes {
@@ -388,44 +387,7 @@ impl Shell {
         self.begin(course)
     }
 
-    pub(super) fn begin_watch(&mut self) {
-        let Stage::Trial(trial) = &self.device.stage else {
-            return;
-        };
-        let Ok(Some(manifest)) = self.read_manifest(&trial.target.manifest.digest) else {
-            // Without it nothing can be asked, and what is not asked does not pass.
-            let reason = "the manifest of what runs on trial is gone".to_owned();
-            self.checks = Some(vec![Check::Never(reason)]);
-            self.round_at = Some(clock::boot());
-            return;
-        };
-        let components: Vec<Component> = self
-            .device
-            .generation(trial.to)
-            .into_iter()
-            .flat_map(|g| &g.components)
-            .filter(|c| c.product == manifest.product)
-            .cloned()
-            .collect();
-        let checks = checks::of(&manifest, &components);
-        if checks.iter().any(|check| matches!(check, Check::Controller { .. })) {
-            // The link half opens a session that answers the new nonce: what is signed for it was signed since the switch.
-            self.leases.draw();
-            self.contact = None;
-            sockets::tell_link(self);
-        }
-        self.checks = Some(checks);
-        self.round_at = Some(clock::boot());
-    }
-
-    pub(super) fn begin_round(&mut self) -> Result<(), ShellError> {
-        let Some(checks) = &self.checks else { return Ok(()) };
-        let course = Course::probes(checks);
-        self.round_at = Some(clock::boot() + ROUND);
-        self.begin(course)
-    }
-
-    fn begin(&mut self, course: Course) -> Result<(), ShellError> {
+    pub(super) fn begin(&mut self, course: Course) -> Result<(), ShellError> {
         self.abandon_course();
         self.course = Some((course, None));
         self.go_on()
@@ -514,15 +476,27 @@ impl Shell {
 
     /// The runner said something.
     pub(super) fn take_runner(&mut self) -> Result<(), ShellError> {
-        let Some(answer) = self.runner.take() else {
+        let Some(heard) = self.runner.take() else {
             return Ok(());
         };
         let Some((course, Some(errand))) = &self.course else {
             return Ok(());
         };
-        match course.judge(errand, answer, self.paths.is_system()) {
-            Verdict::GoOn => self.go_on(),
-            verdict => self.stumble(verdict),
+        let verdict = match heard {
+            Heard::Answer(answer) => Some(course.judge(errand, answer, self.paths.is_system())),
+            Heard::Lost(losses) => {
+                tracing::warn!(?errand, losses, "the runner was lost");
+                course.judge_loss(errand, losses)
+            }
+        };
+        match verdict {
+            // It is asked again.
+            None => Ok(()),
+            Some(Verdict::GoOn) => {
+                self.runner.cancel();
+                self.go_on()
+            }
+            Some(verdict) => self.stumble(verdict),
         }
     }
 
@@ -553,21 +527,5 @@ impl Shell {
             self.labels_changed = false;
             self.runner.ask(ToRunner::LabelsChanged);
         }
-    }
-
-    /// Whether the controller has been heard from since the switch; `None` = there is time left.
-    fn controller_answers(&self, within: Duration) -> Option<bool> {
-        let Stage::Trial(trial) = &self.device.stage else {
-            return Some(true);
-        };
-        if !trial.contact || self.contact.is_some() {
-            return Some(true);
-        }
-        let product = self
-            .device
-            .generation(trial.to)
-            .and_then(|g| g.product(&trial.target.product));
-        let elapsed = Duration::from_millis(product.map_or(0, |p| p.uptime.elapsed_ms(&self.wall.now())));
-        (elapsed >= within).then_some(false)
     }
 }

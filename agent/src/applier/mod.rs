@@ -29,6 +29,7 @@ mod trust_store;
 pub mod unpack;
 mod verify;
 mod wall;
+mod watch;
 
 use std::fs::File;
 use std::io;
@@ -78,8 +79,17 @@ pub fn state_from_files(paths: &Paths) -> Result<Option<State>, Refusal> {
     }
     let (device, loss) = journal::judge(paths)?;
     let trusted = trust_store::TrustStore::open(&paths.trust())?.1.trusted;
-    let identity = identity::load(paths, trusted.as_ref().map(Trusted::fleet))?;
+    // What runs can be told without knowing who this is.
+    let (identity, unknown) = match identity::load(paths, trusted.as_ref().map(Trusted::fleet)) {
+        Ok(identity) => (identity, None),
+        Err(refusal) => (None, Some(refusal)),
+    };
     let mut state = report::of(&device, identity.as_ref(), trusted.as_ref(), Nonce([0; Nonce::BYTES]));
+    if let Some(unknown) = unknown {
+        let text = format!("who this device is cannot be read: {}", unknown.text);
+        let lost = || Refusal::new(Code::NeedsReprovision, text);
+        state.report.status.reason.get_or_insert_with(lost);
+    }
     if let Some(loss) = loss {
         report::disbelieve(&mut state, paths, &loss);
     }

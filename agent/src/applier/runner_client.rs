@@ -26,7 +26,17 @@ struct Asked {
     question: ToRunner,
     /// Since when nobody has been reached, boot clock.
     since: Duration,
+    /// How often whoever worked on it went away instead of answering.
+    losses: u32,
     state: State,
+}
+
+/// What came instead of silence.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Answer(FromRunner),
+    /// The runner went away over the question, so many times by now. It is asked again unless that is cancelled.
+    Lost(u32),
 }
 
 #[derive(Debug)]
@@ -50,6 +60,7 @@ impl RunnerClient {
         self.asked = Some(Asked {
             question,
             since: clock::boot(),
+            losses: 0,
             state,
         });
     }
@@ -102,18 +113,19 @@ impl RunnerClient {
     }
 
     /// The answer, once the descriptor is readable. A runner that went away is asked again.
-    pub(super) fn take(&mut self) -> Option<FromRunner> {
+    pub(super) fn take(&mut self) -> Option<Heard> {
         let asked = self.asked.as_mut()?;
         let State::Waiting(socket, _) = &asked.state else {
             return None;
         };
         if let Ok(Some((answer, _))) = socket.receive::<FromRunner>() {
             self.asked = None;
-            return Some(answer);
+            return Some(Heard::Answer(answer));
         }
         asked.since = clock::boot();
+        asked.losses += 1;
         asked.state = State::Unreachable(clock::boot() + RETRY);
-        None
+        Some(Heard::Lost(asked.losses))
     }
 
     fn try_send(&self, question: &ToRunner) -> State {

@@ -239,6 +239,9 @@ impl Shell {
         let now = clock::boot();
         self.runner.retry();
         self.take_silence()?;
+        if self.trial_left().is_some_and(|left| left.is_zero()) {
+            return self.end_trial();
+        }
         if self.round_at.is_some_and(|at| at <= now) && self.course.is_none() {
             self.round_at = None;
             self.begin_round()?;
@@ -271,10 +274,18 @@ impl Shell {
         } else {
             None
         };
-        [round, until(self.ask_at), until(self.runner.retry_at()), tick, lock]
-            .into_iter()
-            .flatten()
-            .min()
+        let trial = self.trial_left();
+        [
+            round,
+            until(self.ask_at),
+            until(self.runner.retry_at()),
+            tick,
+            lock,
+            trial,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn lock_is_over(&self) -> bool {

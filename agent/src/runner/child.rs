@@ -1,7 +1,7 @@
 //! A program run to its end or to the end of its time, whatever it does meanwhile.
 
 use std::fs::File;
-use std::io::{self, PipeReader, Read as _, Seek as _, SeekFrom};
+use std::io::{self, PipeReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -19,6 +19,8 @@ use crate::clock;
 
 /// Held while a program runs.
 static ONE: Mutex<()> = Mutex::new(());
+/// Added to the score by which the kernel chooses whom to end; 1000 is all memory there is.
+const OOM_SCORE: &str = "500";
 /// Output that is kept, bytes: the end of it.
 const TAIL_BYTES: usize = 4 << 10;
 /// Characters of the last line that is reported.
@@ -82,6 +84,7 @@ fn run_piped(command: &mut Command, bounds: Bounds<'_>) -> io::Result<Outcome> {
     // Who leaves the group (setsid) is inherited by this process when its parent ends, and found.
     let orphans = Orphans::inherit()?;
     let mut child = spawn(command)?;
+    put_in_front(&child);
     // The command keeps its ends of the pipe: without them gone the end of output would never come.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut tail = Tail::default();
@@ -176,6 +179,18 @@ fn ready(descriptors: &[BorrowedFd<'_>], left: Duration) -> io::Result<Vec<bool>
         done => done?,
     };
     Ok(polled.iter().map(|p| p.any().unwrap_or(false)).collect())
+}
+
+/// Where memory runs out, the program goes, not the runner that judges it (`oom_score_adj`, proc(5)).
+fn put_in_front(child: &Child) {
+    let path = format!("/proc/{}/oom_score_adj", child.id());
+    let raised = File::options()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(OOM_SCORE.as_bytes()));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "a program stays as dear as the runner");
+    }
 }
 
 fn kill_group(child: &Child) {

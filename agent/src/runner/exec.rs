@@ -190,6 +190,12 @@ mod tests {
     }
 
     #[test]
+    fn a_greedy_probe_goes_before_the_runner() {
+        let device = device(&[("dear", "until grep -qx 500 /proc/$$/oom_score_adj; do :; done")]);
+        assert_eq!(probe(&device, &["dear"], 10), FromRunner::Ok);
+    }
+
+    #[test]
     fn a_probe_that_forks_and_ends_leaves_nothing_and_does_not_hang_us() {
         let device = device(&[("fork", "sleep 1000 & echo $! > \"$ENSIGN_ROOT/pid\"; echo left")]);
         let started = crate::clock::boot();

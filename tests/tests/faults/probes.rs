@@ -57,6 +57,60 @@ fn a_probe_that_hangs_does_not_hold_the_device() -> Result<()> {
     Ok(())
 }
 
+/// The runner is the parent of its probes, and of the same user.
+#[test]
+fn a_probe_that_kills_the_runner_does_not_stay() -> Result<()> {
+    let (fleet, first) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;
+    let tree = fleet.path("second");
+    write_tree(
+        &tree,
+        &[("check!", "#!/bin/sh\nkill -9 $PPID\nsleep 5\n"), ("version", "1.1.0")],
+    )?;
+    let health = [
+        "--health",
+        "exec:check",
+        "--health-window",
+        "1s",
+        "--health-deadline",
+        "20s",
+    ];
+    fleet.release("1.1.0", &[("web", &tree)], &health)?;
+    comes_back(
+        &fleet,
+        &[Code::Unhealthy, Code::TrialDeadline],
+        &["web/check", "runner was lost"],
+    )?;
+    fleet.runs("dev1", &first)?;
+    fleet.goes_on("1.2.0")?;
+    Ok(())
+}
+
+/// A stopped process keeps its connections: nothing tells the applier that no answer will come.
+#[test]
+fn a_runner_that_hangs_does_not_hold_the_device_past_the_deadline() -> Result<()> {
+    let (fleet, first) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;
+    let tree = fleet.path("second");
+    write_tree(
+        &tree,
+        &[
+            // So that the runner goes on at last, whatever becomes of the test.
+            ("check!", "#!/bin/sh\nkill -STOP $PPID\nsleep 60\nkill -CONT $PPID\n"),
+            ("version", "1.1.0"),
+        ],
+    )?;
+    let health = [
+        "--health",
+        "exec:check",
+        "--health-window",
+        "1s",
+        "--health-deadline",
+        "5s",
+    ];
+    fleet.release("1.1.0", &[("web", &tree)], &health)?;
+    comes_back(&fleet, &[Code::TrialDeadline], &["web/check", "has not answered"])?;
+    fleet.runs("dev1", &first)
+}
+
 /// A unit is active unless its component holds a file `broken`; it cannot be restarted where that says so.
 const HOOK: &str = "#!/bin/sh
 broken=\"$ENSIGN_ROOT/var/lib/ensign/deploy/current/web/broken\"
