@@ -49,6 +49,8 @@ impl Paths {
         link_cache = "var/lib/ensign/link/cache";
         /// What `enroll` left behind for `run`: id, name, fleet.
         link_device = "var/lib/ensign/link/device.json";
+        /// The keys that `enroll` is joining with, until it is done.
+        link_joining = "var/lib/ensign/link/joining.json";
         link_session = "var/lib/ensign/link/session";
         /// Receipt key, trust state, journal: the applier's.
         applier = "var/lib/ensign/applier";

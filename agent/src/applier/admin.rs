@@ -40,10 +40,7 @@ pub(super) fn take(
     let file = descriptors.pop();
     let answer = match command {
         ToAdmin::Status => Ok(FromAdmin::State(Box::new(report::state(shell)))),
-        ToAdmin::BeginEnroll { fleet } => {
-            shell.joining = Some(fleet);
-            identity::new_receipt_key(&shell.paths).map(|key| FromAdmin::ReceiptKey { key: key.public() })
-        }
+        ToAdmin::BeginEnroll { fleet, fresh } => begin_enroll(shell, fleet, fresh),
         ToAdmin::SignBinding { payload } => sign_binding(shell, &payload),
         ToAdmin::SignRotation { payload } => sign_rotation(shell, &payload),
         ToAdmin::FinishEnroll {
@@ -137,6 +134,19 @@ fn may_roll_back(shell: &Shell) -> Result<u64, Refusal> {
     }
     shell.verify_generation(to, device.current)?;
     Ok(to)
+}
+
+/// The key of an enrolment that was interrupted is shown again: with the other key of the pair it is the same device.
+fn begin_enroll(shell: &mut Shell, fleet: FleetId, fresh: bool) -> Result<FromAdmin, Refusal> {
+    shell.joining = Some(fleet);
+    let known = if fresh {
+        None
+    } else {
+        // One that cannot be read is as good as none.
+        identity::receipt_key(&shell.paths).ok().flatten()
+    };
+    let key = known.map_or_else(|| identity::new_receipt_key(&shell.paths), Ok)?;
+    Ok(FromAdmin::ReceiptKey { key: key.public() })
 }
 
 fn sign_binding(shell: &Shell, payload: &[u8]) -> Result<FromAdmin, Refusal> {

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ensign_bundle::limits::DEVICE_NAME_BYTES;
 use ensign_bundle::plan::token::{TOKEN_CHARS, Token};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::words::{device_name, device_name_of_host};
-use ensign_crypto::Signature;
+use ensign_crypto::{PublicKey, SecretKey, Signature};
 use serde::Serialize;
 use serde_bytes::ByteBuf;
 
@@ -18,10 +19,12 @@ use crate::chain::chain;
 use crate::durable;
 use crate::ipc::{FromAdmin, ToAdmin};
 use crate::link::enroll::{Joined, Joining, join};
-use crate::link::identity::{self, Device};
+use crate::link::identity::{self, Device, Pair};
 use crate::link::run::lock;
 use crate::paths::Paths;
 
+/// Longest wait for the applier to verify and store what it joins with.
+const FINISH: Duration = Duration::from_secs(60);
 /// Most claims of one device.
 const CLAIMS: usize = 16;
 /// Longest key or value of a claim, bytes.
@@ -161,28 +164,139 @@ fn join_anew(paths: &Paths, arguments: &Arguments, token: &Token, name: &str) ->
         .map_err(|e| Failure::new(Code::Io, format!("{}: {e}", paths.link().display())))?;
     let _lock = lock(paths).map_err(|refusal| Failure::from(refusal).hint("stop `ensign-agent run` first"))?;
     let admin = Admin::connect(paths)?;
-    let receipt_key = match admin.ask(&ToAdmin::BeginEnroll { fleet: token.fleet })? {
-        FromAdmin::ReceiptKey { key } => key,
-        other => return Err(admin::unexpected(&other)),
+    let addresses = if arguments.controller.is_empty() {
+        token.addresses.clone()
+    } else {
+        arguments.controller.clone()
     };
-    identity::forget(paths).map_err(|e| io(&e))?;
-    let key = identity::create_key(paths).map_err(|e| io(&e))?;
-    let joining = Joining {
+    let attempt = Attempt {
+        paths,
+        admin: &admin,
         token,
-        key: &key,
-        receipt_key,
         name,
-        claims: arguments.claims.iter().cloned().collect::<BTreeMap<_, _>>(),
-        addresses: arguments.controller.clone(),
+        claims: arguments.claims.iter().cloned().collect(),
+        addresses,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
+    if let Some((key, receipt_key)) = attempt.begun()? {
+        match attempt.join(&key, receipt_key) {
+            // The controller will never take this pair: another one begins anew.
+            Err(failure)
+                if matches!(
+                    failure.refusal.code,
+                    Code::Revoked | Code::IdentityChanged | Code::KeysRefused
+                ) =>
+            {
+                tracing::info!(code = %failure.refusal.code, "joining with new keys");
+            }
+            joined => return joined,
+        }
+    }
+    let (key, receipt_key) = attempt.new_keys()?;
+    attempt.join(&key, receipt_key)
+}
+
+/// One joining, from the keys to the files.
+struct Attempt<'a> {
+    paths: &'a Paths,
+    admin: &'a Admin,
+    token: &'a Token,
+    name: &'a str,
+    claims: BTreeMap<String, String>,
+    addresses: Vec<String>,
+}
+
+impl Attempt<'_> {
+    /// The keys of an enrolment that did not come to its end: the controller may know them.
+    fn begun(&self) -> Result<Option<(SecretKey, PublicKey)>, Failure> {
+        let pair = Pair::load(self.paths).map_err(|e| io(&e))?;
+        let Some(pair) = pair.filter(|pair| pair.fleet == self.token.fleet && !identity::is_revoked(self.paths)) else {
+            return Ok(None);
+        };
+        let key = identity::key(self.paths).map_err(|e| io(&e))?;
+        let Some(key) = key.filter(|key| key.public().id() == pair.key) else {
+            return Ok(None);
+        };
+        let receipt_key = self.receipt_key(false)?;
+        Ok((receipt_key.id() == pair.receipt_key).then_some((key, receipt_key)))
+    }
+
+    /// Both new, and noted before anybody hears of them.
+    fn new_keys(&self) -> Result<(SecretKey, PublicKey), Failure> {
+        identity::forget(self.paths).map_err(|e| io(&e))?;
+        let receipt_key = self.receipt_key(true)?;
+        let key = identity::create_key(self.paths).map_err(|e| io(&e))?;
+        Pair::new(self.token.fleet, key.public().id(), receipt_key.id())
+            .store(self.paths)
+            .map_err(|e| io(&e))?;
+        Ok((key, receipt_key))
+    }
+
+    fn receipt_key(&self, fresh: bool) -> Result<PublicKey, Failure> {
+        let begin = ToAdmin::BeginEnroll {
+            fleet: self.token.fleet,
+            fresh,
+        };
+        match self.admin.ask(&begin)? {
+            FromAdmin::ReceiptKey { key } => Ok(key),
+            other => Err(admin::unexpected(&other)),
+        }
+    }
+
+    fn join(&self, key: &SecretKey, receipt_key: PublicKey) -> Result<Document, Failure> {
+        let joining = Joining {
+            token: self.token,
+            key,
+            receipt_key,
+            name: self.name,
+            claims: self.claims.clone(),
+            addresses: self.addresses.clone(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| io(&e))?;
+        let joined = runtime.block_on(join(joining, |payload| countersign(self.admin, payload)));
+        runtime.shutdown_background();
+        self.finish(&joined?)
+    }
+
+    /// Hands the roots to the applier, then notes the enrolment: from then on the device belongs to the fleet.
+    fn finish(&self, joined: &Joined) -> Result<Document, Failure> {
+        let (paths, token) = (self.paths, self.token);
+        let mut file = tempfile::tempfile().map_err(|e| io(&e))?;
+        let pieces = joined.roots.iter().map(|root| root.as_slice());
+        for piece in pieces.chain([joined.grant.as_slice(), joined.binding.as_slice()]) {
+            file.write_all(piece).map_err(|e| io(&e))?;
+        }
+        let request = ToAdmin::FinishEnroll {
+            root_hash: token.root,
+            fleet: token.fleet,
+            roots: joined.roots.iter().map(|r| r.len() as u64).collect(),
+            grant: joined.grant.len() as u64,
+            binding: joined.binding.len() as u64,
+        };
+        admin::done(self.admin.ask_with(&request, Some(&file), Some(FINISH))?)?;
+        let name = ensign_bundle::text::printable(&joined.name, DEVICE_NAME_BYTES);
+        Device::new(
+            joined.device,
+            name.clone(),
+            token.fleet,
+            self.addresses.clone(),
+            token.controller,
+        )
+        .store(paths)
+        .and_then(|()| Pair::forget(paths))
         .map_err(|e| io(&e))?;
-    let joined = runtime.block_on(join(joining, |payload| countersign(&admin, payload)));
-    runtime.shutdown_background();
-    let joined = joined?;
-    finish(paths, &admin, token, arguments, &joined)
+        Ok(Document {
+            id: joined.device.to_string(),
+            name,
+            fleet: token.fleet.to_string(),
+            approved: joined.approved,
+            joined: true,
+            asked: self.name.to_owned(),
+            next: next(paths),
+        })
+    }
 }
 
 /// The applier's signature over the binding.
@@ -200,48 +314,6 @@ fn countersign(admin: &Admin, payload: &[u8]) -> Result<Signature, Refusal> {
         }),
         other => Err(admin::unexpected(&other).refusal),
     }
-}
-
-/// Hands the roots to the applier, then notes the enrolment: from then on the device belongs to the fleet.
-fn finish(
-    paths: &Paths,
-    admin: &Admin,
-    token: &Token,
-    arguments: &Arguments,
-    joined: &Joined,
-) -> Result<Document, Failure> {
-    let mut file = tempfile::tempfile().map_err(|e| io(&e))?;
-    let pieces = joined.roots.iter().map(|root| root.as_slice());
-    for piece in pieces.chain([joined.grant.as_slice(), joined.binding.as_slice()]) {
-        file.write_all(piece).map_err(|e| io(&e))?;
-    }
-    let request = ToAdmin::FinishEnroll {
-        root_hash: token.root,
-        fleet: token.fleet,
-        roots: joined.roots.iter().map(|r| r.len() as u64).collect(),
-        grant: joined.grant.len() as u64,
-        binding: joined.binding.len() as u64,
-    };
-    admin::done(admin.ask_with(&request, Some(&file), None)?)?;
-    let addresses = if arguments.controller.is_empty() {
-        token.addresses.clone()
-    } else {
-        arguments.controller.clone()
-    };
-    let asked = name(arguments)?;
-    let name = ensign_bundle::text::printable(&joined.name, DEVICE_NAME_BYTES);
-    Device::new(joined.device, name.clone(), token.fleet, addresses, token.controller)
-        .store(paths)
-        .map_err(|e| io(&e))?;
-    Ok(Document {
-        id: joined.device.to_string(),
-        name,
-        fleet: token.fleet.to_string(),
-        approved: joined.approved,
-        joined: true,
-        asked,
-        next: next(paths),
-    })
 }
 
 /// The token from its one source.

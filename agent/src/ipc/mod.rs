@@ -126,6 +126,8 @@ pub enum ToAdmin {
     /// Makes the receipt key for joining this fleet, in place of the one there is. Answer: `ReceiptKey`.
     BeginEnroll {
         fleet: FleetId,
+        /// A new key, whatever is there: the device joins as another one.
+        fresh: bool,
     },
     /// Signs the payload of a binding that names this receipt key. Answer: `Signature`.
     SignBinding {

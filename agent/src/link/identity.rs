@@ -30,6 +30,50 @@ pub struct Device {
     pub pin: KeyId,
 }
 
+/// `link/joining.json`: the keys that the controller may know already, until the whole answer is stored. The same pair again is the same
+/// device: it costs no use of the token and leaves no second row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pair {
+    pub format: u16,
+    pub fleet: FleetId,
+    pub key: KeyId,
+    pub receipt_key: KeyId,
+}
+
+impl Pair {
+    pub fn new(fleet: FleetId, key: KeyId, receipt_key: KeyId) -> Self {
+        Self {
+            format: FORMAT,
+            fleet,
+            key,
+            receipt_key,
+        }
+    }
+
+    /// What `enroll` was joining with when it ended; `None` where it was done, or the file says nothing that helps.
+    pub fn load(paths: &Paths) -> Result<Option<Self>, IdentityError> {
+        let bytes = read(paths.link_joining())?;
+        let pair = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Ok(pair.filter(|pair: &Self| pair.format == FORMAT))
+    }
+
+    /// Before the controller hears of the keys.
+    pub fn store(&self, paths: &Paths) -> Result<(), IdentityError> {
+        let path = paths.link_joining();
+        let text = serde_json::to_vec_pretty(self).map_err(|e| IdentityError::Malformed {
+            path: path.clone(),
+            text: e.to_string(),
+        })?;
+        write(path, &text, 0o600)
+    }
+
+    /// Once it is done.
+    pub fn forget(paths: &Paths) -> Result<(), IdentityError> {
+        let path = paths.link_joining();
+        durable::remove(&path).map_err(|source| IdentityError::Io { path, source })
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error("{} cannot be read or written", path.display())]
@@ -159,6 +203,7 @@ pub fn forget(paths: &Paths) -> Result<(), IdentityError> {
         paths.link_next_key(),
         paths.link_key(),
         paths.link_session(),
+        paths.link_joining(),
         revoked_mark(paths),
     ] {
         durable::remove(&path).map_err(|source| IdentityError::Io { path, source })?;

@@ -91,6 +91,70 @@ fn a_token_that_is_used_up_or_revoked_lets_nobody_in() -> Result<()> {
     Ok(())
 }
 
+/// Wherever joining stops, before the controller accepts or after it: the same command again is the same device.
+#[test]
+fn an_enrolment_that_was_interrupted_is_repeated_at_no_cost() -> Result<()> {
+    let mut fleet = Fleet::start(&build(Profile::Dev)?, 0)?;
+    for file in [
+        "link/tls.pem",
+        "applier/receipt.pem",
+        "link/joining.json",
+        "applier/trust/a.cbor",
+        "applier/binding.cbor",
+        "link/device.json",
+    ] {
+        let name = file.replace(['/', '.'], "-");
+        let once = token(&fleet, &["--uses", "1"])?;
+        let root = fleet.root(&name);
+        // What is in the way of a write, as a full disk would be.
+        let target = root.join("var/lib/ensign").join(file);
+        let obstacle = target.with_file_name(format!(".{}.new", target.file_name().unwrap_or_default().display()));
+        fs::create_dir_all(&obstacle)?;
+        let text = root.display().to_string();
+        let args = ["enroll", "--root", &text, "--name", &name, "--token", &once];
+        let (exit, errors) = fleet.exit("ensign-agent", args)?;
+        assert_eq!(exit, i32::from(Code::Io.exit()), "{file}: {errors}");
+        fs::remove_dir(&obstacle)?;
+        for again in ["after the fault", "once more"] {
+            let (exit, errors) = fleet.exit("ensign-agent", args)?;
+            assert_eq!(exit, 0, "{file}, {again}: {errors}");
+        }
+        let rows = fleet.json(["device", "ls"])?;
+        let mine = rows.as_array().into_iter().flatten();
+        let mine = mine.filter(|row| row["name"].as_str().is_some_and(|n| n.starts_with(&name)));
+        assert_eq!(mine.count(), 1, "{file}: {rows}");
+        let tokens = fleet.json(["token", "ls"])?;
+        let used = tokens.as_array().into_iter().flatten().all(|t| t["used"] == 1);
+        assert!(used, "{file}: {tokens}");
+        fleet.start_device(&name)?;
+    }
+    fleet.goes_on("1.0.0")?;
+    Ok(())
+}
+
+/// A device that lost one of its keys is another one: it joins with two new keys, and a use of the token.
+#[test]
+fn a_device_that_lost_a_key_joins_as_another_one() -> Result<()> {
+    let mut fleet = Fleet::start(&build(Profile::Dev)?, 0)?;
+    let twice = token(&fleet, &["--uses", "3"])?;
+    let root = fleet.root("dev1");
+    let text = root.display().to_string();
+    let args = ["enroll", "--root", &text, "--name", "dev1", "--token", &twice];
+    for (file, rows) in [("", 1), ("link/tls.pem", 2), ("applier/receipt.pem", 3)] {
+        if !file.is_empty() {
+            fs::remove_file(root.join("var/lib/ensign").join(file))?;
+        }
+        let (exit, errors) = fleet.exit("ensign-agent", args)?;
+        assert_eq!(exit, 0, "{file}: {errors}");
+        let listed = fleet.json(["device", "ls"])?;
+        assert_eq!(listed.as_array().map_or(0, Vec::len), rows, "{file}: {listed}");
+    }
+    fleet.start_device("dev1")?;
+    fleet.wait_for("dev1 is connected", |f| {
+        Ok(f.status("dev1")?["controller"]["connected"] == true)
+    })
+}
+
 #[test]
 fn a_device_that_the_registry_lost_gets_nothing_until_it_is_back() -> Result<()> {
     let (mut fleet, first) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;

@@ -169,8 +169,11 @@ impl Device {
     }
 
     pub(crate) fn try_enroll(&mut self, fleet: &Fleet) -> Result<(), Refusal> {
-        let FromAdmin::ReceiptKey { key: receipt_key } = self.admin(&ToAdmin::BeginEnroll { fleet: FLEET }, None)
-        else {
+        let begin = ToAdmin::BeginEnroll {
+            fleet: FLEET,
+            fresh: true,
+        };
+        let FromAdmin::ReceiptKey { key: receipt_key } = self.admin(&begin, None) else {
             panic!("no receipt key");
         };
         self.receipt_key = receipt_key;
