@@ -78,11 +78,12 @@ pub(super) fn take(
                 shell.store.save(trusted)?;
                 Ok(time)
             });
-            if let (Ok(Some(time)), Some(seen)) = (&taken, seen) {
-                shell.wall.attest(*time, seen, trusted);
+            if let (Ok(Some(time)), Some(seen)) = (&taken, seen)
+                && shell.wall.attest(*time, seen, trusted)
+            {
                 tracing::info!(
-                    time,
-                    "the controller vouches for the time: this machine's clock is suspect"
+                    time = %ensign_bundle::text::utc(*time),
+                    "the controller's time is used until this machine's clock is known to be synchronised"
                 );
             }
             Ok(taken.map(drop))
@@ -180,7 +181,15 @@ fn judge_offer(shell: &mut Shell, offer: &Offer, documents: &Documents) -> Resul
     if let Err(refusal) = shell.store.save(trusted) {
         // Nothing is installed on a state that a restart would forget; going back needs none of it.
         shell.offer = None;
-        return Err(refusal);
+        tracing::error!(code = %refusal.code, error = %refusal.text, "the trust state cannot be stored");
+        return match (opened, held) {
+            // The journal has room set aside: whoever waits for the plan's end hears why there is none.
+            (Some(Ok((plan, _))), Some(held)) => Ok(vec![Event::Refused {
+                target: Some(target(&plan, held.member.wave)),
+                reason: refusal,
+            }]),
+            _ => Err(refusal),
+        };
     }
     // Without a timestamp nothing was refreshed: what an old copy holds may still be in date.
     let brought = documents.of(DocKind::Timestamp).next().is_some();

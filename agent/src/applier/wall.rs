@@ -34,8 +34,9 @@ impl Wall {
     }
 
     /// Takes an attestation that `trusted` accepted. It never sets the time back: an old one shown again gains nothing.
-    /// `at` is the boot clock at its first sight.
-    pub(super) fn attest(&mut self, time: u64, at: Duration, trusted: &Trusted) {
+    /// `at` is the boot clock at its first sight. True = none was known before.
+    pub(super) fn attest(&mut self, time: u64, at: Duration, trusted: &Trusted) -> bool {
+        let first = self.attested.is_none();
         if self.attested.as_ref().is_none_or(|known| known.carried_to(at) < time) {
             self.attested = Some(Attested {
                 time,
@@ -43,6 +44,7 @@ impl Wall {
                 keys: trusted.root().roles.timestamp.keys.clone(),
             });
         }
+        first
     }
 
     /// Forgets what was attested by keys that are timestamp keys no more; with no trust left, whatever it was. True = something was.
@@ -93,8 +95,8 @@ mod tests {
     fn what_was_attested_goes_with_the_key_and_never_back() {
         let (root, mut trusted) = trusted();
         let mut wall = Wall::new();
-        wall.attest(9_000_000_000, clock::boot(), &trusted);
-        wall.attest(1000, clock::boot(), &trusted);
+        assert!(wall.attest(9_000_000_000, clock::boot(), &trusted));
+        assert!(!wall.attest(1000, clock::boot(), &trusted), "said once");
         assert!(wall.clock().attested >= Some(9_000_000_000), "an older one again");
         let mut next = root.next(1000).unwrap();
         next.name = "renamed".to_owned();
@@ -106,7 +108,7 @@ mod tests {
         trusted.update_root(&signed(&next), 1000).unwrap();
         wall.follow(Some(&trusted));
         assert_eq!(wall.clock().attested, None);
-        wall.attest(2000, clock::boot(), &trusted);
+        assert!(wall.attest(2000, clock::boot(), &trusted));
         wall.follow(None);
         assert_eq!(wall.clock().attested, None, "the device left its fleet");
     }

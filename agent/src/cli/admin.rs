@@ -19,8 +19,8 @@ use crate::ipc::{FromAdmin, State, ToAdmin};
 use crate::link::supervisor::Program;
 use crate::paths::{Paths, sockets};
 
-/// How long a quick verb may take: the applier may be writing a large tree between two looks at its sockets.
-const ANSWER: Duration = Duration::from_secs(60);
+/// How long a quick verb may take: the applier may be writing a large tree between two looks at its sockets, or be stopped.
+const ANSWER: Duration = Duration::from_secs(10);
 /// How long an applier that was started here may take to listen.
 const START: Duration = Duration::from_secs(10);
 /// What is read of the log of a process that did not start, bytes.
@@ -37,11 +37,15 @@ pub(super) struct Admin {
 impl Admin {
     /// Connects. Where no applier runs, systemd starts it by its socket, and under `--root` this does.
     pub(super) fn connect(paths: &Paths) -> Result<Self, Failure> {
-        if let Ok(socket) = Socket::connect(&paths.run(), sockets::ADMIN) {
-            return Ok(Self {
-                socket,
-                _started: Vec::new(),
-            });
+        match Socket::connect(&paths.run(), sockets::ADMIN) {
+            Ok(socket) => {
+                return Ok(Self {
+                    socket,
+                    _started: Vec::new(),
+                });
+            }
+            Err(error) if error.is_timeout() => return Err(silent()),
+            Err(_) => {}
         }
         if paths.is_system() {
             return Err(Failure::new(
@@ -90,7 +94,7 @@ impl Admin {
     ) -> Result<FromAdmin, Failure> {
         let trouble = |e: crate::ipc::socket::SocketError| {
             if e.is_timeout() {
-                Failure::new(Code::TimedOut, "the applier is busy and did not answer in time").hint("try again later")
+                silent()
             } else {
                 Failure::new(Code::Failed, chain(&e))
             }
@@ -121,6 +125,15 @@ impl Admin {
     }
 }
 
+/// A process that is there, and busy or stopped.
+fn silent() -> Failure {
+    Failure::new(
+        Code::TimedOut,
+        "the applier did not answer in time; it may still do what it was asked",
+    )
+    .hint("try again later; `ensign-agent status`; where it stays so, start the agent again")
+}
+
 /// What the applier says it did.
 pub(super) fn done(answer: FromAdmin) -> Result<String, Failure> {
     match answer {
@@ -138,6 +151,8 @@ pub(super) fn unexpected(answer: &FromAdmin) -> Failure {
 pub(super) fn apply(paths: &Paths, file: &Path) -> Result<String, Failure> {
     let bundle = open(file)?;
     let admin = Admin::connect(paths)?;
+    // It takes as long as it takes; only a process that works is waited for.
+    admin.state()?;
     done(admin.ask_with(&ToAdmin::Apply, Some(&bundle), None)?)
 }
 

@@ -2,16 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
-use ensign_bundle::reason::Refusal;
+use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::wire::{Held, Phase, Status};
 use serde::Serialize;
 
 use super::output::{rooted, time};
 use crate::applier::questions;
+use crate::chain::chain;
+use crate::clock;
+use crate::config::{Config, Reader};
 use crate::link::identity::Device;
 use crate::link::status::{self as link, LinkStatus};
 use crate::paths::Paths;
+
+/// How long an applier may take to its first word: it starts within tens of milliseconds, on a busy machine within a second.
+const START: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What `ensign-agent status -o json` prints. Keys may be added, never renamed: scripts read them.
 #[derive(Debug, Serialize)]
@@ -75,8 +83,9 @@ impl From<Refusal> for Reason {
 
 /// The status of the device under these paths; never fails because nothing runs.
 pub(super) fn document(paths: &Paths, root: &Path) -> Document {
-    let document = match link::query(paths) {
-        Some(status) => running(paths, status),
+    let document = match answering(paths) {
+        Some(status) if status.applier && status.status.is_some() => running(paths, status),
+        Some(status) => half(paths, status),
         None => stopped(paths),
     };
     let joined = document.id.is_some();
@@ -84,6 +93,40 @@ pub(super) fn document(paths: &Paths, root: &Path) -> Document {
     Document {
         joined,
         hint: (!joined).then(|| rooted(hint, root)),
+        ..document
+    }
+}
+
+/// The link half's word, waited for while its applier may be starting.
+fn answering(paths: &Paths) -> Option<LinkStatus> {
+    let deadline = clock::boot() + START;
+    loop {
+        let status = link::query(paths)?;
+        if status.applier || clock::boot() >= deadline {
+            return Some(status);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// The link half runs, and its applier does not: what the files tell, and why.
+fn half(paths: &Paths, link: LinkStatus) -> Document {
+    let document = stopped(paths);
+    let cause = document.last_error.as_ref().map(|reason| reason.text.clone());
+    let cause = cause.or_else(|| {
+        let loaded = Config::load(paths, Reader::Applier);
+        loaded.err().map(|error| chain(&error))
+    });
+    let text = cause.unwrap_or_else(|| "its log says why".to_owned());
+    let refusal = Refusal::new(Code::AgentNotRunning, format!("the applier does not answer: {text}"));
+    Document {
+        id: document.id.or(link.id.map(|id| id.to_string())),
+        name: document.name.or(link.name),
+        controller: Controller {
+            connected: link.connected,
+            address: link.address.or(document.controller.address),
+        },
+        last_error: Some(refusal.into()),
         ..document
     }
 }
@@ -136,7 +179,8 @@ fn of(
     expires: Option<u64>,
     last_error: Option<Refusal>,
 ) -> Document {
-    let generation = status.as_ref().map_or(0, |s| s.generation);
+    // Where nobody can say, the pointer does.
+    let generation = status.as_ref().map_or_else(|| pointed(paths), |s| s.generation);
     let phase = status.as_ref().map_or(Phase::Idle, |s| s.phase);
     let reason = status.as_ref().and_then(|s| s.reason.clone());
     let installed = status.map(|s| s.installed).unwrap_or_default();
@@ -176,6 +220,14 @@ fn of(
         },
         last_error: last_error.map(Reason::from),
     }
+}
+
+/// The generation that the pointer shows; 0 = none.
+fn pointed(paths: &Paths) -> u64 {
+    let target = std::fs::read_link(paths.current()).ok();
+    target
+        .and_then(|target| target.file_name()?.to_str()?.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The newest generation on disk below the current one: where a rollback goes.

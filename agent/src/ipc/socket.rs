@@ -30,6 +30,8 @@ pub const MESSAGE_BYTES: usize = 64 << 10;
 const ITEMS: usize = 16_384;
 /// Waiting connections.
 const BACKLOG: i32 = 16;
+/// Longest wait for a place among them: a stopped process never makes room.
+const CONNECT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -52,7 +54,7 @@ pub enum SocketError {
 impl SocketError {
     /// True where a non-blocking or timed call would have had to wait.
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::Io(e) if e.kind() == io::ErrorKind::WouldBlock)
+        matches!(self, Self::Io(e) | Self::Connect { source: e, .. } if e.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// The reason as the other side and scripts see it.
@@ -91,8 +93,11 @@ impl Socket {
         };
         let (_directory, address) = address(dir, name).map_err(fail)?;
         let fd = seqpacket().map_err(fail)?;
-        connect(fd.as_raw_fd(), &address).map_err(|e| fail(e.into()))?;
-        Ok(Self { fd })
+        let this = Self { fd };
+        this.timeout(Some(CONNECT))?;
+        connect(this.fd.as_raw_fd(), &address).map_err(|e| fail(e.into()))?;
+        this.timeout(None)?;
+        Ok(this)
     }
 
     /// Two connected ends.
@@ -459,6 +464,20 @@ mod tests {
         let client = Socket::connect(dir.path(), "a.sock").unwrap();
         again.accept().unwrap().0.send_bytes(b"x", &[]).unwrap();
         assert_eq!(client.receive_bytes().unwrap().unwrap().0, b"x");
+    }
+
+    #[test]
+    fn a_listener_that_never_accepts_is_not_waited_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let _listener = Listener::bind(dir.path(), "deaf.sock").unwrap();
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match Socket::connect(dir.path(), "deaf.sock") {
+                Ok(socket) => waiting.push(socket),
+                Err(error) => break error,
+            }
+        };
+        assert!(refused.is_timeout(), "{refused}");
     }
 
     #[test]

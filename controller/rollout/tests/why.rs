@@ -33,6 +33,22 @@ fn capped(sizes: &[u32], cap: u32) -> RolloutSpec {
     spec
 }
 
+/// A device that cannot even store the offer has no attempt of this plan to say it of.
+#[test]
+fn a_device_without_room_for_the_offer_says_so() {
+    let mut w = World::new(1);
+    w.start(1, &capped(&[1], 1));
+    w.settle();
+    let mut status = runs(10, "1.0.0");
+    status.reason = Some(Refusal::new(Code::NoSpace, "cache: no space left on device"));
+    w.event(Event::Reported {
+        device: dev(0),
+        at: w.now,
+        status,
+    });
+    assert_eq!(w.why(1, 0).reason.code, Code::NoSpace);
+}
+
 #[test]
 fn why_a_device_waits() {
     let mut out = String::new();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use ensign_bundle::reason::Code;
 use ensign_tests::harness::relay::{Line, Relay};
-use ensign_tests::harness::{ALL_AT_ONCE, Fleet, Profile, build, put, tree_of, write_tree};
+use ensign_tests::harness::{ALL_AT_ONCE, Fleet, Profile, build, now, put, tree_of, write_tree};
 use ensign_tests::random::Random;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -372,4 +372,81 @@ fn nothing_is_left_running_when_a_device_is_stopped() -> Result<()> {
         .mode();
     assert_eq!(mode & 0o077, 0, "{mode:o}");
     Ok(())
+}
+
+/// The link half lives while its applier starts and falls, again and again.
+#[test]
+fn an_applier_that_cannot_run_is_said_with_its_cause() -> Result<()> {
+    let (mut fleet, first) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;
+    let standing = fleet.standing("dev1", &first)?;
+    let config = fleet.root("dev1").join("etc/ensign/agent.toml");
+    put(&config, "[applier]\nreserve_bytes = \"much\"\n", 0o644)?;
+    let id = process(&mut fleet, "dev1", "ensign-applier")?;
+    fleet.device("dev1")?.kill_one(id);
+    fleet.wait_for_refusal(
+        "dev1",
+        Code::AgentNotRunning,
+        &["the applier does not answer", "agent.toml"],
+    )?;
+    let status = fleet.status("dev1")?;
+    assert_eq!(status["running"], false, "{status}");
+    assert_eq!(status["generation"], 1, "{status}");
+    assert_eq!(status["products"]["app"]["version"], "1.0.0", "{status}");
+    let root = fleet.root("dev1").display().to_string();
+    let (exit, _) = fleet.exit("ensign-agent", ["status", "--root", &root])?;
+    assert_eq!(exit, 0, "what the files tell is an answer");
+    fs::remove_file(&config)?;
+    fleet.wait_for(
+        "the applier answers again",
+        |f| Ok(f.status("dev1")?["running"] == true),
+    )?;
+    fleet.unmoved(&standing)?;
+    fleet.goes_on("1.1.0")?;
+    Ok(())
+}
+
+/// Whenever it is asked from the first moment on, a device that runs something says so.
+#[test]
+fn a_device_whose_applier_takes_its_time_shows_what_it_runs() -> Result<()> {
+    let (mut fleet, _) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;
+    fleet.device("dev1")?.stop();
+    let root = fleet.root("dev1");
+    // An applier waits a while for one that is just dying.
+    let lock = fs::File::open(root.join("var/lib/ensign/applier/lock"))?;
+    lock.lock()?;
+    let mut run = fleet.command("ensign-agent");
+    run.arg("run").arg("--root").arg(&root);
+    let mut device = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let shown = |fleet: &Fleet| -> Result<bool> {
+        let listens = root.join("run/ensign/agent.sock").exists();
+        let status = fleet.status("dev1")?;
+        ensure!(status["products"]["app"]["version"] == "1.0.0", "{status}");
+        Ok(listens)
+    };
+    let asked = fleet.wait_for("the link half listens", shown).and_then(|()| {
+        drop(lock);
+        fleet.wait_for("the applier answers", |f| {
+            Ok(shown(f)? && f.status("dev1")?["running"] == true)
+        })
+    });
+    kill(Pid::from_raw(i32::try_from(device.id())?), Signal::SIGTERM)?;
+    device.wait()?;
+    asked
+}
+
+#[test]
+fn a_command_to_a_stopped_applier_ends_with_a_code() -> Result<()> {
+    let (mut fleet, _) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;
+    let id = Pid::from_raw(i32::try_from(process(&mut fleet, "dev1", "ensign-applier")?)?);
+    let root = fleet.root("dev1").display().to_string();
+    kill(id, Signal::SIGSTOP)?;
+    let begun = now();
+    let (exit, errors) = fleet.exit("ensign-agent", ["lock", "--root", &root, "--ttl", "1h"])?;
+    let took = begun.elapsed();
+    kill(id, Signal::SIGCONT)?;
+    assert_eq!(exit, i32::from(Code::TimedOut.exit()), "{errors}");
+    assert!(took < Duration::from_secs(40), "{took:?}");
+    fleet.wait_for("it answers again", |f| {
+        Ok(f.exit("ensign-agent", ["unlock", "--root", &root])?.0 == 0)
+    })
 }

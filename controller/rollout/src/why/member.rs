@@ -154,9 +154,11 @@ impl Asked<'_> {
                 ),
             );
         }
-        // What the device itself waits for says more than that it was offered.
+        // What the device itself waits for says more than that it was offered. Without an attempt it has a reason only where it cannot
+        // take one up: no room for what it is sent, no usable trust.
+        let unable = matches!(self.d.phase, Phase::Idle | Phase::Confirmed);
         match &self.d.reason {
-            Some(reason) if mine => waits::told(reason),
+            Some(reason) if mine || unable => waits::told(reason),
             _ => Refusal::new(Code::InProgress, format!("offered {since} ago, {doing}")),
         }
     }
