@@ -82,7 +82,7 @@ pub(super) fn take(
                 && shell.wall.attest(*time, seen, trusted)
             {
                 tracing::info!(
-                    time = %ensign_bundle::text::utc(*time),
+                    time = %utc(*time),
                     "the controller's time is used until this machine's clock is known to be synchronised"
                 );
             }

@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use ensign_agent::applier::state_from_files;
-use ensign_agent::ipc::{FromAdmin, FromApplier, ToAdmin};
+use ensign_agent::ipc::{FromAdmin, FromApplier, Need, ToAdmin};
 use ensign_agent::link::run;
 use ensign_bundle::ids::Version;
 use ensign_bundle::reason::Code;
@@ -48,10 +48,9 @@ fn a_trust_state_that_cannot_be_stored_installs_nothing_until_it_can() {
         std::fs::create_dir_all(device.paths.trust().join(slot).join("in-the-way")).unwrap();
     }
     let answer = link.offer(&device, &fleet, Some(&rollout));
-    assert!(
-        matches!(&answer, FromApplier::Refused(r) if r.code == Code::Io),
-        "{answer:?}"
-    );
+    assert!(matches!(&answer, FromApplier::Need(Need::Nothing)), "{answer:?}");
+    let reason = link.until_phase(Phase::Rejected).report.status.reason;
+    assert_eq!(reason.unwrap().code, Code::Io);
     assert!(!device.paths.current().exists());
     for slot in [".a.cbor.new", ".b.cbor.new"] {
         std::fs::remove_dir_all(device.paths.trust().join(slot)).unwrap();
