@@ -198,11 +198,10 @@ impl State {
                 code,
                 text: text.to_owned(),
             }),
-            // What a confirmed device once said is past.
+            // A device whose update is confirmed gives one only for what troubles it now.
             None => row
                 .status
                 .as_ref()
-                .filter(|status| status.phase != wire::Phase::Confirmed)
                 .and_then(|status| status.reason.as_ref())
                 .map(|refusal| Reason {
                     code: refusal.code,

@@ -233,19 +233,15 @@ fn a_plan_for_another_device_or_with_a_forged_proof_is_refused() -> Result<()> {
     let (mut fleet, stolen, standing) = robbed()?;
     let good = honest(&fleet, &stolen, "2.0.0", "dev3")?;
     let theirs = honest(&fleet, &stolen, "2.0.0", "dev1")?;
-    let (own_key, their_key) = (
-        good.member.receipt_key.id().to_string(),
-        theirs.member.receipt_key.id().to_string(),
-    );
 
-    // The place of a canary, whole: it names another receipt key.
+    // The place of a canary, whole: no proof for this device, whatever its key.
     lie(
         &mut fleet,
         &stolen,
         "dev3",
         theirs.clone(),
-        Code::IdentityChanged,
-        &[&own_key, &their_key],
+        Code::NotInPlan,
+        &["the proof ends at", "the plan has"],
     )?;
     // The place of a canary with this device's key.
     let mut forged = theirs;

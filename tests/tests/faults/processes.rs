@@ -201,9 +201,9 @@ fn any_process_of_a_device_may_die_in_the_middle_of_a_download() -> Result<()> {
     let tree = fleet.path("second");
     big_tree(&tree, "1.1.0", 12 << 20)?;
     fleet.release("1.1.0", &[("web", &tree)], &["--level", "1"])?;
-    // A third of it passes; then the lines are dead and everybody hangs between two blocks.
+    // Half of it passes, some blocks whole on each of four streams; then the lines are dead and everybody hangs between two blocks.
     for relay in &relays {
-        relay.cut_after(4 << 20);
+        relay.cut_after(6 << 20);
     }
     start(&fleet, "1.1.0", ALL_AT_ONCE)?;
     for ((device, program), relay) in victims.iter().zip(&relays) {
