@@ -192,7 +192,7 @@ fn online_keys_make_no_release_no_targets_and_no_root() -> Result<()> {
         &mut fleet,
         &stolen,
         wish,
-        Code::RoleNotAuthorised,
+        Code::MetadataMissing,
         &["release", "0 ", "1 "],
     )?;
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use ensign_bundle::plan::token::Token;
 use ensign_bundle::reason::Code;
 use ensign_crypto::SecretKey;
@@ -229,19 +229,28 @@ fn a_controller_with_another_key_is_not_listened_to() -> Result<()> {
     ];
     fleet.fails("ensign-agent", &args, Code::WrongControllerKey, &[&pinned, &theirs])?;
 
-    // The controller comes back with another TLS key.
+    // A member that is led to another controller.
     let standing = fleet.standing("dev1", &first)?;
+    fleet.device("dev1")?.stop();
+    let config = fleet.root("dev1").join("etc/ensign/agent.toml");
+    let addresses = format!("[controller]\naddresses = [\"{}\"]\n", other.address());
+    put(&config, addresses, 0o644)?;
+    fleet.start_device("dev1")?;
+    fleet.wait_for_refusal("dev1", Code::WrongControllerKey, &[&pinned, &theirs])?;
+    fleet.unmoved(&standing)?;
+    fleet.device("dev1")?.stop();
+    fs::remove_file(&config)?;
+    fleet.start_device("dev1")?;
+
+    // A controller whose TLS key root does not name serves nobody.
     fleet.controller()?.stop();
     let (key, kept) = (fleet.path("controller/keys/controller.pem"), fleet.path("kept.pem"));
     put(&kept, fs::read(&key)?, 0o600)?;
     let new = SecretKey::from_seed([9; 32]);
     put(&key, new.to_pem().as_bytes(), 0o600)?;
-    fleet.start_controller()?;
+    let refused = format!("{:#}", fleet.start_controller().err().context("it starts")?);
     let shown = new.public().id().to_string();
-    fleet.wait_for_refusal("dev1", Code::WrongControllerKey, &[&pinned, &shown])?;
-    fleet.unmoved(&standing)?;
-
-    fleet.controller()?.stop();
+    ensure!(refused.contains(&pinned) && refused.contains(&shown), "{refused}");
     put(&key, fs::read(&kept)?, 0o600)?;
     fleet.start_controller()?;
     fleet.goes_on("1.1.0")?;
