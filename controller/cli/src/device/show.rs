@@ -45,7 +45,7 @@ fn pick(mut rows: Vec<Device>, which: &DeviceList, reason: &str) -> Result<List>
         let selector = which::selector(select)?;
         rows.retain(|row| which::matches(&selector, row));
         if rows.is_empty() {
-            return Err(which::nobody(&selector, all));
+            return Err(which::nobody(select, &selector, all));
         }
     }
     if !reason.is_empty() {
@@ -288,7 +288,10 @@ pub mod tests {
         );
         assert_eq!(names(None, &[], "no-spice").unwrap_err().exit(), 2);
         let nobody = names(Some("site = rome"), &[], "").unwrap_err();
-        assert_eq!((nobody.exit(), &*nobody.text), (32, "none of 3 devices matches"));
+        assert_eq!(
+            (nobody.exit(), &*nobody.text),
+            (32, "none of 3 devices matches `site = rome`")
+        );
         let hint = nobody.hint_text();
         assert!(
             hint.contains("keys are labels, name and id") && hint.contains("`ensign device ls`"),

@@ -105,7 +105,7 @@ pub fn several<'a, T: Named>(rows: &'a [T], which: &Devices) -> Result<Vec<&'a T
     }
     if ids.is_empty() {
         return match &which.select {
-            Some(select) => Err(nobody(&selector(select)?, rows.len())),
+            Some(select) => Err(nobody(select, &selector(select)?, rows.len())),
             None => fail!(
                 NobodyMatches,
                 "none of {} is named",
@@ -124,15 +124,18 @@ pub fn selector(text: &str) -> Result<Selector> {
     })
 }
 
-/// The selector is well written and means none of `all` devices.
-pub fn nobody(selector: &Selector, all: usize) -> Failure {
+/// The selector, written so, is well written and means none of `all` devices.
+pub fn nobody(text: &str, selector: &Selector, all: usize) -> Failure {
     let matches = if all == 1 { "does not match" } else { "matches" };
     let who = if all == 1 {
         "the only device".to_owned()
     } else {
         format!("none of {all} devices")
     };
-    let failure = Failure::new(Code::NobodyMatches, format!("{who} {matches}"));
+    let failure = Failure::new(
+        Code::NobodyMatches,
+        format!("{who} {matches} `{}`", printable(text, 80)),
+    );
     if selector.keys().iter().any(|key| key.as_str() == "status") {
         return failure.hint(
             "status is no label: `ensign device ls --status rolled-back,rejected`; keys are labels, name and id",
