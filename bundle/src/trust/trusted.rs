@@ -134,6 +134,7 @@ impl Trusted {
     /// Refuses what [`Self::update_root`] would refuse of `next` however many signed it: for signers, before anybody signs.
     pub fn check_next_root(&self, next: &Root, clock: impl Into<Clock>) -> Result<(), Refusal> {
         next.check()?;
+        next.check_lifetime()?;
         let old = self.root();
         if next.fleet != old.fleet || next.version != old.version.saturating_add(1) {
             return refuse!(

@@ -1,7 +1,7 @@
 //! Stolen online keys, and the way out: a root that names others. What a thief made every device believe in goes with the keys; what people
 //! signed stays.
 
-use ensign_bundle::digest::Digest;
+use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::reason::Code;
 use ensign_bundle::trust::issue;
 use ensign_bundle::trust::roles::{Listed, ListedRelease, ProductFloor, Role, Root, Snapshot};
@@ -233,4 +233,26 @@ fn floors_fall_by_a_reset_alone_and_targets_with_them() {
         ),
         (0, 0, 0)
     );
+}
+
+#[test]
+fn what_no_signature_can_mend_is_refused_before_anybody_signs() {
+    let fleet = Fleet::new();
+    let trusted = fleet.fresh();
+    let refused = |change: fn(&mut Root)| {
+        let mut next = fleet.root.clone();
+        next.version += 1;
+        change(&mut next);
+        trusted.check_next_root(&next, fleet.now).err().map(|r| r.code)
+    };
+    assert_eq!(refused(|_| ()), None);
+    for (change, code) in [
+        ((|root| root.version += 1) as fn(&mut Root), Code::RollbackRefused),
+        (|root| root.version -= 1, Code::RollbackRefused),
+        (|root| root.fleet = FleetId([9; 32]), Code::RollbackRefused),
+        (|root| root.roles.targets.threshold = 0, Code::KeysRefused),
+        (|root| root.expires = root.issued + 4000 * DAY, Code::LifetimeRefused),
+    ] {
+        assert_eq!(refused(change), Some(code));
+    }
 }
