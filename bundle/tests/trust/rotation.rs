@@ -252,6 +252,10 @@ fn what_no_signature_can_mend_is_refused_before_anybody_signs() {
         (|root| root.fleet = FleetId([9; 32]), Code::RollbackRefused),
         (|root| root.roles.targets.threshold = 0, Code::KeysRefused),
         (|root| root.expires = root.issued + 4000 * DAY, Code::LifetimeRefused),
+        (
+            |root| root.policy.timestamp_life_s = Some(4000 * DAY),
+            Code::LifetimeRefused,
+        ),
     ] {
         assert_eq!(refused(change), Some(code));
     }
