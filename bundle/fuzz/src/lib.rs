@@ -195,7 +195,7 @@ fn document<T: Document>(payload: &[u8]) {
     let Ok(body) = codec::decode_exact::<T>(payload, T::MAX_ITEMS) else {
         return;
     };
-    if body.check().is_ok() {
+    if body.check().is_ok() && body.check_lifetime().is_ok() {
         let envelope = statement::seal(&body).expect("it was decoded");
         assert_eq!(envelope.payload(), payload, "another spelling of a {}", T::KIND);
     }
