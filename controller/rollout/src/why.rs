@@ -43,7 +43,7 @@ pub struct Why {
 type Reason = (Refusal, Option<u64>);
 
 /// Why `device` has, or has not, what `rollout` brings. `None` asks about the device itself: what keeps it from every update comes
-/// first, then, of the newest rollouts of each product that concern it, what [`Weight`] says.
+/// first, then, of the newest rollouts of each product that concern it, what says most just now.
 pub fn why(fleet: &Fleet, rollout: Option<&PlanId>, device: &DeviceId, now: u64) -> Why {
     let Some(d) = fleet.device(device) else {
         let reason = Refusal::new(Code::NotFound, format!("there is no device {device}"));
