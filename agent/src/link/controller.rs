@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::backoff::{Backoff, Complaint};
 use super::engine::Event;
 use super::identity::{self, Device, IdentityError};
-use super::rotation::{self, Pending};
+use super::rotation::Pending;
 use super::session::{self, ConnectError, Connected, FrameError, Target};
 use crate::chain::chain;
 use crate::clock;
@@ -90,7 +90,7 @@ impl Controller {
     /// Keeps connected until told to stop; a session is then ended with a goodbye.
     pub async fn keep_connected(mut self) {
         let (mut backoff, mut complaint) = (Backoff::default(), Complaint::default());
-        let mut stop = self.stop.clone();
+        let (mut stop, mut hurried) = (self.stop.clone(), false);
         while !*stop.borrow() {
             // Before the applier answers, and after it left the fleet, there is nothing to say.
             let enrolled = |state: &Option<State>| state.as_ref().is_some_and(State::has_fleet);
@@ -121,7 +121,9 @@ impl Controller {
             }
             // A new applier needs a new session, at once: its leases answer its own nonce.
             let renewed = self.state.borrow().as_ref().is_some_and(|s| s.nonce != nonce);
-            if !renewed && !self.rotating {
+            // So does a change of the key, one step of it: a controller that forgets the new one again and again is asked at the usual pace.
+            hurried = self.rotating && !hurried;
+            if !renewed && !hurried {
                 let mut random = [0; 8];
                 // Without randomness every wait is the shortest; that is still a wait of the next try's handshake.
                 let _ = getrandom::fill(&mut random);
@@ -216,7 +218,7 @@ impl Controller {
         nonce: ensign_bundle::digest::Nonce,
         announced: Option<&Pending>,
     ) -> Result<(), SessionError> {
-        let (events, paths) = (&self.events, &self.paths);
+        let (events, paths, current) = (&self.events, &self.paths, self.key.public());
         let further = AtomicBool::new(false);
         let writer = async {
             while outgoing.changed().await.is_ok() {
@@ -261,7 +263,8 @@ impl Controller {
         let asked = async {
             loop {
                 tokio::time::sleep(LOOK).await;
-                if announced.is_none() && rotation::is_asked_for(paths) {
+                // What a crash left of a change that is done is none.
+                if announced.is_none() && Pending::load(paths, &current).is_ok_and(|pending| pending.is_some()) {
                     further.store(true, Ordering::Relaxed);
                     return;
                 }

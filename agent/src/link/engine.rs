@@ -51,6 +51,8 @@ pub enum Event {
     Fetch(Outcome),
     /// A stream ended; these files were asked for on it and not decided.
     StreamEnded {
+        /// Of the connection that it belonged to: [`quinn::Connection::stable_id`].
+        connection: usize,
         left: Vec<Digest>,
         received: u64,
         error: Option<FetchError>,
@@ -238,7 +240,12 @@ impl Engine {
                 tracing::info!(%digest, "the controller gives no such bytes");
                 self.delay(digest);
             }
-            Event::StreamEnded { left, received, error } => self.take_stream_end(left, received, error),
+            Event::StreamEnded {
+                connection,
+                left,
+                received,
+                error,
+            } => self.take_stream_end(connection, left, received, error),
         }
     }
 
@@ -334,16 +341,19 @@ impl Engine {
         }
     }
 
-    fn take_stream_end(&mut self, left: Vec<Digest>, received: u64, error: Option<FetchError>) {
+    fn take_stream_end(&mut self, connection: usize, left: Vec<Digest>, received: u64, error: Option<FetchError>) {
         if let Some(need) = &mut self.need {
             need.received += received;
-        }
-        if let Some(session) = &mut self.session {
-            session.streams = session.streams.saturating_sub(1);
         }
         for digest in &left {
             self.in_flight.remove(digest);
         }
+        let session = self.session.as_mut();
+        let Some(session) = session.filter(|s| s.up.connection.stable_id() == connection) else {
+            // Its connection is gone, which is no trouble of the next one: what is left is asked for there at once.
+            return;
+        };
+        session.streams = session.streams.saturating_sub(1);
         if error.is_none() {
             tracing::debug!(received, "fetched");
         }

@@ -55,11 +55,6 @@ impl Pending {
     }
 }
 
-/// True when a change was asked for and is not done.
-pub fn is_asked_for(paths: &Paths) -> bool {
-    paths.link_rotation().exists()
-}
-
 /// The key that is to come next; made where there is none. One that was made before is used, whatever became of its announcement: the
 /// controller may have it.
 pub fn next_key(paths: &Paths) -> Result<SecretKey, IdentityError> {
@@ -115,7 +110,7 @@ mod tests {
         };
         let mut go = || -> Option<()> {
             let old = identity::key(paths).unwrap().unwrap();
-            if !is_asked_for(paths) && controller.key != old.public() {
+            if !paths.link_rotation().exists() && controller.key != old.public() {
                 unreachable!("locked out");
             }
             let under_way = Pending::load(paths, &old.public()).unwrap();

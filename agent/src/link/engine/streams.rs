@@ -99,6 +99,7 @@ impl Engine {
             })
             .await;
             let _ = events.send(Event::StreamEnded {
+                connection: connection.stable_id(),
                 left,
                 received,
                 error: ended.err(),
