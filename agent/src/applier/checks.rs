@@ -1,7 +1,7 @@
 //! What a release must answer during its trial.
 
 use ensign_apply::{Component, Policy};
-use ensign_bundle::manifest::{Manifest, Probe};
+use ensign_bundle::manifest::{CONTROLLER_WITHIN_S, Manifest, Probe};
 use ensign_bundle::plan::statements::HealthBounds;
 use ensign_bundle::reason::Refusal;
 use ensign_bundle::refuse;
@@ -40,9 +40,15 @@ impl Check {
     }
 }
 
-/// The checks of a release: its probes, then that its units are active.
-pub(super) fn of(manifest: &Manifest, components: &[Component]) -> Vec<Check> {
-    let probes = manifest.health.probes.iter().map(|probe| match probe {
+/// The checks of a release: its probes, then that its units are active. Where `network` stands or falls with the product, the
+/// controller must be reached too.
+pub(super) fn of(manifest: &Manifest, components: &[Component], network: bool) -> Vec<Check> {
+    let named = &manifest.health.probes;
+    let asks_controller = named.iter().any(|probe| matches!(probe, Probe::Controller { .. }));
+    let default = (network && !asks_controller).then_some(Probe::Controller {
+        within_s: CONTROLLER_WITHIN_S,
+    });
+    let probes = named.iter().chain(&default).map(|probe| match probe {
         Probe::Exec { component, path, args } => {
             let mut argv = vec![path.as_str().to_owned()];
             argv.extend(args.iter().cloned());
@@ -91,7 +97,7 @@ pub(super) fn supported(manifest: &Manifest) -> Result<(), Refusal> {
 }
 
 /// The numbers of the trial. A plan may tighten them only.
-pub(super) fn policy(manifest: &Manifest, bounds: Option<&HealthBounds>) -> Policy {
+pub(super) fn policy(manifest: &Manifest, bounds: Option<&HealthBounds>, network: bool) -> Policy {
     let health = &manifest.health;
     // Tighter is a longer window and a nearer deadline.
     let window_s = bounds.map_or(health.window_s, |b| b.window_s.max(health.window_s));
@@ -99,7 +105,7 @@ pub(super) fn policy(manifest: &Manifest, bounds: Option<&HealthBounds>) -> Poli
     Policy {
         window_ms: window_s * 1000,
         deadline_ms: deadline_s.max(window_s) * 1000,
-        probed: !health.probes.is_empty() || manifest.components.iter().any(|c| !c.units.is_empty()),
+        probed: network || !health.probes.is_empty() || manifest.components.iter().any(|c| !c.units.is_empty()),
     }
 }
 

@@ -124,7 +124,7 @@ impl Shell {
         });
         Ok(Prepared {
             components: components.collect(),
-            policy: checks::policy(manifest, bounds.as_ref()),
+            policy: checks::policy(manifest, bounds.as_ref(), product.network),
         })
     }
 

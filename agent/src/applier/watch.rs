@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ensign_apply::{Component, Event, Stage};
+use ensign_bundle::trust::Trusted;
 
 use super::checks::{self, Check};
 use super::course::{Course, Errand, Purpose};
@@ -33,7 +34,11 @@ impl Shell {
             .filter(|c| c.product == manifest.product)
             .cloned()
             .collect();
-        let checks = checks::of(&manifest, &components);
+        let targets = self.trusted.as_ref().and_then(Trusted::targets);
+        let network = targets
+            .and_then(|t| t.product(&manifest.product))
+            .is_some_and(|p| p.network);
+        let checks = checks::of(&manifest, &components, network);
         if checks.iter().any(|check| matches!(check, Check::Controller { .. })) {
             // The link half opens a session that answers the new nonce: what is signed for it was signed since the switch.
             self.leases.draw();

@@ -4,8 +4,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
+use ensign_bundle::manifest::HttpUrl;
 use ensign_bundle::reason::{Code, Refusal};
-use ensign_bundle::refuse;
 use ensign_bundle::text::printable;
 
 use super::failed;
@@ -14,12 +14,8 @@ use crate::ipc::FromRunner;
 
 /// Longest time of one probe, seconds, whatever is asked for.
 const MAX_TIMEOUT_S: u64 = 10;
-/// Longest URL, bytes.
-const URL_BYTES: usize = 2048;
 /// Longest status line, bytes.
 const LINE_BYTES: usize = 1024;
-/// Port of `http:` URLs without one.
-const HTTP_PORT: u16 = 80;
 /// Answers that are healthy.
 const HEALTHY: std::ops::RangeInclusive<u16> = 200..=399;
 
@@ -35,7 +31,7 @@ pub(super) fn tcp(allowed: &[String], address: &str, timeout_s: u64) -> FromRunn
 /// Whether a GET of `http://HOST[:PORT][/PATH]` answers 200 to 399. Redirects are not followed.
 pub(super) fn http(allowed: &[String], url: &str, timeout_s: u64) -> FromRunner {
     let deadline = deadline(timeout_s);
-    let asked = Url::parse(url).map_err(Problem::Refused).and_then(|target| {
+    let asked = HttpUrl::parse(url).map_err(Problem::Refused).and_then(|target| {
         let mut stream = connect(allowed, &target.address, deadline)?;
         Ok(status(&mut stream, &target, deadline)?)
     });
@@ -43,47 +39,6 @@ pub(super) fn http(allowed: &[String], url: &str, timeout_s: u64) -> FromRunner 
         Ok(code) if HEALTHY.contains(&code) => FromRunner::Ok,
         Ok(code) => failed(format!("{} answers {code}", printable(url, 200))),
         Err(problem) => problem.answer(url),
-    }
-}
-
-/// What a URL asks of whom.
-#[derive(Debug, PartialEq, Eq)]
-struct Url {
-    /// `HOST:PORT`.
-    address: String,
-    /// As it stands in `Host:`.
-    authority: String,
-    path: String,
-}
-
-impl Url {
-    fn parse(url: &str) -> Result<Self, Refusal> {
-        let plain = url.len() <= URL_BYTES && url.bytes().all(|b| b.is_ascii_graphic());
-        let Some(rest) = url.strip_prefix("http://").filter(|_| plain) else {
-            return refuse!(Malformed, "`{}` is no http:// URL", printable(url, 200));
-        };
-        let rest = rest.split('#').next().unwrap_or_default();
-        let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        let (authority, path) = rest.split_at(end);
-        if authority.is_empty() || authority.contains('@') {
-            return refuse!(Malformed, "`{}` names no host", printable(url, 200));
-        }
-        let has_port = authority
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()));
-        Ok(Self {
-            address: if has_port {
-                authority.to_owned()
-            } else {
-                format!("{authority}:{HTTP_PORT}")
-            },
-            authority: authority.to_owned(),
-            path: if path.starts_with('/') {
-                path.to_owned()
-            } else {
-                format!("/{path}")
-            },
-        })
     }
 }
 
@@ -149,7 +104,7 @@ fn connect(allowed: &[String], address: &str, deadline: Duration) -> Result<TcpS
 }
 
 /// The status code of the answer (RFC 9112 §4).
-fn status(stream: &mut TcpStream, target: &Url, deadline: Duration) -> io::Result<u16> {
+fn status(stream: &mut TcpStream, target: &HttpUrl, deadline: Duration) -> io::Result<u16> {
     stream.set_write_timeout(Some(left(deadline)?))?;
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: ensign\r\nAccept: */*\r\nConnection: close\r\n\r\n",
@@ -244,25 +199,6 @@ mod tests {
                 matches!(&answer, FromRunner::Refused(r) if r.code == Code::NotAuthorised),
                 "{answer:?}"
             );
-        }
-    }
-
-    #[test]
-    fn urls() {
-        let url = |text| Url::parse(text).map(|u| (u.address, u.authority, u.path));
-        let parts = |a: &str, b: &str, c: &str| Ok((a.to_owned(), b.to_owned(), c.to_owned()));
-        assert_eq!(url("http://localhost"), parts("localhost:80", "localhost", "/"));
-        assert_eq!(url("http://[::1]/x"), parts("[::1]:80", "[::1]", "/x"));
-        assert_eq!(url("http://[::1]:8080?q"), parts("[::1]:8080", "[::1]:8080", "/?q"));
-        for bad in [
-            "https://localhost/",
-            "http:///x",
-            "http://a@b/",
-            "http://a/\r\nX: y",
-            "http://a b/",
-            "",
-        ] {
-            assert!(url(bad).is_err(), "{bad}");
         }
     }
 }

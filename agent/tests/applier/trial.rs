@@ -122,6 +122,25 @@ fn only_what_the_controller_signed_since_the_switch_is_contact() {
     assert_eq!(link.until_settled().report.status.phase, Phase::Confirmed);
 }
 
+/// Its release asks for nothing at all.
+#[test]
+fn a_product_that_the_network_depends_on_asks_for_the_controller() {
+    let release = Recipe::new("1.0.0", files(&[("page", b"one")])).build();
+    let mut plain = Fleet::new();
+    let device = Device::enrolled(&plain);
+    assert_eq!(
+        device.update(&mut plain, &release).report.status.phase,
+        Phase::Confirmed
+    );
+
+    let mut fleet = Fleet::with(|product| product.network = true);
+    let device = Device::enrolled(&fleet);
+    let (mut link, nonce) = on_trial(&device, &mut fleet, &release);
+    link.until(|state| state.nonce != nonce);
+    device.tell_time(&mut link);
+    assert_eq!(link.until_settled().report.status.phase, Phase::Confirmed);
+}
+
 #[test]
 fn a_switch_that_the_disk_refuses_denies_no_release() {
     let mut fleet = Fleet::new();

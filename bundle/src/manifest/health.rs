@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::address::{HttpUrl, check_address};
 use crate::ids::Ident;
 use crate::limits::CLAMP_S;
 use crate::path::TreePath;
@@ -13,7 +14,7 @@ use crate::text::printable;
 pub const PROBES: usize = 64;
 /// Words of a probe's command line.
 pub const ARGS: usize = 64;
-/// A unit's name, an argument, a URL or an address, bytes.
+/// A unit's name or an argument, bytes.
 pub const TEXT_BYTES: usize = 1024;
 /// A unit's name, bytes (systemd.unit(5)).
 const UNIT_BYTES: usize = 255;
@@ -52,13 +53,16 @@ pub enum Probe {
     },
     /// The unit is active.
     Unit { unit: String },
-    /// `GET` answers 200 to 399.
+    /// `GET` of `http://HOST[:PORT][/PATH]` answers 200 to 399.
     Http { url: String },
     /// `HOST:PORT` accepts a connection.
     Tcp { address: String },
     /// An authenticated connection to the controller, within so many seconds of the switch.
     Controller { within_s: u64 },
 }
+
+/// Time that a probe of the controller has where nobody said otherwise, seconds.
+pub const CONTROLLER_WITHIN_S: u64 = 600;
 
 /// How units come back after the switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,19 +93,23 @@ impl Health {
 }
 
 impl Probe {
-    fn check(&self) -> Result<(), Refusal> {
+    /// Whether a device could ask this at all.
+    pub fn check(&self) -> Result<(), Refusal> {
         match self {
             Self::Exec { args, .. } if args.len() > ARGS => {
                 refuse!(LimitExceeded, "a probe with {} arguments, at most {ARGS}", args.len())
             }
             Self::Exec { args, .. } => args.iter().try_for_each(|arg| check_text("a probe's argument", arg)),
             Self::Unit { unit } => check_unit(unit),
-            Self::Http { url } => check_text("a probe's URL", url),
-            Self::Tcp { address } => check_text("a probe's address", address),
-            Self::Controller { within_s } if *within_s > CLAMP_S => {
-                refuse!(LimitExceeded, "a controller probe of {within_s} s, at most {CLAMP_S} s")
+            Self::Http { url } => HttpUrl::parse(url).map(drop),
+            Self::Tcp { address } => check_address(address),
+            Self::Controller { within_s: 1..=CLAMP_S } => Ok(()),
+            Self::Controller { within_s } => {
+                refuse!(
+                    LimitExceeded,
+                    "a controller probe of {within_s} s, 1 to {CLAMP_S} are possible"
+                )
             }
-            Self::Controller { .. } => Ok(()),
         }
     }
 }

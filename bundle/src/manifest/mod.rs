@@ -16,6 +16,7 @@ use crate::reason::{Code, Refusal};
 use crate::refuse;
 use crate::trust::roles::{Compatible, FORMAT, FileRef, Release};
 
+mod address;
 mod draft;
 mod entry;
 mod health;
@@ -24,9 +25,10 @@ mod publish;
 mod tests;
 mod tree;
 
+pub use address::{HttpUrl, check_address};
 pub use draft::{Draft, Tree, TreeDraft};
 pub use entry::{Entry, MODE_EXECUTABLE, MODE_PLAIN};
-pub use health::{ARGS, Health, PROBES, Probe, Restart, TEXT_BYTES, check_unit};
+pub use health::{ARGS, CONTROLLER_WITHIN_S, Health, PROBES, Probe, Restart, TEXT_BYTES, check_unit};
 pub use publish::{Blob, Published, RELEASE_LIFE_S, Signed, Unsigned};
 pub use tree::Totals;
 

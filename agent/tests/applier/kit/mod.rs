@@ -23,7 +23,7 @@ use ensign_bundle::plan::evidence::{Binding, Lease, TimeAttestation};
 use ensign_bundle::plan::statements::{Grant, Plan, PlanRelease, Subject};
 use ensign_bundle::statement;
 use ensign_bundle::trust::issue::{self, NewFleet};
-use ensign_bundle::trust::roles::{Controller, FORMAT, Listed, ListedRelease};
+use ensign_bundle::trust::roles::{Controller, FORMAT, Listed, ListedRelease, Product};
 use ensign_bundle::wire::DocKind;
 use ensign_crypto::PublicKey;
 use ensign_testkit::{DAY, one_wave};
@@ -141,6 +141,11 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// A fleet whose product `*` is changed like this.
+    pub(crate) fn with(change: impl Fn(&mut Product)) -> Self {
         let fleet = NewFleet {
             fleet: FLEET,
             name: "test".to_owned(),
@@ -158,9 +163,11 @@ impl Fleet {
             lab: true,
         };
         let now = unix();
+        let mut targets = fleet.targets(now);
+        targets.products.iter_mut().for_each(change);
         Self {
             root: statement::sign(&fleet.root(now).unwrap(), &[&key(10)], &FLEET).unwrap(),
-            targets: statement::sign(&fleet.targets(now), &[&key(11)], &FLEET).unwrap(),
+            targets: statement::sign(&targets, &[&key(11)], &FLEET).unwrap(),
             releases: Vec::new(),
             seq: 0,
             snapshots: std::cell::Cell::new(0),

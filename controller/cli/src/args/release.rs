@@ -111,7 +111,8 @@ pub struct Build {
     /// A unit of a component: restarted when the component changed; repeatable, in order.
     #[arg(long, value_parser = units::key_value, value_name = "NAME=UNIT")]
     pub unit: Vec<(String, String)>,
-    /// A probe that must pass: exec:'PATH ARGS' or unit:UNIT, with NAME= in front if there are several components; repeatable.
+    /// A probe that must pass: exec:'PATH ARGS' (with NAME= in front if there are several components), unit:UNIT,
+    /// http://HOST[:PORT]/PATH, tcp:HOST:PORT or controller[:10m]; repeatable.
     #[arg(long, value_name = "[NAME=]PROBE")]
     pub health: Vec<String>,
     /// How long all probes must pass without a break [default: 5s].

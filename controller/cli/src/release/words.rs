@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ensign_bundle::blocks::LEVELS;
 use ensign_bundle::ids::{Ident, Version};
-use ensign_bundle::manifest::{Health, Probe, check_unit};
+use ensign_bundle::manifest::{CONTROLLER_WITHIN_S, Health, Probe, check_unit};
 use ensign_bundle::path::TreePath;
 use ensign_bundle::trust::roles::Compatible;
 use serde::Deserialize;
@@ -185,7 +185,7 @@ fn component<'a>(components: &'a mut [ComponentWords], name: &str) -> Result<&'a
         .ok_or_else(|| Failure::usage(format!("there is no component `{name}`, only {}", known.join(", "))))
 }
 
-/// `[NAME=]exec:PATH ARGS`, `[NAME=]unit:UNIT`.
+/// `[NAME=]` and one of `exec:PATH ARGS`, `unit:UNIT`, `http:URL`, `tcp:HOST:PORT`, `controller[:TIME]`.
 fn probe(text: &str, components: &[ComponentWords]) -> Result<Probe> {
     let (name, rest) = match text.split_once('=') {
         Some((name, rest)) if !name.contains(':') => (Some(name), rest),
@@ -194,6 +194,10 @@ fn probe(text: &str, components: &[ComponentWords]) -> Result<Probe> {
     let known = |name: &str| component(&mut components.to_vec(), name).map(|c| c.name.clone());
     let owner = name.map(known).transpose()?;
     let (kind, value) = rest.split_once(':').unwrap_or((rest, ""));
+    let checked = |probe: Probe| match probe.check() {
+        Ok(()) => Ok(probe),
+        Err(e) => Err(Failure::usage(format!("--health {text}: {}", e.text))),
+    };
     match kind {
         "exec" => {
             let component = match (owner, components) {
@@ -216,15 +220,22 @@ fn probe(text: &str, components: &[ComponentWords]) -> Result<Probe> {
                 args: words.collect(),
             })
         }
-        "unit" => {
-            check_unit(value).map_err(|e| Failure::usage(format!("--health {text}: {}", e.text)))?;
-            Ok(Probe::Unit { unit: value.to_owned() })
-        }
-        "http" | "https" | "tcp" | "controller" => {
-            Err(Failure::not_in_this_version(&format!("the probe `{kind}`")).hint("use exec:'PATH ARGS' or unit:UNIT"))
+        "unit" => checked(Probe::Unit { unit: value.to_owned() }),
+        "http" => checked(Probe::Http { url: rest.to_owned() }),
+        "https" => Err(Failure::usage(format!("--health {text}: devices ask over http alone"))
+            .hint("ask what listens on loopback over http:, or tcp:HOST:PORT")),
+        "tcp" => checked(Probe::Tcp {
+            address: value.to_owned(),
+        }),
+        "controller" => {
+            let within_s = match value {
+                "" => CONTROLLER_WITHIN_S,
+                time => units::seconds(time).map_err(|e| Failure::usage(format!("--health {text}: {e}")))?,
+            };
+            checked(Probe::Controller { within_s })
         }
         _ => Err(Failure::usage(format!(
-            "--health {text}: write [NAME=]exec:'PATH ARGS' or unit:UNIT"
+            "--health {text}: write [NAME=]exec:'PATH ARGS', unit:UNIT, http://HOST[:PORT]/PATH, tcp:HOST:PORT or controller[:TIME]"
         ))),
     }
 }
@@ -304,15 +315,7 @@ mod tests {
                 ..web()
             },
             Build {
-                health: vec!["tcp:localhost:80".to_owned()],
-                ..web()
-            },
-            Build {
                 health: vec!["http:localhost/?a=b".to_owned()],
-                ..web()
-            },
-            Build {
-                health: vec!["controller:10m".to_owned()],
                 ..web()
             },
             Build {
@@ -336,6 +339,10 @@ mod tests {
             health: vec![
                 "api=exec:./bin/check --name 'a b'".to_owned(),
                 "unit:api.service".to_owned(),
+                "http://127.0.0.1:8080/health?deep=1".to_owned(),
+                "web=tcp:localhost:80".to_owned(),
+                "controller".to_owned(),
+                "controller:90s".to_owned(),
             ],
             ..flags(&["web=./web", "api=./api"])
         };
@@ -348,7 +355,33 @@ mod tests {
         let unit = Probe::Unit {
             unit: "api.service".to_owned(),
         };
-        assert_eq!(words.health.probes, [exec, unit]);
+        let http = Probe::Http {
+            url: "http://127.0.0.1:8080/health?deep=1".to_owned(),
+        };
+        let tcp = Probe::Tcp {
+            address: "localhost:80".to_owned(),
+        };
+        let controller = |within_s| Probe::Controller { within_s };
+        assert_eq!(
+            words.health.probes,
+            [exec, unit, http, tcp, controller(600), controller(90)]
+        );
+        for wrong in [
+            "https://localhost/",
+            "http://a@b/",
+            "http:/x",
+            "tcp:localhost",
+            "controller:0s",
+            "controller:soon",
+            "ping:localhost",
+            "other=tcp:localhost:80",
+        ] {
+            let build = Build {
+                health: vec![wrong.to_owned()],
+                ..flags(&["web=./web", "api=./api"])
+            };
+            assert_eq!(Words::of(&build).map_err(|e| e.exit()), Err(2), "{wrong}");
+        }
     }
 
     #[test]
