@@ -1,61 +1,44 @@
-//! Files that survive a power cut: written beside, synced, renamed over, directory synced.
-#![expect(clippy::disallowed_methods, reason = "this is the module made for durable writes")]
+//! Files that survive a power cut: written beside, synced, renamed over, directory synced. On the plain disk of this machine; what
+//! [`crate::disk::Disk`] does with one that is recorded, these do for whoever has only a path.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use ensign_bundle::reason::{Code, Refusal};
 
-/// Replaces `path` by `bytes` with this mode. After it returns the new content survives a power cut; before, the old one does.
+use crate::disk::Disk;
+
+pub use crate::disk::read;
+
+/// [`Disk::write()`].
+#[track_caller]
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = beside(path);
-    match fs::remove_file(&temporary) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    rename(&temporary, path)
+    Disk::default().write(path, bytes, mode)
 }
 
-/// Like [`write()`] without waiting for the disk: the file is whole or the old one, but may be lost with the power.
+/// [`Disk::write_lossy()`].
 pub fn write_lossy(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = beside(path);
-    let _ = fs::remove_file(&temporary);
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)?
-        .write_all(bytes)?;
-    fs::rename(temporary, path)
+    Disk::default().write_lossy(path, bytes, mode)
 }
 
-/// Renames and makes it last.
+/// [`Disk::rename()`].
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)?;
-    sync_dir(to.parent().unwrap_or(Path::new(".")))
+    Disk::default().rename(from, to)
 }
 
-/// Removes a file, if it is there, and makes that last.
+/// [`Disk::remove()`].
 pub fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Ok(()) => sync_dir(path.parent().unwrap_or(Path::new("."))),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e),
-    }
+    Disk::default().remove(path)
 }
 
-/// Makes the entries of a directory last.
-pub fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+/// [`Disk::create_dir()`].
+pub fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
+    Disk::default().create_dir(path, mode)
+}
+
+/// [`Disk::closed_dir()`].
+pub fn closed_dir(path: &Path, mode: u32) -> io::Result<()> {
+    Disk::default().closed_dir(path, mode)
 }
 
 /// What is made can be read and written by its owner and written by nobody else, whatever mask this process was started with; what
@@ -66,62 +49,6 @@ pub fn set_umask() {
     umask(given & (Mode::S_IRWXG | Mode::S_IRWXO) | Mode::S_IWGRP | Mode::S_IWOTH);
 }
 
-/// Makes `path` with this mode, and what lacks above it with 0755. All of them survive a power cut.
-pub fn create_dir(path: &Path, mode: u32) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
-    let above = above.unwrap_or(Path::new("."));
-    create_dir(above, 0o755)?;
-    match fs::DirBuilder::new().mode(mode).create(path) {
-        // Somebody else made it meanwhile.
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
-        made => made?,
-    }
-    // Whatever the umask says: other users read what the applier deploys.
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    sync_dir(above)
-}
-
-/// Like [`create_dir()`]; one that was there already keeps no right that `mode` does not have.
-pub fn closed_dir(path: &Path, mode: u32) -> io::Result<()> {
-    create_dir(path, mode)?;
-    let found = fs::metadata(path)?.permissions().mode() & 0o7777;
-    if found & mode == found {
-        return Ok(());
-    }
-    match fs::set_permissions(path, fs::Permissions::from_mode(found & mode)) {
-        // Somebody else's, who lets this process in: closing it is theirs.
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        done => done,
-    }
-}
-
-/// The file's bytes; `None` where it does not exist. Refuses files above `limit` bytes.
-pub fn read(path: &Path, limit: usize) -> io::Result<Option<Vec<u8>>> {
-    use std::io::Read as _;
-    // A pipe that stands there must not keep anybody waiting for its other end.
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let file = match OpenOptions::new().read(true).custom_flags(nonblocking).open(path) {
-        Ok(file) if !file.metadata()?.is_file() => {
-            return Err(io::Error::other(format!("{} is no file", path.display())));
-        }
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
-    let mut bytes = Vec::new();
-    file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > limit {
-        return Err(io::Error::other(format!(
-            "{} has more than {limit} bytes",
-            path.display()
-        )));
-    }
-    Ok(Some(bytes))
-}
-
 /// Why the file or directory `what` could not be read or written: for people and scripts a full disk is another matter than a broken one.
 pub fn refusal(what: impl std::fmt::Display, error: &io::Error) -> Refusal {
     let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
@@ -129,16 +56,10 @@ pub fn refusal(what: impl std::fmt::Display, error: &io::Error) -> Refusal {
     Refusal::new(code, format!("{what}: {error}"))
 }
 
-/// A name beside `path` for its next content. Dot first: listings and globs skip it.
-fn beside(path: &Path) -> PathBuf {
-    let name = path
-        .file_name()
-        .map_or_else(|| "file".into(), |n| n.to_string_lossy().into_owned());
-    path.with_file_name(format!(".{name}.new"))
-}
-
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "these tests make what a crash leaves behind")]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;

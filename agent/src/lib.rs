@@ -5,6 +5,7 @@ pub mod chain;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod disk;
 pub mod durable;
 pub mod ipc;
 pub mod link;

@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-/// The paths of one device. `/` in production, any directory under `--root`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use crate::disk::Disk;
+
+/// The paths of one device, and the disk that they are on. `/` in production, any directory under `--root`.
+#[derive(Clone, Debug)]
 pub struct Paths {
     root: PathBuf,
+    disk: Disk,
 }
 
 macro_rules! places {
@@ -17,7 +20,17 @@ macro_rules! places {
 impl Paths {
     /// The paths under `root`. It should be absolute where processes with other working directories use it.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self::on(Disk::default(), root)
+    }
+
+    /// The same, on a disk that tells what is done to it.
+    pub fn on(disk: Disk, root: impl Into<PathBuf>) -> Self {
+        let root = root.into();
+        Self { root, disk }
+    }
+
+    pub fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     pub fn root(&self) -> &Path {

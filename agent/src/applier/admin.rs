@@ -238,10 +238,14 @@ fn finish_enroll(shell: &mut Shell, enrolment: Enrolment) -> Result<FromAdmin, R
         binding,
     } = enrolment;
     // Trust first, then the binding that says who this is: a crash in between leaves a device that has not joined.
-    durable::remove(&shell.paths.binding()).map_err(|e| io(&shell.paths.binding(), &e))?;
+    let disk = shell.paths.disk();
+    disk.remove(&shell.paths.binding())
+        .map_err(|e| io(&shell.paths.binding(), &e))?;
     shell.store.forget()?;
     shell.store.save(&trusted)?;
-    durable::write(&shell.paths.binding(), &binding, 0o600).map_err(|e| io(&shell.paths.binding(), &e))?;
+    let disk = shell.paths.disk();
+    disk.write(&shell.paths.binding(), &binding, 0o600)
+        .map_err(|e| io(&shell.paths.binding(), &e))?;
     shell.identity = identity::load(&shell.paths, Some(trusted.fleet()))?;
     let fleet = *trusted.fleet();
     shell.wall.follow(Some(&trusted));
@@ -282,7 +286,7 @@ fn leave(shell: &mut Shell) -> Result<Result<FromAdmin, Refusal>, ShellError> {
 
 fn forget(shell: &mut Shell) -> Result<(), Refusal> {
     for path in [shell.paths.binding(), shell.paths.receipt_key()] {
-        durable::remove(&path).map_err(|e| io(&path, &e))?;
+        shell.paths.disk().remove(&path).map_err(|e| io(&path, &e))?;
     }
     shell.store.forget()?;
     (shell.identity, shell.trusted, shell.offer, shell.lost) = (None, None, None, None);

@@ -6,9 +6,9 @@ use std::io;
 use ensign_apply::{Event, Stage};
 use ensign_bundle::digest::Digest;
 
-use super::beneath::Dir;
 use super::shell::{Shell, ShellError};
 use super::tree;
+use crate::disk::Dir;
 
 /// Removes generations, trees, staging and manifests that neither run nor are gone back to nor are being staged. What cannot be
 /// removed is tried again the next time.
@@ -32,7 +32,8 @@ pub(super) fn run(shell: &mut Shell) -> Result<(), ShellError> {
 fn sweep(shell: &Shell) -> io::Result<()> {
     let (device, paths) = (&shell.device, &shell.paths);
     let generations: HashSet<String> = device.generations.iter().map(|g| g.number.to_string()).collect();
-    remove_but(&Dir::open(&paths.generations())?, |name| generations.contains(name))?;
+    let disk = paths.disk();
+    remove_but(&disk.dir(&paths.generations())?, |name| generations.contains(name))?;
 
     let staged = device.stage.prepared().into_iter().flat_map(|p| &p.components);
     let trees: HashSet<Digest> = device
@@ -44,7 +45,7 @@ fn sweep(shell: &Shell) -> io::Result<()> {
         .collect();
     let fetching = matches!(device.stage, Stage::Fetching(_));
     let keep: HashSet<String> = trees.iter().flat_map(|t| [t.to_string(), tree::marker(t)]).collect();
-    let all = Dir::open(&paths.trees())?;
+    let all = disk.dir(&paths.trees())?;
     // While something is being staged, a tree that stood already may be part of it.
     if !fetching {
         // Markers first: a tree that is half removed is not complete.
@@ -52,7 +53,7 @@ fn sweep(shell: &Shell) -> io::Result<()> {
             keep.contains(name) || name == ".staging" || !name.ends_with(".complete")
         })?;
         remove_but(&all, |name| keep.contains(name) || name == ".staging")?;
-        remove_but(&Dir::open(&paths.staging())?, |_| false)?;
+        remove_but(&disk.dir(&paths.staging())?, |_| false)?;
     }
 
     let products = device.generations.iter().flat_map(|g| &g.products);
@@ -60,7 +61,7 @@ fn sweep(shell: &Shell) -> io::Result<()> {
         .flat_map(|p| [p.manifest.to_string(), format!("{}.plan", p.plan)])
         .collect();
     documents.extend(device.stage.target().map(|t| t.manifest.digest.to_string()));
-    remove_but(&Dir::open(&paths.manifests())?, |name| documents.contains(name))
+    remove_but(&disk.dir(&paths.manifests())?, |name| documents.contains(name))
 }
 
 fn remove_but(dir: &Dir, keep: impl Fn(&str) -> bool) -> io::Result<()> {

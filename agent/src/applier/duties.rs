@@ -161,7 +161,7 @@ impl Shell {
             Progress::Whole => {
                 let new = self.unfinished_trees();
                 tracing::debug!(trees = new.len(), "written");
-                let synced = staging::sync(&self.paths.staging());
+                let synced = staging::sync(&self.paths);
                 tracing::debug!(ok = synced.is_ok(), "synced");
                 let kept = synced.and_then(|()| tree::publish(&self.paths, &new));
                 match kept {
@@ -266,7 +266,9 @@ impl Shell {
         }
         if let Some(held) = &self.offer {
             let path = self.paths.manifests().join(format!("{}.plan", held.digest));
-            durable::write(&path, &held.plan, 0o600).map_err(|e| durable::refusal(path.display(), &e))?;
+            let disk = self.paths.disk();
+            disk.write(&path, &held.plan, 0o600)
+                .map_err(|e| durable::refusal(path.display(), &e))?;
         }
         let contact = self
             .contact

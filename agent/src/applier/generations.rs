@@ -1,15 +1,12 @@
 //! `deploy/generations/N/<component>` and the one pointer, `deploy/current`.
 
 use std::io;
-use std::os::unix::fs::symlink;
 
 use ensign_apply::Generation;
 use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::{Code, Refusal};
 
-use super::beneath::Dir;
 use super::journal;
-use crate::durable;
 use crate::paths::Paths;
 
 /// The generation that `current` points at; 0 = none, or nothing of ours.
@@ -48,7 +45,7 @@ pub(super) fn beyond(paths: &Paths, newest: u64) -> Result<Option<Refusal>, Refu
 
 /// Makes the directory of a generation, durable. Making it again changes nothing.
 pub(super) fn make(paths: &Paths, generation: &Generation) -> io::Result<()> {
-    let all = Dir::open(&paths.generations())?;
+    let all = paths.disk().dir(&paths.generations())?;
     let name = generation.number.to_string();
     match all.mkdir(&name, 0o755) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
@@ -69,23 +66,17 @@ pub(super) fn make(paths: &Paths, generation: &Generation) -> io::Result<()> {
             dir.remove(&name)?;
         }
     }
-    durable::sync_dir(&paths.generations().join(name))?;
-    durable::sync_dir(&paths.generations())
+    dir.sync()?;
+    all.sync()
 }
 
 /// Lets the pointer show a generation, durable; 0 = nothing runs.
 pub(super) fn point(paths: &Paths, number: u64) -> io::Result<()> {
     let current = paths.current();
     if number == 0 {
-        return durable::remove(&current);
+        return paths.disk().remove(&current);
     }
-    let next = paths.deploy().join(".current.new");
-    match std::fs::remove_file(&next) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    symlink(format!("generations/{number}"), &next)?;
-    durable::rename(&next, &current)
+    paths.disk().point(&current, &format!("generations/{number}"))
 }
 
 /// Where a component's link leads.
@@ -95,6 +86,8 @@ fn target(tree: &Digest) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use ensign_apply::Component;
     use ensign_bundle::ids::Ident;
 

@@ -43,7 +43,9 @@ pub(super) fn new_receipt_key(paths: &Paths) -> Result<SecretKey, Refusal> {
     getrandom::fill(&mut seed).map_err(|e| Refusal::new(Code::Failed, format!("no randomness: {e}")))?;
     let key = SecretKey::from_seed(seed);
     let path = paths.receipt_key();
-    durable::write(&path, key.to_pem().as_bytes(), KEY_MODE).map_err(|e| io(&path, &e))?;
+    let disk = paths.disk();
+    disk.write(&path, key.to_pem().as_bytes(), KEY_MODE)
+        .map_err(|e| io(&path, &e))?;
     Ok(key)
 }
 

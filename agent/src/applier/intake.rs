@@ -424,7 +424,7 @@ fn take_blobs(
     match unpack::read(&file, &target.manifest, MANIFEST_BYTES) {
         Ok(bytes) => {
             let path = shell.paths.manifests().join(target.manifest.digest.to_string());
-            match durable::write(&path, &bytes, 0o600) {
+            match shell.paths.disk().write(&path, &bytes, 0o600) {
                 Ok(()) => shell.begin_staging(),
                 Err(e) => {
                     let reason = durable::refusal(path.display(), &e);

@@ -1,8 +1,7 @@
 //! The journal on disk: appended and synced before anything is done on the strength of it.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use ensign_apply::journal::{self, JournalError, Replay};
@@ -11,7 +10,7 @@ use ensign_bundle::reason::{Code, Refusal};
 
 use super::generations;
 use crate::chain::chain;
-use crate::durable;
+use crate::disk::{self, Disk};
 use crate::paths::Paths;
 
 /// Room that is taken ahead, bytes: appending then changes no metadata, and a full disk does not stop a rollback.
@@ -33,30 +32,25 @@ pub enum Trouble {
 /// The open journal.
 #[derive(Debug)]
 pub(super) struct Journal {
+    disk: Disk,
     path: PathBuf,
-    file: File,
+    file: disk::File,
     sequence: u64,
     end: u64,
 }
 
 impl Journal {
     /// Opens the journal, or begins one, and says what it amounts to. A torn tail is cut.
-    pub(super) fn open(path: &Path) -> Result<(Self, Device), Trouble> {
+    pub(super) fn open(disk: &Disk, path: &Path) -> Result<(Self, Device), Trouble> {
         let fail = |source| Trouble::Io {
             path: path.to_owned(),
             source,
         };
         let replay = read(path)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(MODE)
-            .open(path)
-            .map_err(fail)?;
+        let file = disk.open(path, MODE).map_err(fail)?;
         let end = replay.end as u64;
         let this = Self {
+            disk: disk.clone(),
             path: path.to_owned(),
             file,
             sequence: replay.sequence,
@@ -67,8 +61,9 @@ impl Journal {
             this.file.set_len(end).map_err(fail)?;
         }
         this.preallocate().map_err(fail)?;
-        this.file.sync_all().map_err(fail)?;
-        durable::sync_dir(path.parent().unwrap_or(Path::new("/"))).map_err(fail)?;
+        this.file.sync_data().map_err(fail)?;
+        let above = disk.dir(path.parent().unwrap_or(Path::new("/")));
+        above.and_then(|above| above.sync()).map_err(fail)?;
         Ok((this, replay.device))
     }
 
@@ -84,12 +79,13 @@ impl Journal {
         self.sequence = sequence;
         self.end += bytes.len() as u64;
         if self.end > COMPACT {
-            self.compact(device, durable::write)?;
+            let disk = self.disk.clone();
+            self.compact(device, |path, bytes, mode| disk.write(path, bytes, mode))?;
         }
         Ok(())
     }
 
-    /// A new file with one snapshot takes the place of the old one. `replace` is [`durable::write()`].
+    /// A new file with one snapshot takes the place of the old one. `replace` is [`Disk::write()`].
     fn compact(
         &mut self,
         device: &Device,
@@ -112,11 +108,7 @@ impl Journal {
             tracing::warn!(%error, "the journal could not be made shorter");
             return Ok(());
         }
-        self.file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&self.path)
-            .map_err(|e| self.io(e))?;
+        self.file = self.disk.open(&self.path, MODE).map_err(|e| self.io(e))?;
         self.sequence = sequence;
         self.end = frame.len() as u64;
         self.preallocate().map_err(|e| self.io(e))
@@ -125,15 +117,15 @@ impl Journal {
     /// Whether the open file is the one that has the journal's name.
     fn is_in_place(&self) -> io::Result<bool> {
         let place = |m: std::fs::Metadata| (m.dev(), m.ino());
-        Ok(place(self.file.metadata()?) == place(std::fs::metadata(&self.path)?))
+        Ok(place(self.file.plain().metadata()?) == place(std::fs::metadata(&self.path)?))
     }
 
     fn preallocate(&self) -> io::Result<()> {
         let room = self.end + PREALLOCATED;
-        if self.file.metadata()?.len() >= room {
+        if self.file.plain().metadata()?.len() >= room {
             return Ok(());
         }
-        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, room) {
+        match self.file.allocate(room) {
             // Not every file system can, and a full one cannot now; the journal works without, and a device that cannot start
             // cannot go back.
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => Ok(()),
@@ -179,7 +171,7 @@ pub(super) fn lost(why: &str) -> Refusal {
 
 /// What the journal at `path` amounts to, without touching it. No file = a new device.
 fn read(path: &Path) -> Result<Replay, Trouble> {
-    let bytes = durable::read(path, MOST).map_err(|source| Trouble::Io {
+    let bytes = disk::read(path, MOST).map_err(|source| Trouble::Io {
         path: path.to_owned(),
         source,
     })?;
@@ -191,6 +183,8 @@ fn read(path: &Path) -> Result<Replay, Trouble> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use ensign_apply::{Event, Lock, Now};
 
     use super::*;
@@ -201,6 +195,10 @@ mod tests {
             boot: "b".to_owned(),
             boot_ms: 1,
         }
+    }
+
+    fn open(path: &Path) -> (Journal, Device) {
+        Journal::open(&Disk::default(), path).unwrap()
     }
 
     fn lock(journal: &mut Journal, device: Device, n: u64) -> Device {
@@ -218,31 +216,31 @@ mod tests {
     fn a_compaction_that_fails_half_way_loses_no_step() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let (mut journal, mut device) = Journal::open(&path).unwrap();
+        let (mut journal, mut device) = open(&path);
         for n in 0..20 {
             device = lock(&mut journal, device, n);
         }
         let full = |_: &Path, _: &[u8], _: u32| Err(io::Error::from(io::ErrorKind::StorageFull));
         journal.compact(&device, full).unwrap();
         device = lock(&mut journal, device, 100);
-        assert_eq!(Journal::open(&path).unwrap().1, device, "the long one goes on");
+        assert_eq!(open(&path).1, device, "the long one goes on");
 
         let late = |path: &Path, bytes: &[u8], mode: u32| {
-            durable::write(path, bytes, mode)?;
+            Disk::default().write(path, bytes, mode)?;
             Err(io::Error::other("the directory is not synced"))
         };
         let ended = journal.compact(&device, late);
         if ended.is_ok() {
             device = lock(&mut journal, device, 200);
         }
-        assert_eq!(Journal::open(&path).unwrap().1, device);
+        assert_eq!(open(&path).1, device);
     }
 
     #[test]
     fn survives_reopening_tearing_and_compaction() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let (mut journal, mut device) = Journal::open(&path).unwrap();
+        let (mut journal, mut device) = open(&path);
         for n in 0..600 {
             device = lock(&mut journal, device, n);
         }
@@ -252,11 +250,11 @@ mod tests {
         lock(&mut journal, device, 1000);
         drop(journal);
         // The last step, torn.
-        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
         file.write_all_at(&[0; 8], whole + 30).unwrap();
-        let (mut journal, device) = Journal::open(&path).unwrap();
+        let (mut journal, device) = open(&path);
         assert_eq!(device, before);
         let device = lock(&mut journal, device, 2000);
-        assert_eq!(Journal::open(&path).unwrap().1, device);
+        assert_eq!(open(&path).1, device);
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn write(shell: &mut Shell) {
     if durable::read(&path, BYTES).ok().flatten().as_ref() == Some(&bytes) {
         return;
     }
-    match durable::write(&path, &bytes, MODE) {
+    match shell.paths.disk().write(&path, &bytes, MODE) {
         Ok(()) => shell.labels_changed = true,
         Err(error) => tracing::warn!(file = %path.display(), %error, "labels are not written"),
     }

@@ -4,7 +4,6 @@
 //! nothing but a staging directory, and everything privileged by the runner.
 
 mod admin;
-mod beneath;
 mod checks;
 mod collect;
 mod course;
@@ -31,9 +30,8 @@ mod verify;
 mod wall;
 mod watch;
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -48,6 +46,7 @@ pub use verify::{Judged, SignatureRow, Verified, verify_file};
 use crate::chain::chain;
 use crate::clock;
 use crate::config::{Config, Reader};
+use crate::disk::File;
 use crate::durable;
 use crate::ipc::State;
 use crate::paths::Paths;
@@ -78,7 +77,7 @@ pub fn state_from_files(paths: &Paths) -> Result<Option<State>, Refusal> {
         return Ok(None);
     }
     let (device, loss) = journal::judge(paths)?;
-    let trusted = trust_store::TrustStore::open(&paths.trust())?.1.trusted;
+    let trusted = trust_store::TrustStore::open(paths.disk(), &paths.trust())?.1.trusted;
     // What runs can be told without knowing who this is.
     let (identity, unknown) = match identity::load(paths, trusted.as_ref().map(Trusted::fleet)) {
         Ok(identity) => (identity, None),
@@ -99,17 +98,12 @@ pub fn state_from_files(paths: &Paths) -> Result<Option<State>, Refusal> {
 /// One applier per root.
 fn lock(paths: &Paths) -> Result<File, Refusal> {
     let io = |e: io::Error| durable::refusal(paths.applier_lock().display(), &e);
-    durable::closed_dir(&paths.applier(), 0o700).map_err(io)?;
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(paths.applier_lock())
-        .map_err(io)?;
+    let disk = paths.disk();
+    disk.closed_dir(&paths.applier(), 0o700).map_err(io)?;
+    let file = disk.open(&paths.applier_lock(), 0o600).map_err(io)?;
     let deadline = clock::boot() + LOCK_PATIENCE;
     loop {
-        match file.try_lock() {
+        match file.plain().try_lock() {
             Ok(()) => return Ok(file),
             Err(std::fs::TryLockError::Error(e)) => return Err(io(e)),
             Err(std::fs::TryLockError::WouldBlock) if clock::boot() < deadline => std::thread::sleep(LOCK_PAUSE),
@@ -130,7 +124,8 @@ fn directories(paths: &Paths) -> Result<(), Refusal> {
         (paths.staging(), 0o700),
         (paths.generations(), 0o755),
     ] {
-        durable::closed_dir(&path, mode).map_err(|e| durable::refusal(path.display(), &e))?;
+        let made = paths.disk().closed_dir(&path, mode);
+        made.map_err(|e| durable::refusal(path.display(), &e))?;
     }
     let device = |path: std::path::PathBuf| {
         std::fs::metadata(&path)

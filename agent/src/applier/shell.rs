@@ -97,7 +97,7 @@ impl Shell {
         let sockets = Sockets::listen(&paths)?;
         let (journal, device) = match journal::judge(&paths)? {
             (_, None) => {
-                let (journal, device) = Journal::open(&paths.journal())?;
+                let (journal, device) = Journal::open(paths.disk(), &paths.journal())?;
                 (Ok(journal), device)
             }
             (known, Some(loss)) => {
@@ -106,11 +106,11 @@ impl Shell {
             }
         };
         let pointed = generations::current(&paths);
-        let (store, found, mut lost) = match TrustStore::open(&paths.trust()) {
+        let (store, found, mut lost) = match TrustStore::open(paths.disk(), &paths.trust()) {
             Ok((store, found)) => (store, Some(found), None),
             Err(refusal) => {
                 tracing::error!(code = %refusal.code, error = %refusal.text, "the trust state is lost");
-                (TrustStore::empty(&paths.trust()), None, Some(refusal))
+                (TrustStore::empty(paths.disk(), &paths.trust()), None, Some(refusal))
             }
         };
         let fleet = found.as_ref().and_then(|f| f.trusted.as_ref()).map(Trusted::fleet);

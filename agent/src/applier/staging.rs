@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use ensign_bundle::digest::Digest;
@@ -13,7 +12,6 @@ use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::trust::roles::FileRef;
 
-use super::beneath::Dir;
 use super::tree::{self, Room};
 use super::unpack::{FromWorker, Survey, ToWorker};
 use crate::chain::chain;
@@ -74,7 +72,7 @@ impl Staging {
                 .stdout(Stdio::null())
                 .spawn()?;
             let mut files = vec![File::open(paths.manifests().join(manifest.digest.to_string()))?];
-            let (staging, trees) = (Dir::open(&paths.staging())?, Dir::open(&paths.trees())?);
+            let (staging, trees) = (paths.disk().dir(&paths.staging())?, paths.disk().dir(&paths.trees())?);
             for source in &sources {
                 files.push(File::open(paths.manifests().join(source.digest.to_string()))?);
             }
@@ -205,7 +203,6 @@ impl Drop for Staging {
 }
 
 /// Makes every byte of the staged trees last.
-pub(super) fn sync(staging: &Path) -> io::Result<()> {
-    rustix::fs::syncfs(File::open(staging)?)?;
-    Ok(())
+pub(super) fn sync(paths: &Paths) -> io::Result<()> {
+    paths.disk().dir(&paths.staging())?.sync_all()
 }

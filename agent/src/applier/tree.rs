@@ -8,10 +8,9 @@ use ensign_bundle::manifest::{Component, Entry, MODE_EXECUTABLE};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::words::show_bytes;
-use rustix::fs::{self, FileType, RenameFlags};
+use rustix::fs::{self, FileType};
 
-use super::beneath::{self, Dir};
-use crate::durable;
+use crate::disk::{Dir, Replace, hash};
 use crate::paths::Paths;
 
 /// Live files are read-only; the directories stay writable for their owner, who must be able to remove them.
@@ -37,32 +36,30 @@ pub(super) fn is_complete(paths: &Paths, tree: &Digest) -> bool {
 
 /// Brings staged trees into their place. The caller has synced what is in them.
 pub(super) fn publish(paths: &Paths, trees: &[Digest]) -> io::Result<()> {
-    let root = paths.trees();
+    let (disk, root) = (paths.disk(), paths.trees());
+    let (from, to) = (disk.dir(&paths.staging())?, disk.dir(&root)?);
     for tree in trees {
         // A marker without a tree is harmless: both are asked for.
-        durable::write(&root.join(marker(tree)), tree.to_string().as_bytes(), 0o644)?;
-        let to = Dir::open(&root)?;
-        let from = Dir::open(&paths.staging())?;
+        disk.write(&root.join(marker(tree)), tree.to_string().as_bytes(), 0o644)?;
         let name = tree.to_string();
-        match fs::renameat_with(&from, name.as_str(), &to, name.as_str(), RenameFlags::NOREPLACE) {
-            Ok(()) => {}
+        match from.rename(&name, &to, &name, Replace::No) {
             // What stood there was not complete, or it would not have been staged.
-            Err(rustix::io::Errno::EXIST) => {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 to.remove(&name)?;
-                fs::renameat_with(&from, name.as_str(), &to, name.as_str(), RenameFlags::NOREPLACE)?;
+                from.rename(&name, &to, &name, Replace::No)?;
             }
-            Err(e) => return Err(e.into()),
+            renamed => renamed?,
         }
     }
-    durable::sync_dir(&root)?;
-    durable::sync_dir(&paths.staging())
+    to.sync()?;
+    from.sync()
 }
 
 /// Removes a tree; its marker first, so that half of it is never taken for the whole.
 pub(super) fn discard(paths: &Paths, tree: &Digest) -> io::Result<()> {
     let root = paths.trees();
-    durable::remove(&root.join(marker(tree)))?;
-    Dir::open(&root)?.remove(&tree.to_string())
+    paths.disk().remove(&root.join(marker(tree)))?;
+    paths.disk().dir(&root)?.remove(&tree.to_string())
 }
 
 /// Compares a standing tree with the signed entries: every file's bytes and mode, every link, and that nothing else is there.
@@ -78,7 +75,8 @@ pub(super) fn verify(paths: &Paths, component: &Component) -> Result<(), Refusal
             ),
         )
     };
-    let dir = Dir::open(&paths.trees().join(tree.to_string())).map_err(|e| tampered("", e.to_string()))?;
+    let dir = paths.disk().dir(&paths.trees().join(tree.to_string()));
+    let dir = dir.map_err(|e| tampered("", e.to_string()))?;
     let mut listed = HashSet::new();
     for entry in component.entries() {
         let path = entry.path().as_str();
@@ -112,7 +110,7 @@ fn check(dir: &Dir, entry: &Entry) -> Result<(), String> {
             if stat.st_mode & 0o777 != live_mode(*mode) {
                 return Err(format!("has mode {:o}", stat.st_mode & 0o777));
             }
-            let (found, length) = beneath::hash(&dir.read(path).map_err(say)?).map_err(say)?;
+            let (found, length) = hash(&dir.read(path).map_err(say)?).map_err(say)?;
             if found == *digest && length == *size {
                 Ok(())
             } else {

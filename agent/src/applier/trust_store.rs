@@ -9,6 +9,7 @@ use ensign_bundle::reason::Refusal;
 use ensign_bundle::refuse;
 use ensign_bundle::trust::Trusted;
 
+use crate::disk::{self, Disk};
 use crate::durable;
 
 const HEADER: usize = 8 + Digest::BYTES;
@@ -17,6 +18,7 @@ const MODE: u32 = 0o600;
 /// Where the trust state is kept.
 #[derive(Debug)]
 pub(super) struct TrustStore {
+    disk: Disk,
     slots: [PathBuf; 2],
     sequence: u64,
     /// Digest of what is stored: the same again is not written.
@@ -33,7 +35,7 @@ pub(super) struct Found {
 
 impl TrustStore {
     /// Opens the store. Nothing there at all = not enrolled; copies that are there and all unusable = `needs-reprovision`.
-    pub(super) fn open(dir: &Path) -> Result<(Self, Found), Refusal> {
+    pub(super) fn open(disk: &Disk, dir: &Path) -> Result<(Self, Found), Refusal> {
         let slots = [dir.join("a.cbor"), dir.join("b.cbor")];
         let mut best: Option<(u64, Digest, Trusted)> = None;
         let (mut broken, mut before) = (0, 0);
@@ -65,6 +67,7 @@ impl TrustStore {
             None => (0, None, None),
         };
         let store = Self {
+            disk: disk.clone(),
             slots,
             sequence,
             stored,
@@ -75,8 +78,9 @@ impl TrustStore {
     }
 
     /// A store whose copies are lost; the next save begins anew.
-    pub(super) fn empty(dir: &Path) -> Self {
+    pub(super) fn empty(disk: &Disk, dir: &Path) -> Self {
         Self {
+            disk: disk.clone(),
             slots: [dir.join("a.cbor"), dir.join("b.cbor")],
             sequence: 0,
             stored: None,
@@ -96,7 +100,8 @@ impl TrustStore {
         let number = sequence.to_be_bytes();
         let sum = Hasher::new().update(&number).update(&state).clone().finish();
         let bytes = [&number[..], &sum.0, &state].concat();
-        durable::write(slot, &bytes, MODE).map_err(|e| durable::refusal(slot.display(), &e))?;
+        let written = self.disk.write(slot, &bytes, MODE);
+        written.map_err(|e| durable::refusal(slot.display(), &e))?;
         self.sequence = sequence;
         self.stored = Some(digest);
         Ok(true)
@@ -105,7 +110,8 @@ impl TrustStore {
     /// Removes both copies.
     pub(super) fn forget(&mut self) -> Result<(), Refusal> {
         for slot in &self.slots {
-            durable::remove(slot).map_err(|e| durable::refusal(slot.display(), &e))?;
+            let gone = self.disk.remove(slot);
+            gone.map_err(|e| durable::refusal(slot.display(), &e))?;
         }
         (self.sequence, self.stored) = (0, None);
         Ok(())
@@ -114,7 +120,7 @@ impl TrustStore {
 
 fn read(slot: &Path) -> Result<Option<(u64, Digest, Trusted)>, Refusal> {
     let io = |e| durable::refusal(slot.display(), &e);
-    let Some(bytes) = durable::read(slot, HEADER + limits::TRUST_STATE_BYTES).map_err(io)? else {
+    let Some(bytes) = disk::read(slot, HEADER + limits::TRUST_STATE_BYTES).map_err(io)? else {
         return Ok(None);
     };
     let Some((header, state)) = bytes.split_at_checked(HEADER) else {
@@ -146,7 +152,7 @@ mod tests {
     fn e13_what_cannot_be_stored_is_an_error_and_what_was_stored_stays() {
         let dir = tempfile::tempdir().unwrap();
         let (mut trusted, next) = trusted();
-        let (mut store, _) = TrustStore::open(dir.path()).unwrap();
+        let (mut store, _) = TrustStore::open(&Disk::default(), dir.path()).unwrap();
         assert!(store.save(&trusted).unwrap());
         // A directory with something in it stands where the next copy has to go.
         std::fs::create_dir_all(dir.path().join("b.cbor/in-the-way")).unwrap();
@@ -154,11 +160,11 @@ mod tests {
         assert_eq!(store.save(&trusted).unwrap_err().code, Code::Io);
         assert_eq!(store.save(&trusted).unwrap_err().code, Code::Io, "not forgotten");
         std::fs::remove_dir_all(dir.path().join("b.cbor")).unwrap();
-        let (_, found) = TrustStore::open(dir.path()).unwrap();
+        let (_, found) = TrustStore::open(&Disk::default(), dir.path()).unwrap();
         assert_eq!(found.trusted.unwrap().root().version, 1);
         assert!(store.save(&trusted).unwrap());
         assert!(!store.save(&trusted).unwrap(), "the same again is not written");
-        let (_, found) = TrustStore::open(dir.path()).unwrap();
+        let (_, found) = TrustStore::open(&Disk::default(), dir.path()).unwrap();
         assert_eq!((found.trusted.unwrap().root().version, found.degraded), (2, false));
     }
 
@@ -166,7 +172,7 @@ mod tests {
     fn e63_one_damaged_copy_degrades_and_two_are_no_trust() {
         let dir = tempfile::tempdir().unwrap();
         let (mut trusted, next) = trusted();
-        let (mut store, _) = TrustStore::open(dir.path()).unwrap();
+        let (mut store, _) = TrustStore::open(&Disk::default(), dir.path()).unwrap();
         store.save(&trusted).unwrap();
         trusted.update_root(&next, 1000).unwrap();
         store.save(&trusted).unwrap();
@@ -178,9 +184,12 @@ mod tests {
             durable::write(&path, &bytes, MODE).unwrap();
         };
         spoil("b.cbor");
-        let (_, found) = TrustStore::open(dir.path()).unwrap();
+        let (_, found) = TrustStore::open(&Disk::default(), dir.path()).unwrap();
         assert_eq!((found.trusted.unwrap().root().version, found.degraded), (1, true));
         spoil("a.cbor");
-        assert_eq!(TrustStore::open(dir.path()).unwrap_err().code, Code::NeedsReprovision);
+        assert_eq!(
+            TrustStore::open(&Disk::default(), dir.path()).unwrap_err().code,
+            Code::NeedsReprovision
+        );
     }
 }

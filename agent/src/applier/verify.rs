@@ -49,7 +49,7 @@ pub struct Judged {
 /// Verifies a file against the stored root and targets: every byte, signatures and thresholds, delegation, hardware. Writes nothing,
 /// takes no lock.
 pub fn verify_file(paths: &Paths, file: &File) -> Result<Judged, Refusal> {
-    let (_, found) = TrustStore::open(&paths.trust())?;
+    let (_, found) = TrustStore::open(paths.disk(), &paths.trust())?;
     let Some(trusted) = found.trusted else {
         return refuse!(NeedsReprovision, "this device is in no fleet, it trusts nobody");
     };

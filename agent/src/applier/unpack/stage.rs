@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 
 use ensign_bundle::blocks::{BlockRow, BlockTable, decode_block};
 use ensign_bundle::digest::Digest;
@@ -17,8 +17,8 @@ use rustix::fs::FileType;
 
 use super::Survey;
 use super::worker::{TABLE, read};
-use crate::applier::beneath::{self, Dir};
 use crate::applier::tree::{MODE_DIR, live_mode};
+use crate::disk::{self, Dir, hash};
 use crate::ipc::NEED_DIGESTS;
 
 /// Files are given room in units of this, bytes.
@@ -57,7 +57,7 @@ struct Open {
     /// Rows of blocks that are lacking, by the digest of their stored bytes. `None` = the table is lacking.
     rows: Option<Rows>,
     /// The file written last, kept open: its next piece follows.
-    file: Option<(u32, File)>,
+    file: Option<(u32, disk::File)>,
 }
 
 #[derive(Default)]
@@ -335,8 +335,7 @@ impl Stage {
                 first.insert(*digest, path);
             }
         }
-        let top = rustix::fs::Mode::from_raw_mode(MODE_DIR);
-        rustix::fs::fchmod(&open.dir, top).map_err(|e| io_at("", &e.into()))
+        open.dir.set_mode(MODE_DIR).map_err(|e| io_at("", &e))
     }
 }
 
@@ -407,12 +406,12 @@ impl Open {
     }
 
     /// A file's last piece is written: its bytes are read back and compared with what was signed.
-    fn close(&self, entry: &Entry, file: &File) -> Result<(), Refusal> {
+    fn close(&self, entry: &Entry, file: &disk::File) -> Result<(), Refusal> {
         let Entry::File { path, mode, digest, .. } = entry else {
             return Ok(());
         };
         let fail = |e: io::Error| io_at(path.as_str(), &e);
-        let (found, _) = beneath::hash(&self.dir.read(path.as_str()).map_err(fail)?).map_err(fail)?;
+        let (found, _) = hash(&self.dir.read(path.as_str()).map_err(fail)?).map_err(fail)?;
         if found != *digest {
             return refuse!(
                 ContentMismatch,
@@ -474,7 +473,7 @@ fn is_whole(dir: &Dir, entry: &Entry) -> bool {
     wanted
         && dir
             .read(path.as_str())
-            .and_then(|file| beneath::hash(&file))
+            .and_then(|file| hash(&file))
             .is_ok_and(|(found, _)| found == *digest)
 }
 
@@ -484,12 +483,12 @@ fn materialise(from: &Dir, source: &str, to: &Dir, path: &str, mode: u16, conten
     let Ok(file) = from.read(source) else {
         return Ok(false);
     };
-    if beneath::hash(&file)? != content {
+    if hash(&file)? != content {
         return Ok(false);
     }
     to.remove(path)?;
     let copy = to.create(path)?;
-    if rustix::fs::ioctl_ficlone(&copy, &file).is_ok() {
+    if copy.clone_of(&file).is_ok() {
         set_mode(&copy, mode)?;
         return Ok(true);
     }
@@ -507,22 +506,22 @@ fn materialise(from: &Dir, source: &str, to: &Dir, path: &str, mode: u16, conten
 
 fn materialise_copy(
     file: &File,
-    copy: &File,
+    copy: &disk::File,
     to: &Dir,
     path: &str,
     mode: u16,
     content: (Digest, u64),
 ) -> io::Result<bool> {
-    beneath::copy(file, copy)?;
-    if beneath::hash(&to.read(path)?)? != content {
+    disk::copy(file, copy)?;
+    if hash(&to.read(path)?)? != content {
         return Ok(false);
     }
     set_mode(copy, mode)?;
     Ok(true)
 }
 
-fn set_mode(file: &File, mode: u16) -> io::Result<()> {
-    file.set_permissions(std::fs::Permissions::from_mode(live_mode(mode)))
+fn set_mode(file: &disk::File, mode: u16) -> io::Result<()> {
+    file.set_mode(live_mode(mode))
 }
 
 fn component(manifest: &Manifest, index: usize) -> Result<&Component, Refusal> {

@@ -15,8 +15,8 @@ use rustix::fs::FileType;
 
 use super::stage::Stage;
 use super::{FromWorker, ToWorker};
-use crate::applier::beneath::Dir;
 use crate::chain::chain;
+use crate::disk::Disk;
 use crate::ipc::socket::{Socket, SocketError};
 
 /// Descriptors beside the ones of a message.
@@ -29,7 +29,7 @@ pub fn main() -> ExitCode {
     let run = || -> Result<(), SocketError> {
         confine()?;
         let socket = Socket::from_fd(std::io::stdin().as_fd().try_clone_to_owned()?);
-        serve(&socket)
+        serve(&socket, &Disk::default())
     };
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -49,7 +49,7 @@ fn confine() -> std::io::Result<()> {
     Ok(())
 }
 
-fn serve(socket: &Socket) -> Result<(), SocketError> {
+fn serve(socket: &Socket, disk: &Disk) -> Result<(), SocketError> {
     let mut stage: Option<Stage> = None;
     while let Some((message, descriptors)) = socket.receive::<ToWorker>()? {
         let answer = match message {
@@ -57,7 +57,7 @@ fn serve(socket: &Socket) -> Result<(), SocketError> {
                 manifest,
                 skip,
                 sources,
-            } => begin(&manifest, &skip, &sources, descriptors).map(|begun| {
+            } => begin(disk, &manifest, &skip, &sources, descriptors).map(|begun| {
                 let survey = begun.survey();
                 stage = Some(begun);
                 FromWorker::Surveyed(survey)
@@ -98,6 +98,7 @@ fn next(stage: &mut Stage) -> Result<FromWorker, Refusal> {
 }
 
 fn begin(
+    disk: &Disk,
     manifest: &FileRef,
     skip: &[ensign_bundle::ids::Ident],
     sources: &[FileRef],
@@ -110,7 +111,7 @@ fn begin(
             .ok_or_else(|| Refusal::new(Code::Malformed, "a descriptor is missing"))
     };
     let own = parse(&File::from(next()?), manifest)?;
-    let (staging, trees) = (Dir::from_fd(next()?), Dir::from_fd(next()?));
+    let (staging, trees) = (disk.dir_of(next()?), disk.dir_of(next()?));
     let mut stage = Stage::new(own, skip, staging, trees);
     for source in sources {
         // One source at a time in memory.
