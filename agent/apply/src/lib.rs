@@ -37,4 +37,6 @@ mod golden;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
+mod stories;
+#[cfg(test)]
 mod testkit;
