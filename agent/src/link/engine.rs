@@ -4,6 +4,7 @@
 //! what this applier was offered), blobs (what the applier needs − the cache) and the report (what the applier says − what the
 //! controller acknowledged). A restart of either side only means that the second level is empty again.
 
+mod reports;
 mod streams;
 
 use std::collections::{HashMap, HashSet};
@@ -31,10 +32,6 @@ use crate::ipc::{DESCRIPTORS, FromApplier, Need, Offer, OfferedRollout, Piece, S
 
 /// Before something is asked for again that was absent, damaged or cut off for another reason than a lost connection.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
-/// Before a report that was not acknowledged is sent again.
-const REPORT_AGAIN: Duration = Duration::from_secs(10);
-/// Longest time without any event: level triggers need no more.
-const TICK: Duration = Duration::from_secs(60);
 /// Blobs handed over before the cache is cut to its size again: at most that many megabytes too much.
 const PRUNE_EVERY: usize = 64;
 
@@ -476,63 +473,6 @@ impl Engine {
             // The connection is gone; `ApplierDown` follows.
             Err(_) => self.applier = None,
         }
-    }
-
-    /// Sends the report if it is new, unacknowledged for long, or the interval is over.
-    fn report(&mut self) {
-        let Some(session) = &mut self.session else { return };
-        let mut report = match self.state.borrow().as_ref() {
-            // The session belongs to an applier that is gone; the next one is being opened.
-            Some(state) if state.nonce == session.up.nonce => state.report.clone(),
-            _ => return,
-        };
-        report.status.reason = report.status.reason.or_else(|| self.unstored.clone());
-        if let Some(need) = &self.need {
-            let transfer = &mut report.status.transfer;
-            transfer.received = transfer.received.max(need.received);
-        }
-        let now = clock::boot();
-        let due = match &session.sent {
-            None => true,
-            Some((sent, at)) => {
-                // Bytes alone are progress, not news: they travel with the next report.
-                let changed = sent.seq != report.seq
-                    || sent.receipts != report.receipts
-                    || sent.status.phase != report.status.phase
-                    || sent.status.reason != report.status.reason;
-                let waiting = report.seq > session.acknowledged;
-                changed
-                    || now
-                        >= *at
-                            + if waiting {
-                                REPORT_AGAIN.min(session.interval)
-                            } else {
-                                session.interval
-                            }
-            }
-        };
-        if due {
-            session.up.reports.send_replace(Some(report.clone()));
-            session.sent = Some((report, now));
-        }
-    }
-
-    /// How long nothing needs to be done unless something happens.
-    fn pause(&self) -> Duration {
-        let now = clock::boot();
-        let again = self.delayed.values().min().map(|until| until.saturating_sub(now));
-        let report = self.session.as_ref().and_then(|session| {
-            let (sent, at) = session.sent.as_ref()?;
-            let wait = if sent.seq > session.acknowledged {
-                REPORT_AGAIN.min(session.interval)
-            } else {
-                session.interval
-            };
-            Some((*at + wait).saturating_sub(now))
-        });
-        let pause = TICK.min(again.unwrap_or(TICK)).min(report.unwrap_or(TICK));
-        // A timer that fires a moment early must not spin.
-        pause.max(Duration::from_millis(10))
     }
 
     /// What is staged, or this very cache, needs the room of what it holds.
