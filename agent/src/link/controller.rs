@@ -7,7 +7,7 @@ use std::time::Duration;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
 use ensign_bundle::wire::{self, FromDevice, Hello, Report, ToDevice, Welcome};
-use ensign_crypto::SecretKey;
+use ensign_crypto::{PublicKey, SecretKey};
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::{mpsc, watch};
 
@@ -90,7 +90,7 @@ impl Controller {
     /// Keeps connected until told to stop; a session is then ended with a goodbye.
     pub async fn keep_connected(mut self) {
         let (mut backoff, mut complaint) = (Backoff::default(), Complaint::default());
-        let (mut stop, mut hurried) = (self.stop.clone(), false);
+        let (mut stop, mut haste) = (self.stop.clone(), Haste::default());
         while !*stop.borrow() {
             // Before the applier answers, and after it left the fleet, there is nothing to say.
             let enrolled = |state: &Option<State>| state.as_ref().is_some_and(State::has_fleet);
@@ -121,9 +121,7 @@ impl Controller {
             }
             // A new applier needs a new session, at once: its leases answer its own nonce.
             let renewed = self.state.borrow().as_ref().is_some_and(|s| s.nonce != nonce);
-            // So does a change of the key, one step of it: a controller that forgets the new one again and again is asked at the usual pace.
-            hurried = self.rotating && !hurried;
-            if !renewed && !hurried {
+            if !haste.is_due(self.rotating) && !renewed {
                 let mut random = [0; 8];
                 // Without randomness every wait is the shortest; that is still a wait of the next try's handshake.
                 let _ = getrandom::fill(&mut random);
@@ -261,14 +259,11 @@ impl Controller {
         };
         // Somebody asks for a new key while this session stands: the next one begins the change.
         let asked = async {
-            loop {
-                tokio::time::sleep(LOOK).await;
-                // What a crash left of a change that is done is none.
-                if announced.is_none() && Pending::load(paths, &current).is_ok_and(|pending| pending.is_some()) {
-                    further.store(true, Ordering::Relaxed);
-                    return;
-                }
+            if announced.is_some() {
+                return std::future::pending().await;
             }
+            new_key_is_asked_for(paths, &current).await;
+            further.store(true, Ordering::Relaxed);
         };
         let mut stop = self.stop.clone();
         let ended = tokio::select! {
@@ -322,6 +317,30 @@ impl Controller {
     }
 }
 
+/// Which session begins without a wait because the change of the key is a step further.
+#[derive(Debug, Default)]
+struct Haste {
+    last: bool,
+}
+
+impl Haste {
+    /// One step hurries, the next does not: a controller that forgets the new key again and again is asked at the usual pace.
+    fn is_due(&mut self, rotating: bool) -> bool {
+        self.last = rotating && !self.last;
+        self.last
+    }
+}
+
+/// Waits until a change from `current` to another key is under way. What a crash left of a change that is done is none.
+async fn new_key_is_asked_for(paths: &Paths, current: &PublicKey) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if Pending::load(paths, current).is_ok_and(|pending| pending.is_some()) {
+            return;
+        }
+    }
+}
+
 /// Waits until this process is to end; the sender being gone means the same.
 async fn told(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
@@ -354,4 +373,54 @@ fn facts(config: &Config) -> BTreeMap<String, String> {
         *value = printable(value, FACT_CHARS);
     }
     facts
+}
+
+#[cfg(test)]
+mod tests {
+    use ensign_bundle::digest::{DeviceId, FleetId};
+    use ensign_bundle::statement;
+
+    use super::super::rotation;
+    use super::*;
+
+    fn key(seed: u8) -> SecretKey {
+        SecretKey::from_seed([seed; 32])
+    }
+
+    /// Puts down the statement of a change from one key to the next.
+    fn announce(paths: &Paths, old: &SecretKey, new: &SecretKey) {
+        let body = rotation::body(1, DeviceId::from(old.public().id()), old, new, key(9).public());
+        let signed = statement::sign(&body, &[old, new, &key(9)], &FleetId([7; 32])).unwrap();
+        rotation::begin(paths, &signed).unwrap();
+    }
+
+    /// It answers each announcement and knows the key by none: every second step waits.
+    #[test]
+    fn a_controller_that_forgets_the_new_key_is_asked_with_waits() {
+        let mut haste = Haste::default();
+        let steps = [true, true, true, true, false, true, false, false];
+        let hurried = steps.map(|rotating| haste.is_due(rotating));
+        assert_eq!(hurried, [true, false, true, false, false, true, false, false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_change_that_is_done_ends_no_session() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let current = identity::create_key(&paths).unwrap().public();
+        let ends = async || {
+            let looks = tokio::time::timeout(10 * LOOK, new_key_is_asked_for(&paths, &current));
+            looks.await.is_ok()
+        };
+        assert!(!ends().await, "nothing was asked for");
+        // A crash between the last two steps: the key in use is the one that was changed to.
+        let next = rotation::next_key(&paths).unwrap();
+        announce(&paths, &key(1), &next);
+        assert!(!ends().await, "of a key that is not in use");
+        let old = identity::key(&paths).unwrap().unwrap();
+        announce(&paths, &old, &key(2));
+        assert!(!ends().await, "to a key that is not there");
+        announce(&paths, &old, &next);
+        assert!(ends().await);
+    }
 }

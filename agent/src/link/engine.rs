@@ -6,6 +6,8 @@
 
 mod reports;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;

@@ -214,7 +214,7 @@ async fn joining(send: &mut SendStream, recv: &mut RecvStream, script: &Script, 
     }
 }
 
-fn welcome(time: &[u8]) -> Welcome {
+pub(super) fn welcome(time: &[u8]) -> Welcome {
     Welcome {
         protocol: wire::PROTOCOL.1,
         device: ensign_bundle::digest::DeviceId([1; 32]),
