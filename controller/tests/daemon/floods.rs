@@ -3,9 +3,10 @@
 use std::io::ErrorKind;
 
 use ensign_bundle::wire;
+use hyper::Method;
 use tokio::net::TcpStream;
 
-use crate::fleet::{Client, Device, Fleet, Link, key, within};
+use crate::fleet::{Client, Device, Fleet, Kept, Link, key, within};
 
 /// More than either room of strangers holds, and than the room that operators have by default.
 const CROWD: usize = 700;
@@ -25,6 +26,29 @@ async fn an_operator_gets_in_past_idle_connections() {
         |stream: &&TcpStream| matches!(stream.try_read(&mut [0]), Err(e) if e.kind() == ErrorKind::WouldBlock);
     let open = idle.iter().filter(is_open).count();
     assert!(open > CROWD / 2, "{open} of {CROWD} are left");
+    running.stop().await.unwrap();
+}
+
+/// Who has done the work of a handshake shares places with others who have, whether or not a token was shown yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_finished_handshake_is_kept_past_idle_connections() {
+    let fleet = Fleet::new();
+    let running = fleet.serve().await;
+    let mut client = Client::new(running.address, &fleet);
+    client.token = "of nobody".to_owned();
+    let mut kept = within(client.connect()).await.unwrap();
+    let ask = async |kept: &mut Kept| {
+        let answer = kept.call(Method::GET, "/v1/fleet", "application/json", Vec::new());
+        within(answer).await.map(|answer| answer.status)
+    };
+    assert_eq!(ask(&mut kept).await.unwrap(), 401);
+    let mut idle = Vec::new();
+    for _ in 0..CROWD {
+        idle.push(within(TcpStream::connect(running.address)).await.unwrap());
+    }
+    // Served in the order in which they came: the whole crowd has its places, or has lost them.
+    assert_eq!(Client::new(running.address, &fleet).get("/v1/fleet").await.status, 200);
+    assert_eq!(ask(&mut kept).await.unwrap(), 401);
     running.stop().await.unwrap();
 }
 

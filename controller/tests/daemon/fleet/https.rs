@@ -87,11 +87,40 @@ impl Client {
         path: &str,
         content: &str,
         body: Vec<u8>,
-    ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<Answer, Failed> {
+        self.connect().await?.call(method, path, content, body).await
+    }
+
+    /// A connection that stays open.
+    pub(crate) async fn connect(&self) -> Result<Kept, Failed> {
         let tcp = TcpStream::connect(self.address).await?;
         let tls = self.tls.connect(ServerName::try_from("localhost")?, tcp).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
         tokio::spawn(connection);
+        Ok(Kept {
+            sender,
+            token: self.token.clone(),
+        })
+    }
+}
+
+/// What an operator's connection may fail with.
+pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// An open connection of an operator.
+pub(crate) struct Kept {
+    sender: http1::SendRequest<Full<Bytes>>,
+    token: String,
+}
+
+impl Kept {
+    pub(crate) async fn call(
+        &mut self,
+        method: Method,
+        path: &str,
+        content: &str,
+        body: Vec<u8>,
+    ) -> Result<Answer, Failed> {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -99,7 +128,7 @@ impl Client {
             .header("authorization", format!("Bearer {}", self.token))
             .header("content-type", content)
             .body(Full::new(Bytes::from(body)))?;
-        let response = sender.send_request(request).await?;
+        let response = self.sender.send_request(request).await?;
         Ok(Answer {
             status: response.status().as_u16(),
             body: response.into_body().collect().await?.to_bytes(),

@@ -23,7 +23,7 @@ use ensign_testkit::{ident, one_wave, stop_at};
 
 pub(crate) use device::{Device, Link, client_config, ecdsa_config, keyless_config, within};
 pub(crate) use ensign_testkit::key;
-pub(crate) use https::{Answer, Client};
+pub(crate) use https::{Answer, Client, Kept};
 
 pub(crate) const FLEET: FleetId = FleetId([7; 32]);
 pub(crate) const API_TOKEN: &str = "test-token-of-an-admin";
