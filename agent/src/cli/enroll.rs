@@ -376,3 +376,64 @@ fn claim(text: &str) -> Result<(String, String), String> {
 fn io(error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::new(Code::Io, chain(error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a device that asked to be `till` is told.
+    fn said(name: &str, joined: bool, approved: bool) -> String {
+        let document = Document {
+            id: "07ab".to_owned(),
+            name: name.to_owned(),
+            fleet: String::new(),
+            approved,
+            joined,
+            asked: "till".to_owned(),
+            next: next(&Paths::new("/tmp/till")),
+        };
+        document.sentence()
+    }
+
+    #[test]
+    fn who_joined_is_told_what_it_is_called_and_what_to_type() {
+        let next = "Next: `ensign-agent run --root /tmp/till`";
+        assert_eq!(
+            said("till", true, true),
+            format!("till has joined (device 07ab)\n{next}")
+        );
+        assert_eq!(
+            said("till-2", true, false),
+            format!(
+                "till-2 waits for an operator: `ensign device accept 07ab`; another device is called till, so this one is till-2\n{next}"
+            )
+        );
+        assert_eq!(
+            said("till", false, true),
+            "till is already in this fleet (device 07ab)",
+            "asked again, nothing is to be done"
+        );
+        assert!(super::next(&Paths::new("/")).contains("systemctl start ensign-agent"));
+    }
+
+    #[test]
+    fn a_name_that_means_something_else_is_a_wrong_word() {
+        let named = |name: Option<&str>| {
+            let arguments = Arguments {
+                token: None,
+                token_file: None,
+                name: name.map(str::to_owned),
+                controller: Vec::new(),
+                claims: Vec::new(),
+            };
+            super::name(&arguments).map_err(|failure| failure.refusal.code)
+        };
+        assert_eq!(named(Some("till7")), Ok("till7".to_owned()));
+        assert_eq!(named(Some("deadbeef")), Err(Code::Usage));
+        assert_eq!(
+            named(None).map(|name| device_name(&name)),
+            Ok(Ok(())),
+            "that of the host"
+        );
+    }
+}

@@ -7,6 +7,7 @@ use ensign_agent::ipc::{FromApplier, ToAdmin, ToApplier};
 use ensign_bundle::plan::evidence::ReceiptState;
 use ensign_bundle::reason::Code;
 use ensign_bundle::wire::Phase;
+use ensign_testkit::DAY;
 
 use crate::kit::bed::Bed;
 use crate::kit::device::{Device, receipts};
@@ -193,4 +194,42 @@ fn a_file_is_verified_and_applied_in_the_documented_order() {
     flipped[at] ^= 1;
     assert_eq!(apply(&flipped).exit(), 23, "content comes before everything else");
     assert_eq!(verify(&flipped).unwrap_err().code.exit(), 23);
+}
+
+/// Content, signatures, device, counter, expiry, then that no plan comes with it: of several faults the first of these is told.
+#[test]
+fn the_first_failing_check_of_a_file_decides() {
+    type Fault = (Code, fn(&mut Recipe));
+    let faults: [Fault; 4] = [
+        (Code::RoleNotAuthorised, |r| r.signer = 30),
+        (Code::HardwareMismatch, |r| r.hardware = vec!["till".to_owned()]),
+        (Code::DowngradeRefused, |r| r.version = "1.0.0"),
+        (Code::MetadataExpired, |r| r.age_s = 400 * DAY),
+    ];
+    let recipe = |version| Recipe::new(version, files(&[("page", b"one")]));
+    let mut fleet = Fleet::new();
+    let device = Device::enrolled(&fleet);
+    device.update(&mut fleet, &recipe("2.0.0").build());
+    let apply = |bytes: &[u8]| device.refusal(&ToAdmin::Apply, Some(&scratch(bytes)));
+    for first in 0..=faults.len() {
+        let mut faulty = recipe("3.0.0");
+        faults[first..].iter().for_each(|(_, spoil)| spoil(&mut faulty));
+        let mut bundle = faulty.build().bundle;
+        let expected = faults.get(first).map_or(Code::NoOfflinePlan, |(code, _)| *code);
+        let refusal = apply(&bundle);
+        assert_eq!(refusal.code, expected, "{}", refusal.text);
+        // Neither what runs nor the time is asked by whoever only looks.
+        let judged = applier::verify_file(&device.paths, &scratch(&bundle)).unwrap();
+        let asked = Some(expected).filter(|_| first < 2);
+        assert_eq!(judged.refusal.map(|r| r.code), asked);
+        assert_eq!(judged.releases[0].verdict, asked.map_or("ok", Code::name));
+        *bundle.last_mut().unwrap() ^= 1;
+        let refusal = apply(&bundle);
+        assert_eq!(refusal.code.exit(), 23, "{}", refusal.text);
+    }
+    let mut floor = recipe("4.0.0");
+    floor.security_floor = 4_000_000_000_000;
+    device.update(&mut fleet, &floor.build());
+    device.link().offer(&device, &fleet, None);
+    assert_eq!(apply(&recipe("3.0.0").build().bundle).code, Code::BelowFloor);
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 
 use ensign_agent::ipc::socket::{MESSAGE_BYTES, SocketError};
-use ensign_agent::ipc::{FromApplier, Need, Offer, Piece, ToAdmin, ToApplier};
+use ensign_agent::ipc::{FromApplier, Need, Offer, Piece, State, ToAdmin, ToApplier};
 use ensign_bundle::codec;
 use ensign_bundle::digest::{DeviceId, Digest, Nonce};
 use ensign_bundle::reason::Code;
@@ -527,4 +527,30 @@ fn nothing_that_is_offered_in_a_trial_changes_it() {
     let state = link.until_settled();
     assert_eq!(state.report.status.phase, Phase::Confirmed);
     assert_eq!(device.live("web"), files(&[("*check", b"one")]));
+}
+
+/// The link half keeps whatever it handed over: what was followed is not begun again by showing it again.
+#[test]
+fn an_offer_that_was_followed_is_not_followed_again() {
+    let bed = Bed::new();
+    bed.installs(&mut bed.device.link());
+    let Bed {
+        mut fleet,
+        device,
+        rollout,
+        ..
+    } = bed;
+    let newer = files(&[("page", b"two")]);
+    device.update(&mut fleet, &Recipe::new("2.0.0", newer.clone()).build());
+    let mut link = device.link();
+    let generation = link.state.report.status.generation;
+    // With the lease of a controller that helps.
+    link.offer(&device, &fleet, Some(&rollout));
+    let replayed = |state: &State| {
+        let reason = state.report.status.reason.as_ref();
+        reason.is_some_and(|r| r.code == Code::PlanReplayed)
+    };
+    let status = link.until(replayed).report.status;
+    assert_eq!((status.phase, status.generation), (Phase::Rejected, generation));
+    assert_eq!(device.live("web"), newer);
 }

@@ -72,18 +72,25 @@ fn a_lock_defers_and_unlocking_goes_on() {
     link.provide_all(&release.blobs);
     let reason = link.until_phase(Phase::Waiting).report.status.reason.unwrap();
     assert_eq!(reason.code, Code::Locked);
-    assert!(reason.text.contains("surgery"));
-    // Why it waits is said as it is now.
-    let inventory = ToAdmin::Lock {
-        reason: "inventory".to_owned(),
-        ttl_s: 600,
+    // Until when, to the second, as everywhere else.
+    let until = |text: &str| {
+        let rest = text.strip_prefix("the device is locked until 20").unwrap_or_default();
+        rest.get("26-12-01T18:54:00".len()..).unwrap_or_default().to_owned()
     };
-    device.admin(&inventory, None);
-    link.offer(&device, &fleet, Some(&rollout));
-    link.until(|state| {
-        let reason = state.report.status.reason.as_ref();
-        reason.is_some_and(|r| r.code == Code::Locked && r.text.contains("inventory"))
-    });
+    assert_eq!(until(&reason.text), "Z: surgery", "{}", reason.text);
+    // Why it waits is said as it is now.
+    for (reason, says) in [("inventory", "Z: inventory"), (" ", "Z, no reason given")] {
+        let lock = ToAdmin::Lock {
+            reason: reason.to_owned(),
+            ttl_s: 600,
+        };
+        device.admin(&lock, None);
+        link.offer(&device, &fleet, Some(&rollout));
+        link.until(|state| {
+            let reason = state.report.status.reason.as_ref();
+            reason.is_some_and(|r| r.code == Code::Locked && until(&r.text) == says)
+        });
+    }
     device.admin(&ToAdmin::Unlock, None);
     assert_eq!(link.until_settled().report.status.phase, Phase::Confirmed);
 }

@@ -17,7 +17,7 @@ const RETRY_S: u64 = 60;
 
 impl State {
     /// Renews roles, plans, and writes the rows of what changed. Returns when to come again without a job.
-    pub(super) fn reconcile(&mut self) -> Result<Option<u64>, Refusal> {
+    pub fn reconcile(&mut self) -> Result<Option<u64>, Refusal> {
         let renew_at = match self.renew() {
             Ok(at) => at,
             Err(refusal) => {

@@ -48,6 +48,16 @@ async fn e70_each_token_that_is_no_good_has_its_own_code() {
     let used = join(&Device::new(63), &once).await.unwrap_err();
     assert_eq!(used.code, Code::TokenUsedUp);
 
+    // Nobody makes one that lives for ever, or that was over before it began.
+    let grant = |life: u64| fleet.grant(&key(56), 1, clock::unix_now() + life, true);
+    for (grant, code) in [
+        (grant(401 * 24 * 3600), Code::LifetimeRefused),
+        (grant(0), Code::TokenExpired),
+    ] {
+        let made = running.core.change(move |state| state.create_token(&grant)).await;
+        assert_eq!(made.unwrap_err().code, code);
+    }
+
     let revoked = fleet.token(&running, 53, 5).await;
     let public = revoked.public();
     running

@@ -41,14 +41,14 @@ async fn a_finished_handshake_is_kept_past_idle_connections() {
         let answer = kept.call(Method::GET, "/v1/fleet", "application/json", Vec::new());
         within(answer).await.map(|answer| answer.status)
     };
-    assert_eq!(ask(&mut kept).await.unwrap(), 401);
+    assert_eq!(ask(&mut kept).await.unwrap(), 403);
     let mut idle = Vec::new();
     for _ in 0..CROWD {
         idle.push(within(TcpStream::connect(running.address)).await.unwrap());
     }
     // Served in the order in which they came: the whole crowd has its places, or has lost them.
     assert_eq!(Client::new(running.address, &fleet).get("/v1/fleet").await.status, 200);
-    assert_eq!(ask(&mut kept).await.unwrap(), 401);
+    assert_eq!(ask(&mut kept).await.unwrap(), 403);
     running.stop().await.unwrap();
 }
 

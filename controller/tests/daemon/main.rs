@@ -18,6 +18,7 @@ mod floods;
 mod hostile;
 mod kit;
 mod lost_plans;
+mod names;
 mod process;
 mod publishing;
 mod rollout;

@@ -61,6 +61,12 @@ pub(crate) struct Recipe {
     pub window_s: u64,
     pub deadline_s: u64,
     pub security_floor: u64,
+    /// Seed of the key that signs it.
+    pub signer: u8,
+    /// What it is for; empty = everything.
+    pub hardware: Vec<String>,
+    /// Seconds since it was signed.
+    pub age_s: u64,
 }
 
 impl Recipe {
@@ -72,6 +78,9 @@ impl Recipe {
             window_s: 1,
             deadline_s: 20,
             security_floor: 0,
+            signer: 12,
+            hardware: Vec::new(),
+            age_s: 0,
         }
     }
 
@@ -89,6 +98,7 @@ impl Recipe {
         let version = Version::parse(self.version).unwrap();
         let mut draft = Draft::new(ident("app"), version.clone(), version.counter().unwrap());
         draft.security_floor = self.security_floor;
+        draft.compatible.hardware = self.hardware;
         draft.health.probes = self.probes;
         draft.health.window_s = self.window_s;
         draft.health.deadline_s = self.deadline_s;
@@ -103,7 +113,7 @@ impl Recipe {
             draft.add(made.tree);
         }
         let mut unsigned: Unsigned = draft.freeze().unwrap();
-        unsigned.sign(&key(12), &FLEET, unix()).unwrap();
+        unsigned.sign(&key(self.signer), &FLEET, unix() - self.age_s).unwrap();
         let contents = unsigned.contents();
         for table in &contents.tables {
             blobs.insert(Digest::of(table.bytes()), table.bytes().to_vec());

@@ -142,10 +142,14 @@ impl Fleet {
     }
 
     pub(crate) async fn try_serve(&self, kit: &Path) -> Result<Running, ensign_bundle::reason::Refusal> {
+        self.serve_as(kit, Config::default()).await
+    }
+
+    pub(crate) async fn serve_as(&self, kit: &Path, config: Config) -> Result<Running, ensign_bundle::reason::Refusal> {
         serve::start(Options {
             data: self.data(),
             kit: Some(kit.to_owned()),
-            config: Config::default(),
+            config,
         })
         .await
     }
