@@ -100,24 +100,27 @@ async fn a_clock_that_jumps_far_ahead_is_attested_to_nobody() {
     running.stop().await.unwrap();
 }
 
-/// Whoever runs the controller may vouch for a clock that nothing on the machine does.
+/// What keeps the clock vouches for it, and where nothing does, whoever runs the controller may.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clock_that_its_owner_vouches_for_is_believed() {
-    let fleet = Fleet::new();
-    let trusting = Config {
-        trust_clock: true,
-        ..Config::default()
-    };
-    let running = fleet.serve_as(&fleet.kit(), trusting).await.unwrap();
-    let controller = fleet.controller.public().id();
-    let token = fleet.token(&running, 50, 1).await;
-    let mut device = Device::new(60);
-    device.join(running.address, &controller, &token).await.unwrap();
-    let later = clock::unix_now() + 4 * DAY;
-    // What has expired by then is renewed first.
-    at(&running, later, false, State::reconcile).await.unwrap();
-    assert_eq!(attests(&running, &mut device, later, false).await, (true, None));
-    running.stop().await.unwrap();
+async fn a_clock_that_somebody_vouches_for_is_believed() {
+    for (synchronised, trust_clock) in [(true, false), (false, true)] {
+        let fleet = Fleet::new();
+        let config = Config {
+            trust_clock,
+            ..Config::default()
+        };
+        let running = fleet.serve_as(&fleet.kit(), config).await.unwrap();
+        let controller = fleet.controller.public().id();
+        let token = fleet.token(&running, 50, 1).await;
+        let mut device = Device::new(60);
+        device.join(running.address, &controller, &token).await.unwrap();
+        let later = clock::unix_now() + 4 * DAY;
+        // What has expired by then is renewed first.
+        at(&running, later, synchronised, State::reconcile).await.unwrap();
+        let answer = attests(&running, &mut device, later, synchronised).await;
+        assert_eq!(answer, (true, None), "{synchronised}");
+        running.stop().await.unwrap();
+    }
 }
 
 /// No role is signed with a time that is not believed, be it renewed or published, and no rule goes by it. What people signed then makes
