@@ -13,10 +13,9 @@ use ensign_bundle::trust::{TrustState, Trusted};
 use ensign_bundle::wire::DocKind;
 use serde_bytes::ByteBuf;
 
-use super::identity;
 use super::offer::Documents;
 use super::shell::{Shell, ShellError};
-use super::{labels, report, sockets, verify};
+use super::{identity, intake, labels, report, sockets, verify};
 use crate::durable;
 use crate::ipc::{FromAdmin, Piece, ToAdmin};
 
@@ -107,14 +106,22 @@ fn clean(reason: &str) -> String {
 }
 
 /// Where a rollback goes, if it may: back from a trial, or to the previous generation, if its trees are what they were.
-fn may_roll_back(shell: &Shell) -> Result<u64, Refusal> {
-    let device = &shell.device;
-    match &device.stage {
+fn may_roll_back(shell: &mut Shell) -> Result<u64, Refusal> {
+    match &shell.device.stage {
         Stage::Switching(s) => return Ok(s.from),
         Stage::Trial(s) => return Ok(s.from),
         Stage::RollingBack(_) => return refuse!(InProgress, "the device is going back already"),
         _ => {}
     }
+    if let Some(trusted) = &mut shell.trusted {
+        // What runs is left: from then on nothing else says how far it raised the floor.
+        intake::remember_floors(trusted, &shell.device);
+        if let Err(refusal) = shell.store.save(trusted) {
+            // Going back needs no free space.
+            tracing::error!(code = %refusal.code, error = %refusal.text, "the security floor is not stored");
+        }
+    }
+    let device = &shell.device;
     let to = device.previous();
     let Some(generation) = device.generation(to) else {
         return refuse!(NotFound, "there is no previous generation");

@@ -260,8 +260,8 @@ fn needed_releases(device: &Device) -> impl Iterator<Item = ReleaseName> {
         })
 }
 
-/// What has proven itself here raises the floor. Asked before every judgement, so that no crash in between loses it.
-fn remember_floors(trusted: &mut Trusted, device: &Device) {
+/// What has proven itself here raises the floor. Asked before every judgement and every way back, so that no crash in between loses it.
+pub(super) fn remember_floors(trusted: &mut Trusted, device: &Device) {
     let confirmed = device
         .running()
         .into_iter()

@@ -1,5 +1,6 @@
 //! The real applier process, driven as the link half, the runner and root drive it.
 
+mod bounds;
 mod cases;
 mod crashes;
 mod hostile;

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::Write as _;
 
 use ensign_bundle::digest::{DeviceId, Digest, FleetId, Nonce};
-use ensign_bundle::ids::Version;
+use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::manifest::{Draft, Probe, Unsigned};
 use ensign_bundle::path::TreePath;
 use ensign_bundle::plan::cohort::{CutWave, Listed as Member};
@@ -23,7 +23,7 @@ use ensign_bundle::plan::evidence::{Binding, Lease, TimeAttestation};
 use ensign_bundle::plan::statements::{Grant, Plan, PlanRelease, Subject};
 use ensign_bundle::statement;
 use ensign_bundle::trust::issue::{self, NewFleet};
-use ensign_bundle::trust::roles::{Controller, FORMAT, Listed, ListedRelease, Product};
+use ensign_bundle::trust::roles::{Controller, FORMAT, Listed, ListedRelease, Product, Release as ReleaseDocument};
 use ensign_bundle::wire::DocKind;
 use ensign_crypto::PublicKey;
 use ensign_testkit::{DAY, one_wave};
@@ -43,6 +43,7 @@ pub(crate) fn exec(path: &str) -> Probe {
 /// A release, signed, with every blob by its digest.
 #[derive(Clone)]
 pub(crate) struct Release {
+    pub product: Ident,
     pub version: Version,
     pub counter: u64,
     pub manifest: Digest,
@@ -55,6 +56,7 @@ pub(crate) struct Release {
 
 /// What a release is made of.
 pub(crate) struct Recipe {
+    pub product: &'static str,
     pub version: &'static str,
     pub components: Vec<(&'static str, Files, Vec<&'static str>)>,
     pub probes: Vec<Probe>,
@@ -72,6 +74,7 @@ pub(crate) struct Recipe {
 impl Recipe {
     pub(crate) fn new(version: &'static str, web: Files) -> Self {
         Self {
+            product: "app",
             version,
             components: vec![("web", web, Vec::new())],
             probes: Vec::new(),
@@ -96,7 +99,7 @@ impl Recipe {
 
     pub(crate) fn build(self) -> Release {
         let version = Version::parse(self.version).unwrap();
-        let mut draft = Draft::new(ident("app"), version.clone(), version.counter().unwrap());
+        let mut draft = Draft::new(ident(self.product), version.clone(), version.counter().unwrap());
         draft.security_floor = self.security_floor;
         draft.compatible.hardware = self.hardware;
         draft.health.probes = self.probes;
@@ -127,6 +130,7 @@ impl Recipe {
             writer.block(block).unwrap();
         }
         Release {
+            product: ident(self.product),
             version,
             counter: contents.release.counter,
             manifest,
@@ -136,6 +140,20 @@ impl Recipe {
             blobs,
             bundle: writer.finish().unwrap(),
         }
+    }
+}
+
+impl Release {
+    /// The same manifest under a document that says otherwise, signed by who signs releases.
+    pub(crate) fn told_otherwise(mut self, change: impl Fn(&mut ReleaseDocument)) -> Self {
+        let mut document = statement::open_unverified::<ReleaseDocument>(&self.document)
+            .unwrap()
+            .body;
+        change(&mut document);
+        self.counter = document.counter;
+        self.document = statement::sign(&document, &[&key(12)], &FLEET).unwrap();
+        self.listed = ListedRelease::of(&document, &self.document);
+        self
     }
 }
 
@@ -208,6 +226,7 @@ impl Fleet {
     /// A plan that brings `release` to these devices in one wave.
     pub(crate) fn plan(&mut self, release: &Release, wave: &CutWave, soak_s: u64) -> Vec<u8> {
         self.seq += 1;
+        let product = release.product.clone();
         let release = PlanRelease {
             version: release.version.clone(),
             counter: release.counter,
@@ -215,7 +234,7 @@ impl Fleet {
             length: release.manifest_len,
         };
         let mut plan = ensign_testkit::plan(unix(), self.seq, release, one_wave(wave, soak_s));
-        plan.not_before = 0;
+        (plan.product, plan.not_before) = (product, 0);
         statement::sign(&plan, &[&key(13)], &FLEET).unwrap()
     }
 
