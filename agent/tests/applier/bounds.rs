@@ -18,7 +18,10 @@ fn refused(device: &Device, fleet: &mut Fleet, release: &Release) -> Refusal {
     let status = device.update(fleet, release).report.status;
     assert_eq!(status.phase, Phase::Rejected, "{:?}", status.reason);
     assert_eq!(std::fs::read_link(device.paths.current()).ok(), before);
-    status.reason.unwrap()
+    let Some(reason) = status.reason else {
+        panic!("no reason");
+    };
+    reason
 }
 
 #[test]
