@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::client::Client;
-use crate::failure::{Failure, Result};
-use crate::home::{Context, Home, KeyRole};
+use crate::failure::Result;
+use crate::home::{Context, Home};
 use crate::output::Shell;
+use crate::scopes;
 use crate::trust::Trust;
 use ensign_bundle::digest::FleetId;
 use ensign_bundle::reason::Code;
@@ -71,18 +72,8 @@ impl Session {
 
     /// Signs a statement with the deploy key of this machine.
     pub fn sign_deploy<T: Document>(&self, statement: &T) -> Result<Vec<u8>> {
-        let keys = self.trust.deploy_role().0;
-        let stored = self.context.signer(KeyRole::Deploy, &keys)?;
-        let public = stored.public();
-        if !keys.contains(&public) {
-            return Err(Failure::new(
-                Code::RoleNotAuthorised,
-                format!(
-                    "the deploy key {} of this machine is in no scope of the root",
-                    public.id()
-                ),
-            ));
-        }
-        Ok(statement::sign(statement, &[&stored.secret()?], &self.fleet())?)
+        let scopes: Vec<_> = self.trust.root().scopes.iter().collect();
+        let key = scopes::signer(self, None, &scopes, "statements")?.secret()?;
+        Ok(statement::sign(statement, &[&key], &self.fleet())?)
     }
 }

@@ -9,7 +9,7 @@ use ensign_bundle::plan::statements::{Grant, Subject};
 use ensign_bundle::reason::Code;
 use ensign_bundle::statement::Signed;
 use ensign_bundle::trust::roles::{Root, Scope};
-use ensign_crypto::{KeyId, PublicKey, aad, valid_signers};
+use ensign_crypto::{KeyId, PublicKey};
 use serde::Serialize;
 
 use crate::app::App;
@@ -18,7 +18,6 @@ use crate::clock;
 use crate::difference::Difference;
 use crate::durable::{self, PUBLIC};
 use crate::failure::{Failure, Result, fail};
-use crate::home::KeyRole;
 use crate::output::{Document, Facts, Paint};
 use crate::scopes::{self, ScopeCount};
 use crate::signing;
@@ -60,15 +59,9 @@ pub async fn sign(app: &App, words: &SignFile) -> Result<()> {
     let scopes = touched(session.trust.root(), &grant)?;
     let before = scopes::counts(&session, &scopes, &grant.envelope);
     let (key, added) = if words.add.is_empty() {
-        let signer = match &words.key {
-            Some(path) => session.context.keyring().stored(path)?,
-            None => session
-                .context
-                .signer(KeyRole::Deploy, &session.trust.deploy_role().0)?,
-        };
+        let signer = scopes::signer(&session, words.key.as_deref(), &scopes, "grants")?;
         let public = signer.public();
-        scopes::check_role(&scopes, &public, "grants")?;
-        let new = valid_signers(&grant.envelope, &[public], &aad(&session.fleet().0)).is_empty();
+        let new = !signing::has_signed(&grant.envelope, &public, &session.fleet());
         if new {
             let mut difference = difference(&terms, &grant);
             for (scope, before, after) in scopes::with_key(&scopes, &before, &public) {
@@ -85,19 +78,7 @@ pub async fn sign(app: &App, words: &SignFile) -> Result<()> {
         }
         (Some(public.id()), usize::from(new))
     } else {
-        let keys = scopes::keys(&scopes);
-        let mut added = 0;
-        for sig in &words.add {
-            let detached = signing::read::<Grant>(sig)?;
-            added += signing::join(
-                &mut grant.envelope,
-                &detached.envelope,
-                &keys,
-                &session.fleet(),
-                sig,
-                path,
-            )?;
-        }
+        let added = signing::join_all::<Grant>(&mut grant.envelope, words, &scopes::keys(&scopes), &session.fleet())?;
         (None, added)
     };
     if app.shell.dry_run {

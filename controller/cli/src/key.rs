@@ -37,7 +37,7 @@ struct Exported {
 
 pub async fn run(app: &App, verb: KeyVerb) -> Result<()> {
     let verb = match verb {
-        KeyVerb::Root(verb) => return ceremony::run(app, verb).await,
+        KeyVerb::Root(verb) => return ceremony::root::run(app, verb).await,
         verb => verb,
     };
     let context = app.home.current()?;

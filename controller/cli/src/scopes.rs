@@ -1,5 +1,7 @@
 //! The deploy scopes that something touches: who may sign it, how many have, and what is missing.
 
+use std::path::Path;
+
 use ensign_bundle::reason::Code;
 use ensign_bundle::statement;
 use ensign_bundle::trust::roles::Scope;
@@ -8,6 +10,8 @@ use serde::Serialize;
 
 use crate::app::Session;
 use crate::failure::{Failure, Result, fail};
+use crate::home::KeyRole;
+use crate::keyring::Stored;
 use crate::signing::Count;
 
 /// How many of how many have signed in a scope.
@@ -47,11 +51,12 @@ pub fn with_key(scopes: &[&Scope], before: &[ScopeCount], key: &PublicKey) -> Ve
     scopes.iter().zip(before).map(one).collect()
 }
 
-/// Refuses a key that is in none of the scopes.
-pub fn check_role(scopes: &[&Scope], key: &PublicKey, what: &str) -> Result<()> {
-    let keys = keys(scopes);
-    if keys.contains(key) {
-        return Ok(());
+/// The deploy key that signs `what`: the one in `file`, else that of this machine. Refused where it is in none of the scopes.
+pub fn signer(session: &Session, file: Option<&Path>, scopes: &[&Scope], what: &str) -> Result<Stored> {
+    let stored = deploy_key(session, file)?;
+    let (key, keys) = (stored.public(), keys(scopes));
+    if keys.contains(&key) {
+        return Ok(stored);
     }
     let names: Vec<&str> = scopes.iter().map(|s| s.name.as_str()).collect();
     fail!(
@@ -64,10 +69,11 @@ pub fn check_role(scopes: &[&Scope], key: &PublicKey, what: &str) -> Result<()> 
 }
 
 /// Refuses where the signature of this machine's key is not enough by itself.
-pub fn alone(scopes: &[&Scope], key: &PublicKey, what: &str, hint: &str) -> Result<()> {
+pub fn alone(session: &Session, scopes: &[&Scope], what: &str, hint: &str) -> Result<()> {
+    let key = deploy_key(session, None)?.public();
     for scope in scopes {
         let role = &scope.role;
-        if !role.keys.contains(key) {
+        if !role.keys.contains(&key) {
             return fail!(
                 RoleNotAuthorised,
                 "the deploy key {} of this machine is none of the {} of scope {}",
@@ -90,6 +96,13 @@ pub fn alone(scopes: &[&Scope], key: &PublicKey, what: &str, hint: &str) -> Resu
         }
     }
     Ok(())
+}
+
+fn deploy_key(session: &Session, file: Option<&Path>) -> Result<Stored> {
+    match file {
+        Some(file) => session.context.keyring().stored(file),
+        None => session.context.signer(KeyRole::Deploy, &session.trust.deploy_role().0),
+    }
 }
 
 /// Refuses where a scope lacks signatures; `hint` says how to get them.

@@ -11,6 +11,7 @@ use ensign_bundle::reason::Code;
 use ensign_bundle::statement::{self, Document, Signed};
 use ensign_crypto::{Envelope, KeyId, PublicKey, SecretKey, aad, valid_signers};
 
+use crate::args::SignFile;
 use crate::durable;
 use crate::failure::{Failure, Result, fail};
 use crate::home;
@@ -128,6 +129,26 @@ pub fn join(
         new += 1;
     }
     Ok(new)
+}
+
+/// Joins every detached signature that the words name. Returns how many are new.
+pub fn join_all<T: Document>(
+    into: &mut Envelope,
+    words: &SignFile,
+    keys: &[PublicKey],
+    fleet: &FleetId,
+) -> Result<usize> {
+    let mut added = 0;
+    for sig in &words.add {
+        let detached = read::<T>(sig)?;
+        added += join(into, &detached.envelope, keys, fleet, sig, &words.file)?;
+    }
+    Ok(added)
+}
+
+/// True when this key has signed.
+pub fn has_signed(envelope: &Envelope, key: &PublicKey, fleet: &FleetId) -> bool {
+    !valid_signers(envelope, &[*key], &aad(&fleet.0)).is_empty()
 }
 
 /// Adds the signature of a key.

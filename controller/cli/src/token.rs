@@ -17,7 +17,6 @@ use serde::Serialize;
 use crate::app::App;
 use crate::args::TokenVerb;
 use crate::failure::{Failure, Result, fail};
-use crate::home::KeyRole;
 use crate::output::{Document, Grid, Mood, Paint};
 use crate::{clock, durable, grant, random, scopes, units};
 
@@ -129,11 +128,7 @@ async fn create(
             .note(&format!("nobody joins before enough have signed; {next}"));
     } else {
         let scopes: Vec<&Scope> = Invitation::scopes(root, &grant.labels)?.iter().collect();
-        let own = session
-            .context
-            .signer(KeyRole::Deploy, &session.trust.deploy_role().0)?
-            .public();
-        scopes::alone(&scopes, &own, "the grant", SEVERAL)?;
+        scopes::alone(&session, &scopes, "the grant", SEVERAL)?;
         let grant = session.sign_deploy(&grant)?;
         let _: Row = session
             .client

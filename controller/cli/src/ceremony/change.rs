@@ -1,6 +1,4 @@
-//! What changes between one root and the next, and how to say it.
-
-use std::collections::BTreeSet;
+//! What words change in a root: keys, thresholds, floors.
 
 use ensign_bundle::ids::Ident;
 use ensign_bundle::reason::Code;
@@ -78,7 +76,7 @@ pub fn keys(root: &mut Root, whose: &Whose, change: &Keys) -> Result<()> {
     }
 }
 
-fn role(role: &mut Role, change: &Keys) -> Result<()> {
+pub fn role(role: &mut Role, change: &Keys) -> Result<()> {
     for wanted in &change.remove {
         let gone = named(wanted, role.keys.iter().map(PublicKey::id))?;
         role.keys.retain(|key| key.id() != gone);
@@ -166,107 +164,6 @@ pub fn floor(root: &mut Root, name: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// What `new` changes, a line each.
-pub fn difference(old: &Root, new: &Root) -> Vec<String> {
-    let mut lines = Vec::new();
-    let roles = [
-        ("root", &old.roles.root, &new.roles.root),
-        ("targets", &old.roles.targets, &new.roles.targets),
-        ("snapshot", &old.roles.snapshot, &new.roles.snapshot),
-        ("timestamp", &old.roles.timestamp, &new.roles.timestamp),
-    ];
-    for (name, old, new) in roles {
-        role_difference(name, Some(old), Some(new), &mut lines);
-    }
-    let names: BTreeSet<&Ident> = old.scopes.iter().chain(&new.scopes).map(|s| &s.name).collect();
-    for name in names {
-        let of = |root: &'_ Root| root.scopes.iter().find(|s| s.name == *name).cloned();
-        let (before, after) = (of(old), of(new));
-        let select = |s: &Option<ensign_bundle::trust::roles::Scope>| s.as_ref().map(|s| s.select.clone());
-        if select(&before) != select(&after) {
-            lines.push(format!(
-                "scope {name}: selector {:?} → {:?}",
-                select(&before),
-                select(&after)
-            ));
-        }
-        let (before, after) = (before.map(|s| s.role), after.map(|s| s.role));
-        role_difference(&format!("deploy:{name}"), before.as_ref(), after.as_ref(), &mut lines);
-    }
-    key_difference("controller", &old.controller.keys, &new.controller.keys, &mut lines);
-    changed(
-        "controller: api keys",
-        &old.controller.api,
-        &new.controller.api,
-        &mut lines,
-    );
-    changed(
-        "controller: addresses",
-        &old.controller.addresses,
-        &new.controller.addresses,
-        &mut lines,
-    );
-    changed("policy", &old.policy, &new.policy, &mut lines);
-    changed("protected labels", &old.protected, &new.protected, &mut lines);
-    changed("name", &old.name, &new.name, &mut lines);
-    changed("lowest protocol", &old.min_protocol, &new.min_protocol, &mut lines);
-    changed("fields of a later version", &old.ext, &new.ext, &mut lines);
-    changed("time reset", &old.time_reset, &new.time_reset, &mut lines);
-    changed(
-        "reset epoch",
-        &old.floors.reset_epoch,
-        &new.floors.reset_epoch,
-        &mut lines,
-    );
-    changed(
-        "floor of targets",
-        &old.floors.targets_version,
-        &new.floors.targets_version,
-        &mut lines,
-    );
-    let products: BTreeSet<&Ident> = old.floors.products.keys().chain(new.floors.products.keys()).collect();
-    for product in products {
-        let (before, after) = (old.floor(product), new.floor(product));
-        for (name, before, after) in [
-            ("plan-seq", before.plan_seq, after.plan_seq),
-            ("counter", before.counter, after.counter),
-            ("security", before.security, after.security),
-        ] {
-            changed(&format!("floor {product}.{name}"), &before, &after, &mut lines);
-        }
-    }
-    lines
-}
-
-fn role_difference(name: &str, old: Option<&Role>, new: Option<&Role>, lines: &mut Vec<String>) {
-    let ids = |role: Option<&Role>| -> Vec<KeyId> {
-        role.map(|r| r.keys.iter().map(PublicKey::id).collect())
-            .unwrap_or_default()
-    };
-    key_difference(name, &ids(old), &ids(new), lines);
-    let threshold = |role: Option<&Role>| role.map_or(0, |r| r.threshold);
-    changed(&format!("{name}: threshold"), &threshold(old), &threshold(new), lines);
-}
-
-fn key_difference(name: &str, old: &[KeyId], new: &[KeyId], lines: &mut Vec<String>) {
-    lines.extend(
-        old.iter()
-            .filter(|k| !new.contains(k))
-            .map(|k| format!("{name}: − {k}")),
-    );
-    lines.extend(
-        new.iter()
-            .filter(|k| !old.contains(k))
-            .map(|k| format!("{name}: + {k}")),
-    );
-}
-
-fn changed<T: PartialEq + std::fmt::Debug>(name: &str, old: &T, new: &T, lines: &mut Vec<String>) {
-    if old != new {
-        lines.push(format!("{name}: {old:?} → {new:?}"));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use ensign_bundle::digest::{Digest, FleetId};
@@ -275,6 +172,8 @@ mod tests {
     use ensign_crypto::SecretKey;
 
     use super::*;
+    use crate::difference::of_root;
+    use crate::output::Paint;
 
     fn key(seed: u8) -> PublicKey {
         SecretKey::from_seed([seed; 32]).public()
@@ -312,20 +211,22 @@ mod tests {
                 ..Keys::default()
             };
             keys(&mut new, &Whose::parse(name).unwrap(), &change).unwrap();
-            assert_eq!(difference(&old, &new), [format!("{name}: + {}", change.add[0].id())]);
+            let said = of_root(&old, &new).text(Paint(false));
+            assert!(said.contains(&change.add[0].id().to_string()), "{name}: {said}");
             let back = Keys {
                 remove: vec![change.add[0].id().to_string()[..8].to_owned()],
                 ..Keys::default()
             };
             keys(&mut new, &Whose::parse(name).unwrap(), &back).unwrap();
-            assert_eq!(difference(&old, &new), Vec::<String>::new());
+            assert!(of_root(&old, &new).is_empty(), "{name}");
         }
         let mut new = old.clone();
         floor(&mut new, "app.counter", "7").unwrap();
         floor(&mut new, "my.app.plan-seq", "9").unwrap();
         new.floors.reset_epoch = 1;
         new.policy.lab = false;
-        assert_eq!(difference(&old, &new).len(), 4, "{:?}", difference(&old, &new));
+        let said = of_root(&old, &new).text(Paint(false));
+        assert_eq!(said.lines().count(), 4, "{said}");
     }
 
     #[test]

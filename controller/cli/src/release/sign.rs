@@ -13,7 +13,7 @@ use ensign_bundle::manifest::{RELEASE_LIFE_S, Unsigned};
 use ensign_bundle::reason::Code;
 use ensign_bundle::trust::ReleaseName;
 use ensign_bundle::trust::roles::{ListedRelease, Release, Role};
-use ensign_crypto::{Envelope, KeyId, PublicKey, aad, valid_signers};
+use ensign_crypto::{Envelope, KeyId, PublicKey};
 use serde::Serialize;
 
 use crate::app::{App, Session};
@@ -68,7 +68,7 @@ pub async fn run(app: &App, words: &SignFile) -> Result<()> {
         let public = signer.public();
         check_role(&contents.release.product, &product.role, &public)?;
         key = Some(public.id());
-        let new = signers(&contents, &[public], &session).is_empty();
+        let new = !signing::has_signed(&contents.document, &public, &fleet);
         if new {
             let published = judge(&mut session, &contents, online)
                 .await
@@ -96,9 +96,7 @@ pub async fn run(app: &App, words: &SignFile) -> Result<()> {
         new
     } else {
         let before = contents.document.signatures().len();
-        for sig in &words.add {
-            join(&mut unsigned, sig, path, &product.role, &session)?;
-        }
+        join(&mut unsigned, words, &product.role, &session)?;
         judge(&mut session, unsigned.contents(), online)
             .await
             .map_err(|e| e.about(path))?;
@@ -137,28 +135,20 @@ fn write(path: &Path, file: &mut File, document: &Envelope) -> Result<()> {
     pending.commit().map_err(|e| Failure::io("write", path, &e))
 }
 
-/// Takes a detached signature. An unsigned bundle takes the dates of the first one.
-fn join(unsigned: &mut Unsigned, sig: &Path, path: &Path, role: &Role, session: &Session) -> Result<()> {
-    let detached = signing::read::<Release>(sig)?;
-    let own = &unsigned.contents().document;
-    let mut document = if own.signatures().is_empty() {
-        Envelope::new(detached.envelope.kind(), detached.envelope.payload().to_vec())
-    } else {
-        own.clone()
-    };
-    signing::join(
-        &mut document,
-        &detached.envelope,
-        &role.keys,
-        &session.fleet(),
-        sig,
-        path,
-    )?;
+/// Takes detached signatures. An unsigned bundle takes the dates of the first one.
+fn join(unsigned: &mut Unsigned, words: &SignFile, role: &Role, session: &Session) -> Result<()> {
+    let mut document = unsigned.contents().document.clone();
+    if document.signatures().is_empty()
+        && let Some(first) = words.add.first()
+    {
+        let dated = signing::read::<Release>(first)?.envelope;
+        document = Envelope::new(dated.kind(), dated.payload().to_vec());
+    }
+    signing::join_all::<Release>(&mut document, words, &role.keys, &session.fleet())?;
     unsigned.replace_document(document).map_err(|e| {
-        Failure::new(
-            e.code,
-            format!("{} is not for {}: {}", sig.display(), path.display(), e.text),
-        )
+        let sigs: Vec<String> = words.add.iter().map(|sig| sig.display().to_string()).collect();
+        let (sigs, file) = (sigs.join(", "), words.file.display());
+        Failure::new(e.code, format!("{sigs} is not for {file}: {}", e.text))
     })
 }
 
@@ -273,10 +263,6 @@ fn expires(contents: &Contents, now: u64) -> u64 {
     } else {
         contents.release.expires
     }
-}
-
-fn signers(contents: &Contents, keys: &[PublicKey], session: &Session) -> Vec<PublicKey> {
-    valid_signers(&contents.document, keys, &aad(&session.fleet().0))
 }
 
 /// Whoever signs vouches for the bytes, so they are looked at.

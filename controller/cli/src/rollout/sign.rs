@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use ensign_bundle::digest::{Digest, PlanId};
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::plan::statements::Plan;
-use ensign_crypto::{Envelope, KeyId, aad, valid_signers};
+use ensign_crypto::{Envelope, KeyId};
 use serde::Serialize;
 
 use crate::app::{App, Session};
 use crate::args::SignFile;
 use crate::difference::{Difference, of_plan};
 use crate::failure::Result;
-use crate::home::KeyRole;
 use crate::output::{Document, Facts, Paint};
 use crate::rollout::preview::{Preview, Seen};
 use crate::rollout::start;
@@ -48,15 +47,9 @@ pub async fn run(app: &App, words: &SignFile) -> Result<()> {
     let mut envelope = verified.file.plan.envelope.clone();
     let before = scopes::counts(&session, &scopes, &envelope);
     let (key, added) = if words.add.is_empty() {
-        let signer = match &words.key {
-            Some(path) => session.context.keyring().stored(path)?,
-            None => session
-                .context
-                .signer(KeyRole::Deploy, &session.trust.deploy_role().0)?,
-        };
+        let signer = scopes::signer(&session, words.key.as_deref(), &scopes, "plans")?;
         let public = signer.public();
-        scopes::check_role(&scopes, &public, "plans")?;
-        let new = valid_signers(&envelope, &[public], &aad(&session.fleet().0)).is_empty();
+        let new = !signing::has_signed(&envelope, &public, &session.fleet());
         if new {
             let counts = scopes::with_key(&scopes, &before, &public);
             let difference = of_plan(verified.plan(), &verified.names(), &verified.cut, &counts);
@@ -69,18 +62,7 @@ pub async fn run(app: &App, words: &SignFile) -> Result<()> {
         }
         (Some(public.id()), usize::from(new))
     } else {
-        let mut added = 0;
-        for path in &words.add {
-            let detached = signing::read::<Plan>(path)?;
-            added += signing::join(
-                &mut envelope,
-                &detached.envelope,
-                &keys,
-                &session.fleet(),
-                path,
-                &words.file,
-            )?;
-        }
+        let added = signing::join_all::<Plan>(&mut envelope, words, &keys, &session.fleet())?;
         (None, added)
     };
     if app.shell.dry_run {

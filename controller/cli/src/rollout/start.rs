@@ -11,7 +11,6 @@ use crate::app::{App, Session};
 use crate::args::Start;
 use crate::evidence::Inventory;
 use crate::failure::{Failure, Result};
-use crate::home::KeyRole;
 use crate::output::{Document as _, Paint, Shell};
 use crate::rollout::draft::{self, Draft, Moment, Open};
 use crate::rollout::preview::{Preview, Seen, Stuck};
@@ -56,11 +55,7 @@ pub async fn start(app: &App, flags: &Start) -> Result<()> {
     newer_everywhere(&draft, &preview)?;
     // What devices would refuse is not started: the thresholds of every scope that the plan touches.
     let scopes = travel::scopes(session.trust.root(), draft.chosen.iter().copied())?;
-    let own = session
-        .context
-        .signer(KeyRole::Deploy, &session.trust.deploy_role().0)?
-        .public();
-    scopes::alone(&scopes, &own, "the plan", SEVERAL)?;
+    scopes::alone(&session, &scopes, "the plan", SEVERAL)?;
     if app.shell.dry_run {
         return app.shell.would(format!(
             "sign a plan for {}@{} and start it on {}",
