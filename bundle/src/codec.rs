@@ -24,6 +24,22 @@ impl Ext {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// A field that is a text.
+    pub fn text(&self, field: &str) -> Option<&str> {
+        match self.0.get(field) {
+            Some(serde_cbor::Value::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Sets a field to a text, or takes it away. The others stay.
+    pub fn set_text(&mut self, field: &str, text: Option<String>) {
+        match text {
+            Some(text) => self.0.insert(field.to_owned(), serde_cbor::Value::Text(text)),
+            None => self.0.remove(field),
+        };
+    }
 }
 
 /// Why bytes are not the CBOR that was expected, or a value cannot become some.

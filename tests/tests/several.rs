@@ -280,6 +280,56 @@ fn a_release_needs_two_people_who_sign_in_their_own_place() -> Result<()> {
 }
 
 #[test]
+fn two_people_withdraw_a_release_with_a_document_that_travels() -> Result<()> {
+    let shop = Shop::open(0)?;
+    shop.published("1.0.0")?;
+    let yank = "release yank app@1.0.0 --reason broken --yes";
+    refused(
+        shop.ada(yank),
+        20,
+        "threshold-not-met",
+        &["2 of 2"],
+        "--detached --out FILE",
+    )?;
+    let file = shop.file("app.release");
+    good(shop.ada(&format!("{yank} --detached --out {file}")))?;
+    let publish = format!("release publish {file}");
+    let hint = format!("another key holder: `ensign release sign {file}`");
+    refused(shop.ada(&publish), 20, "threshold-not-met", &["1 of 2"], &hint)?;
+    // Bob, who does not reach the controller, has not seen the release.
+    refused(
+        shop.bob(&format!("release sign {file}")),
+        32,
+        "not-found",
+        &["app@1.0.0"],
+        "release publish",
+    )?;
+    let mut bob = shop.bob(&format!("release sign {file}"));
+    bob.env("ENSIGN_CONTROLLER", shop.fleet.address());
+    let (text, noise) = good(bob)?;
+    assert!(noise.contains("withdrawn") && noise.contains("broken"), "{noise}");
+    assert!(text.contains(&publish), "{text}");
+    // Another content under the same name is signed by nobody.
+    let signed = statement::open_unverified::<ensign_bundle::trust::roles::Release>(&fs::read(&file)?)?;
+    let mut other = signed.body;
+    other.security_floor = 1;
+    let forged = shop.file("forged.release");
+    put(Path::new(&forged), statement::seal(&other)?.encode(), 0o644)?;
+    refused(
+        shop.ada(&format!("release sign {forged}")),
+        33,
+        "already-published",
+        &["other content"],
+        "",
+    )?;
+    good(shop.ada(&publish))?;
+    let shown = json(shop.ada("release show app@1.0.0"))?;
+    assert_eq!((&shown["yanked"], &shown["threshold"]), (&"broken".into(), &2.into()));
+    good(shop.ada(&publish))?;
+    Ok(())
+}
+
+#[test]
 fn what_a_release_signer_has_verified_is_the_base() -> Result<()> {
     let shop = Shop::open(0)?;
     shop.published("1.0.0")?;

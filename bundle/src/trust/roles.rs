@@ -202,6 +202,20 @@ pub struct Product {
     pub ext: Ext,
 }
 
+impl Product {
+    /// The field of `ext` that [`Self::select`] is in.
+    const SELECT: &'static str = "select";
+
+    /// Which devices a rollout means that says nothing else: a selector, for the operator's program alone.
+    pub fn select(&self) -> Option<&str> {
+        self.ext.text(Self::SELECT)
+    }
+
+    pub fn set_select(&mut self, select: Option<String>) {
+        self.ext.set_text(Self::SELECT, select);
+    }
+}
+
 /// What one version of a product is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -153,6 +153,24 @@ impl Trusted {
         Strict.check(candidate, &self.at(clock, Source::Online))
     }
 
+    /// Refuses what [`Self::update_targets`] would refuse of `next` however many signed it, with the root in force: for signers, before
+    /// anybody signs.
+    pub fn check_next_targets(&self, next: &Targets, clock: impl Into<Clock>) -> Result<(), Refusal> {
+        next.check()?;
+        next.check_lifetime()?;
+        let old = self.targets();
+        let held = old.map_or(0, |old| old.version);
+        if next.version <= held {
+            return refuse!(RollbackRefused, "targets version {} offered after {held}", next.version);
+        }
+        let candidate = Candidate::Targets {
+            root: self.root(),
+            old,
+            new: next,
+        };
+        Strict.check(candidate, &self.at(clock, Source::Online))
+    }
+
     /// Takes a timestamp (TUF 5.4).
     pub fn update_timestamp(&mut self, bytes: &[u8], clock: impl Into<Clock>, source: Source) -> Result<Step, Refusal> {
         let at = self.at(clock, source);

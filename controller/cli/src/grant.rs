@@ -58,8 +58,8 @@ pub async fn sign(app: &App, words: &SignFile) -> Result<()> {
     let terms = terms(&grant).map_err(|e| e.about(path))?;
     let scopes = touched(session.trust.root(), &grant)?;
     let before = scopes::counts(&session, &scopes, &grant.envelope);
-    let (key, added) = if words.add.is_empty() {
-        let signer = scopes::signer(&session, words.key.as_deref(), &scopes, "grants")?;
+    let (key, added) = if words.by.add.is_empty() {
+        let signer = scopes::signer(&session, words.by.key.as_deref(), &scopes, "grants")?;
         let public = signer.public();
         let new = !signing::has_signed(&grant.envelope, &public, &session.fleet());
         if new {
@@ -86,7 +86,7 @@ pub async fn sign(app: &App, words: &SignFile) -> Result<()> {
         let what = (added > 0).then(|| format!("add {signatures} to {}", path.display()));
         return app.shell.would_all(what.into_iter().collect());
     }
-    match (&words.out, &key) {
+    match (&words.by.out, &key) {
         (Some(out), Some(key)) => signing::write(out, &grant.envelope, key)?,
         _ if added > 0 => store(path, &grant.envelope.encode())?,
         _ => {}
@@ -96,7 +96,7 @@ pub async fn sign(app: &App, words: &SignFile) -> Result<()> {
         file: path.clone(),
         key,
         added,
-        signature: words.out.clone(),
+        signature: words.by.out.clone(),
         scopes: scopes::counts(&session, &scopes, &grant.envelope),
         payload: grant.digest(),
     })

@@ -183,6 +183,11 @@ impl Context {
         self.dir.join("root.draft")
     }
 
+    /// Where `product set` keeps the draft of the next targets.
+    pub fn targets_draft_path(&self) -> PathBuf {
+        self.dir.join("targets.draft")
+    }
+
     pub fn key_path(&self, role: KeyRole) -> PathBuf {
         key_path(&self.keys, role)
     }

@@ -139,7 +139,7 @@ pub fn join_all<T: Document>(
     fleet: &FleetId,
 ) -> Result<usize> {
     let mut added = 0;
-    for sig in &words.add {
+    for sig in &words.by.add {
         let detached = read::<T>(sig)?;
         added += join(into, &detached.envelope, keys, fleet, sig, &words.file)?;
     }

@@ -8,7 +8,7 @@ use ensign_api::{Metadata, MetadataKind};
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::reason::{Code, Refusal};
-use ensign_bundle::statement::{self, Document as _};
+use ensign_bundle::statement::{self, Document as _, Signed};
 use ensign_bundle::trust::roles::{Product, Release, Root, Snapshot, Targets, Timestamp};
 use ensign_bundle::trust::{ReleaseName, Source, TrustState, Trusted, Want};
 use ensign_crypto::{Envelope, PublicKey};
@@ -148,6 +148,30 @@ impl Trust {
         }
         let (release, _) = self.trusted.fresh_release(&name, clock::now(), Source::Online)?;
         Ok(release.clone())
+    }
+
+    /// The document of a published release with its signatures, expired or not: what its next version is made from. Fetched where it is
+    /// not held; verified by the snapshot and by the product's keys.
+    pub async fn listed_release(&self, client: &Client, name: &ReleaseName) -> Result<Signed<Release>> {
+        let listed = self.trusted.snapshot().and_then(|s| s.release(name));
+        let digest = listed.ok_or_else(|| not_published(name))?.document.digest;
+        let held = self.trusted.release_bytes(name).filter(|b| Digest::of(b) == digest);
+        let bytes = match held {
+            Some(bytes) => bytes.to_vec(),
+            None => client.get_bytes(&format!("/v1/documents/{digest}")).await?.to_vec(),
+        };
+        if Digest::of(&bytes) != digest {
+            return fail!(
+                ContentMismatch,
+                "the controller sent another document of {name} than the one with digest {digest}"
+            );
+        }
+        let role = &self.product(&name.product)?.role;
+        let signed = statement::open::<Release>(&bytes, &role.keys, role.threshold, self.trusted.fleet())?;
+        if signed.body.product != name.product || signed.body.release != name.version {
+            return fail!(ContentMismatch, "{name} is listed with the document of another release");
+        }
+        Ok(signed)
     }
 
     /// Carries the state forward by metadata out of a file, without the controller, as a bundle carries that of a device: timestamp and

@@ -120,8 +120,18 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
     ("release", &["deploy", "install", "start"], START),
     (
         "release",
-        &["yank", "patch", "export", "prune", "rm", "remove", "delete", "withdraw"],
-        "a published release stays in this version: release a higher one; `ensign release --help` lists the verbs",
+        &["rm", "remove", "delete", "withdraw", "recall"],
+        "`ensign release yank PRODUCT@VERSION --reason TEXT`: no device starts it any more",
+    ),
+    (
+        "release",
+        &["renew", "extend"],
+        "`ensign release sign PRODUCT@VERSION`, or `ensign release sign --live`: the next version of its document, with a new expiry",
+    ),
+    (
+        "release",
+        &["patch", "export", "prune"],
+        "this verb is not in this version; `ensign release --help` lists those that are",
     ),
     ("token", &["new", "add", "make"], "`ensign token create`"),
     ("token", &["list", "show"], "`ensign token ls`"),
@@ -140,8 +150,8 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
     ("product", &["list"], "`ensign product ls`"),
     (
         "product",
-        &["set", "publish", "create", "new", "add"],
-        "this verb is not in this version; any product name may be built: `ensign product show PRODUCT`",
+        &["create", "new", "add", "change"],
+        "`ensign product set PRODUCT --key FILE`; any product name that an entry of `ensign product ls` covers may be built",
     ),
     (
         "",

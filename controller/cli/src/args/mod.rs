@@ -2,6 +2,7 @@
 
 mod key;
 mod mistakes;
+mod product;
 mod release;
 mod rollout;
 
@@ -13,7 +14,8 @@ use ensign_bundle::ids::Ident;
 
 pub use key::{KeyVerb, RootVerb, Rotate};
 pub use mistakes::failure;
-pub use release::{Build, ReleaseVerb, SignFile};
+pub use product::{ProductVerb, SetProduct};
+pub use release::{Build, ReleaseVerb, SignFile, SignRelease, Signature};
 pub use rollout::{RolloutVerb, Start, WaitFor};
 
 use crate::output::{Format, Shell};
@@ -195,22 +197,6 @@ The passphrase is asked for twice on the terminal, or read from the first line o
     #[command(after_help = "Example:
   ensign fleet unfreeze")]
     Unfreeze,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum ProductVerb {
-    /// Products with an entry in the targets role, and those with releases.
-    #[command(after_help = "Example:
-  ensign product ls")]
-    Ls,
-    /// What a product's delegation allows.
-    #[command(after_help = "Example:
-  ensign product show app")]
-    Show {
-        /// Name of the product; `ensign product ls` lists them.
-        #[arg(value_name = "PRODUCT")]
-        product: String,
-    },
 }
 
 #[derive(Debug, Subcommand)]

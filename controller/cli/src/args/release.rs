@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use ensign_bundle::ids::Ident;
 
 use crate::units;
 
@@ -20,24 +21,51 @@ release.toml:
   unit = [\"web=web.service\"]
   health = [\"exec:bin/check --fast\"]")]
     Build(Box<Build>),
-    /// Sign a bundle with this machine's release key, or join signatures that others made.
+    /// Sign a bundle with this machine's release key, or join signatures that others made; or renew a published release.
     ///
     /// Before it signs it says what the release changes against this machine's own verified state. Several people sign one after the
     /// other, or each into a file of their own (--detached) that somebody joins (--add).
+    ///
+    /// The document of a published release (PRODUCT@VERSION, or all with --live) is signed anew as its next version, with a new expiry,
+    /// and published. Where several must sign, --detached writes it into a file that the others sign and somebody publishes.
     #[command(after_help = "Example:
   ensign release sign app-1.0.0.bundle
   ensign release sign app-1.0.0.bundle --detached --out bob.sig
   ensign release sign app-1.0.0.bundle --add bob.sig --add eve.sig
+  ensign release sign app@1.0.0
+  ensign release sign --live --product app
 
 The first signature dates the release. Whoever signs detached after that joins the first one before: --add, then --detached.")]
-    Sign(SignFile),
-    /// Upload a signed bundle.
+    Sign(SignRelease),
+    /// Upload a signed bundle, or publish the next document of a release.
     #[command(after_help = "Example:
-  ensign release publish app-1.0.0.bundle")]
+  ensign release publish app-1.0.0.bundle
+  ensign release publish app-1.0.0.release")]
     Publish {
-        /// The signed bundle.
+        /// The signed bundle, or the document that `release sign` or `release yank` wrote.
         #[arg(value_name = "FILE")]
         file: PathBuf,
+    },
+    /// Withdraw a published release: no device starts it any more, those that run it keep it. Asks.
+    ///
+    /// It is signed by the product's release keys as the next version of the release's document. Where several must sign, --detached
+    /// writes it into a file that the others sign (`release sign FILE`) and somebody publishes (`release publish FILE`).
+    #[command(after_help = "Example:
+  ensign release yank app@1.1.0 --reason 'eats the database'
+  ensign release yank app@1.1.0 --reason 'eats the database' --detached --out app-1.1.0.release")]
+    Yank {
+        /// A published release.
+        #[arg(value_name = "PRODUCT@VERSION")]
+        release: String,
+        /// Private key (PEM) to sign with [default: the fleet's key for it on this machine].
+        #[arg(long, value_name = "FILE", env = "ENSIGN_KEY_FILE", hide_env_values = true)]
+        key: Option<PathBuf>,
+        /// Publish nothing and write the signed document into a file.
+        #[arg(long, requires = "out")]
+        detached: bool,
+        /// The file of the document; needed with --detached [default: none].
+        #[arg(long, requires = "detached", value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Published releases, newest first.
     #[command(after_help = "Example:
@@ -77,12 +105,36 @@ The first signature dates the release. Whoever signs detached after that joins t
     },
 }
 
+/// What `release sign` signs.
+#[derive(Clone, Debug, Args)]
+pub struct SignRelease {
+    /// A bundle file or the file of a document, signed in place unless --detached; or PRODUCT@VERSION of a published release; needed
+    /// unless --live.
+    #[arg(value_name = "RELEASE", required_unless_present = "live")]
+    pub release: Option<String>,
+    /// Every published release that is not withdrawn.
+    #[arg(long, conflicts_with_all = ["release", "detached", "add"])]
+    pub live: bool,
+    /// With --live: of this product only [default: all products].
+    #[arg(long, requires = "live", value_name = "PRODUCT")]
+    pub product: Option<Ident>,
+    #[command(flatten)]
+    pub by: Signature,
+}
+
 /// A file that several people sign.
 #[derive(Clone, Debug, Args)]
 pub struct SignFile {
     /// The file to sign; signed in place unless --detached.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    #[command(flatten)]
+    pub by: Signature,
+}
+
+/// Whose signature, and where it goes.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Signature {
     /// Private key (PEM) to sign with [default: the fleet's key for it on this machine].
     #[arg(long, value_name = "FILE", env = "ENSIGN_KEY_FILE", hide_env_values = true)]
     pub key: Option<PathBuf>,

@@ -180,7 +180,7 @@ pub struct Start {
     /// Version to bring, published before; needed unless the plan file names it.
     #[arg(long, required_unless_present = "file", value_name = "VERSION")]
     pub version: Option<String>,
-    /// Devices that match; `all` for everyone [default: all, where they are at most 50].
+    /// Devices that match; `all` for everyone [default: what `product set --select` says, else all, where they are at most 50].
     #[arg(long, value_name = "EXPR")]
     pub select: Option<String>,
     /// Devices to leave out; repeatable [default: none].

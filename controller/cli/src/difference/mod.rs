@@ -3,14 +3,16 @@
 mod plan;
 mod release;
 mod root;
+mod targets;
 
 use ensign_bundle::text::printable;
 use ensign_bundle::trust::roles::Role;
 use serde::Serialize;
 
 pub use plan::of_plan;
-pub use release::of_release;
+pub use release::{of_document, of_release};
 pub use root::of_root;
+pub use targets::of_targets;
 
 use crate::output::{Facts, Paint};
 
@@ -75,6 +77,11 @@ impl Difference {
             keys.collect::<Vec<_>>()
         };
         self.lists(&format!("{what} key"), &keys(from), &keys(to));
+    }
+
+    /// Those of another document, behind these.
+    pub fn extend(&mut self, more: Self) {
+        self.0.extend(more.0);
     }
 
     pub fn is_empty(&self) -> bool {

@@ -58,6 +58,19 @@ pub fn of_release(
     all
 }
 
+/// The next version of the document of a published release.
+pub fn of_document(from: &Release, to: &Release, signatures: (Count, Count)) -> Difference {
+    let mut all = Difference::default();
+    let what = format!("{}@{} document", to.product, to.release);
+    all.changed(what, &from.version, &to.version);
+    all.changed("expires", &Time(from.expires), &Time(to.expires));
+    all.add("withdrawn", from.yanked.clone(), to.yanked.clone());
+    let patches = |r: &Release| r.patch_index.map(|index| index.digest.to_string());
+    all.add("patches", patches(from), patches(to));
+    all.changed("signatures", &signatures.0, &signatures.1);
+    all
+}
+
 fn components(all: &mut Difference, contents: &Contents) {
     for component in &contents.manifest.components {
         let files = component.entries().filter(|e| matches!(e, Entry::File { .. })).count();

@@ -175,11 +175,10 @@ fn findings(fleet: &Fleet, now: u64) -> Vec<Finding> {
     ];
     for (name, role, soon) in roles {
         let left = role.expires.0.saturating_sub(now);
-        let online = soon == ONLINE_SOON_S;
-        let hint = if online {
-            "look at the controller's log"
-        } else {
-            "sign its next version"
+        let hint = match name {
+            "root" => "its next version: `ensign key root rotate`, `ensign key root sign`, `ensign key root publish`",
+            "targets" => "its next version: `ensign product set '*'`, `ensign product publish`",
+            _ => "look at the controller's log",
         };
         if left == 0 {
             find(

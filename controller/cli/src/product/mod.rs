@@ -1,12 +1,19 @@
 //! `ensign product ...`: who signs which releases, and within which bounds.
 
+mod publish;
+mod role;
+mod set;
+
 use ensign_api::Release;
 use ensign_bundle::ids::Ident;
+use ensign_bundle::reason::Code;
+use ensign_bundle::trust::roles::Targets;
 use ensign_crypto::KeyId;
 use serde::Serialize;
 
 use crate::app::{App, Session};
 use crate::args::ProductVerb;
+use crate::ceremony;
 use crate::failure::{Failure, Result};
 use crate::output::{Document, Facts, Grid, Mood, Paint};
 
@@ -20,7 +27,12 @@ struct Product {
     threshold: u32,
     components: Vec<String>,
     kinds: Vec<String>,
+    handlers: Vec<Ident>,
     units: Vec<String>,
+    /// What `rollout start` means where it is not told otherwise.
+    select: Option<String>,
+    /// Its failure cuts devices off.
+    network: bool,
     security_floor: u64,
     lowest: u64,
     releases: usize,
@@ -29,39 +41,46 @@ struct Product {
 }
 
 pub async fn run(app: &App, verb: ProductVerb) -> Result<()> {
+    match verb {
+        ProductVerb::Ls => list(app).await,
+        ProductVerb::Show { product } => show(app, &product).await,
+        ProductVerb::Set(words) => set::run(app, &words).await,
+        ProductVerb::Sign { file } => ceremony::sign::<Targets>(app, file.as_deref()).await,
+        ProductVerb::Assemble { files, out } => ceremony::assemble::<Targets>(app, &files, out.as_deref()),
+        ProductVerb::Publish { file } => publish::run(app, file.as_deref()).await,
+    }
+}
+
+async fn list(app: &App) -> Result<()> {
     let session = app.signing_session().await?;
     let releases: Vec<Release> = session.client.get("/v1/releases").await?;
-    match verb {
-        ProductVerb::Ls => {
-            let mut names: Vec<String> = session
-                .trust
-                .targets()
-                .products
-                .iter()
-                .map(|p| p.name.clone())
-                .collect();
-            names.extend(releases.iter().map(|r| r.product.to_string()));
-            names.sort();
-            names.dedup();
-            let products: Vec<Product> = names
-                .iter()
-                .filter_map(|name| product(&session, name, &releases))
-                .collect();
-            app.shell.print(&products[..])
-        }
-        ProductVerb::Show { product: name } => {
-            Ident::parse(&name).map_err(|e| Failure::usage(e.to_string()))?;
-            let found = product(&session, &name, &releases);
-            let found = found.ok_or_else(|| {
-                Failure::new(
-                    ensign_bundle::reason::Code::NotFound,
-                    format!("no entry of targets covers the product {name}"),
-                )
-                .hint("`ensign product ls`")
-            })?;
-            app.shell.print(&found)
-        }
-    }
+
+    let mut names: Vec<String> = session
+        .trust
+        .targets()
+        .products
+        .iter()
+        .map(|p| p.name.clone())
+        .collect();
+    names.extend(releases.iter().map(|r| r.product.to_string()));
+    names.sort();
+    names.dedup();
+    let products: Vec<Product> = names
+        .iter()
+        .filter_map(|name| product(&session, name, &releases))
+        .collect();
+    app.shell.print(&products[..])
+}
+
+async fn show(app: &App, name: &str) -> Result<()> {
+    Ident::parse(name).map_err(|e| Failure::usage(e.to_string()))?;
+    let session = app.signing_session().await?;
+    let releases: Vec<Release> = session.client.get("/v1/releases").await?;
+    let found = product(&session, name, &releases).ok_or_else(|| {
+        Failure::new(Code::NotFound, format!("no entry of targets covers the product {name}"))
+            .hint("`ensign product ls`")
+    })?;
+    app.shell.print(&found)
 }
 
 fn product(session: &Session, name: &str, releases: &[Release]) -> Option<Product> {
@@ -78,7 +97,10 @@ fn product(session: &Session, name: &str, releases: &[Release]) -> Option<Produc
         threshold: entry.role.threshold,
         components: entry.components.clone(),
         kinds: entry.kinds.clone(),
+        handlers: entry.handlers.clone(),
         units: entry.units.clone(),
+        select: entry.select().map(str::to_owned),
+        network: entry.network,
         security_floor: entry.security_floor,
         lowest: entry.lowest,
         releases: of_it().count(),
@@ -117,6 +139,8 @@ impl Document for Product {
             .add("components", self.components.join(" "))
             .add("kinds", self.kinds.join(" "))
             .add("units", self.units.join(" "))
+            .add("selector", self.select.as_deref().unwrap_or("none"))
+            .add("role", if self.network { "network" } else { "plain" })
             .add("security floor", self.security_floor.to_string())
             .add("lowest counter", self.lowest.to_string())
             .add("releases", self.releases.to_string())

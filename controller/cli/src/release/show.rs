@@ -6,11 +6,11 @@ use ensign_api::{Component, Release, SignatureRow, Time};
 use ensign_bundle::accept::check_manifest;
 use ensign_bundle::container::Contents;
 use ensign_bundle::digest::Digest;
-use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::manifest::Entry;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::statement;
 use ensign_bundle::text::printable;
+use ensign_bundle::trust::ReleaseName;
 use ensign_crypto::{aad, valid_signers};
 
 use crate::app::App;
@@ -48,18 +48,14 @@ pub async fn show(app: &App, which: &str) -> Result<()> {
         let contents = bundle.single().map_err(|e| release::named(path, &e))?;
         return app.shell.print(&describe(contents, &trust).0);
     }
-    let Some((product, version)) = which.split_once('@') else {
+    if !which.contains('@') {
         return Err(Failure::usage(format!(
             "{} is neither a file nor PRODUCT@VERSION",
             printable(which, 200)
         ))
         .hint("`ensign release ls` lists what is published"));
-    };
-    let bad = |e: ensign_bundle::ids::BadName| Failure::usage(e.to_string());
-    let (product, version) = (
-        Ident::parse(product).map_err(bad)?,
-        Version::parse(version).map_err(bad)?,
-    );
+    }
+    let ReleaseName { product, version } = release::name(which)?;
     let session = app.session()?;
     let asked = session.client.get(&format!("/v1/releases/{product}/{version}")).await;
     let release: Release = asked.map_err(|e| match e.code {

@@ -30,21 +30,21 @@ use crate::signing::{self, Count};
 use crate::units::{show_count, show_seconds};
 
 #[derive(Debug, Serialize)]
-struct SignedFile {
-    product: Ident,
-    version: Version,
-    file: PathBuf,
+pub(super) struct SignedFile {
+    pub product: Ident,
+    pub version: Version,
+    pub file: PathBuf,
     /// The key of this machine; none where signatures of others were joined.
-    key: Option<KeyId>,
+    pub key: Option<KeyId>,
     /// False: these signatures were there already.
-    added: bool,
+    pub added: bool,
     /// The file of a detached signature.
-    signature: Option<PathBuf>,
+    pub signature: Option<PathBuf>,
     /// Valid signatures of the product's keys, and how many are needed.
     #[serde(flatten)]
-    count: Count,
+    pub count: Count,
     /// SHA-256 of what was signed.
-    payload: Digest,
+    pub payload: Digest,
 }
 
 pub async fn run(app: &App, words: &SignFile) -> Result<()> {
@@ -60,8 +60,8 @@ pub async fn run(app: &App, words: &SignFile) -> Result<()> {
     let count = |document: &Envelope| Count::of(document, &product.role.keys, product.role.threshold, &fleet);
     let mut unsigned = Unsigned::from(contents.clone());
     let mut key = None;
-    let added = if words.add.is_empty() {
-        let signer = match &words.key {
+    let added = if words.by.add.is_empty() {
+        let signer = match &words.by.key {
             Some(file) => session.context.keyring().stored(file)?,
             None => session.context.signer(KeyRole::Release, &product.role.keys)?,
         };
@@ -111,7 +111,7 @@ pub async fn run(app: &App, words: &SignFile) -> Result<()> {
         return app.shell.would_all(Vec::new());
     }
     let contents = unsigned.contents();
-    match (&words.out, &key) {
+    match (&words.by.out, &key) {
         (Some(out), Some(key)) => signing::write(out, &contents.document, key)?,
         _ if added => write(path, &mut file, &contents.document)?,
         _ => {}
@@ -122,7 +122,7 @@ pub async fn run(app: &App, words: &SignFile) -> Result<()> {
         file: path.clone(),
         key,
         added,
-        signature: words.out.clone(),
+        signature: words.by.out.clone(),
         count: count(&contents.document),
         payload: Digest(contents.document.payload_digest()),
     })
@@ -139,20 +139,20 @@ fn write(path: &Path, file: &mut File, document: &Envelope) -> Result<()> {
 fn join(unsigned: &mut Unsigned, words: &SignFile, role: &Role, session: &Session) -> Result<()> {
     let mut document = unsigned.contents().document.clone();
     if document.signatures().is_empty()
-        && let Some(first) = words.add.first()
+        && let Some(first) = words.by.add.first()
     {
         let dated = signing::read::<Release>(first)?.envelope;
         document = Envelope::new(dated.kind(), dated.payload().to_vec());
     }
     signing::join_all::<Release>(&mut document, words, &role.keys, &session.fleet())?;
     unsigned.replace_document(document).map_err(|e| {
-        let sigs: Vec<String> = words.add.iter().map(|sig| sig.display().to_string()).collect();
+        let sigs: Vec<String> = words.by.add.iter().map(|sig| sig.display().to_string()).collect();
         let (sigs, file) = (sigs.join(", "), words.file.display());
         Failure::new(e.code, format!("{sigs} is not for {file}: {}", e.text))
     })
 }
 
-fn check_role(product: &Ident, role: &Role, key: &PublicKey) -> Result<()> {
+pub(super) fn check_role(product: &Ident, role: &Role, key: &PublicKey) -> Result<()> {
     if role.keys.contains(key) {
         return Ok(());
     }
@@ -215,7 +215,7 @@ async fn judge(session: &mut Session, contents: &Contents, online: bool) -> Resu
 }
 
 /// A document that somebody else dated lives no longer than one of this machine would, and not in the future.
-fn dates(release: &Release, dated: bool) -> Result<()> {
+pub(super) fn dates(release: &Release, dated: bool) -> Result<()> {
     let now = clock::now();
     if !dated {
         return Ok(());
@@ -287,7 +287,7 @@ impl Document for SignedFile {
         let file = self.file.display();
         let (who, next) = match &self.signature {
             Some(signature) => (
-                "Next, whoever holds the bundle",
+                "Next, whoever holds the file",
                 format!("ensign release sign {file} --add {}", signature.display()),
             ),
             None if self.count.is_enough() => ("Next", format!("ensign release publish {file}")),

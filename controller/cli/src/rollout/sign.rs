@@ -46,8 +46,8 @@ pub async fn run(app: &App, words: &SignFile) -> Result<()> {
     let keys = scopes::keys(&scopes);
     let mut envelope = verified.file.plan.envelope.clone();
     let before = scopes::counts(&session, &scopes, &envelope);
-    let (key, added) = if words.add.is_empty() {
-        let signer = scopes::signer(&session, words.key.as_deref(), &scopes, "plans")?;
+    let (key, added) = if words.by.add.is_empty() {
+        let signer = scopes::signer(&session, words.by.key.as_deref(), &scopes, "plans")?;
         let public = signer.public();
         let new = !signing::has_signed(&envelope, &public, &session.fleet());
         if new {
@@ -82,7 +82,7 @@ pub async fn run(app: &App, words: &SignFile) -> Result<()> {
         file: words.file.clone(),
         key,
         added,
-        signature: words.out.clone(),
+        signature: words.by.out.clone(),
         scopes: after,
         payload,
     })
@@ -96,7 +96,7 @@ fn store(
     key: Option<&KeyId>,
     added: usize,
 ) -> Result<()> {
-    if let (Some(out), Some(key)) = (&words.out, key) {
+    if let (Some(out), Some(key)) = (&words.by.out, key) {
         return signing::write(out, &envelope, key);
     }
     verified.file.plan.envelope = envelope;

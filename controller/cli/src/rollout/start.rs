@@ -17,7 +17,7 @@ use crate::rollout::preview::{Preview, Seen, Stuck};
 use crate::rollout::words::Words;
 use crate::rollout::{travel, wait};
 use crate::units::show_count;
-use crate::{clock, random, scopes};
+use crate::{clock, device, random, scopes};
 
 /// On a terminal more devices than this are asked about.
 const ASK_ABOVE: u32 = 50;
@@ -186,9 +186,21 @@ async fn prepare<'a>(app: &App, session: &mut Session, words: &Words, inventory:
         seq: floor.saturating_add(1).max(now),
         reason: app.shell.reason.clone(),
     };
+    let words = &with_own_selector(session, words)?;
     let mut draft = draft::draft(words, inventory, &release, session.trust.root(), &moment)?;
     draft.open = open(&rollouts, &words.product, None);
     Ok(draft)
+}
+
+/// Where nothing else is said, the devices that the product's entry in targets selects.
+fn with_own_selector(session: &Session, words: &Words) -> Result<Words> {
+    let mut words = words.clone();
+    if words.select.is_none()
+        && let Some(own) = session.trust.product(&words.product)?.select()
+    {
+        words.select = Some(device::selector(own)?);
+    }
+    Ok(words)
 }
 
 /// Rollouts of the product that are not over, but for the one that is meant.
