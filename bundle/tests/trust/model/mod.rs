@@ -1,13 +1,16 @@
 //! A device against everything at once: an honest fleet, its operators' statements, receipts of other devices, and a thief who holds
-//! the network and the online keys. A small model knows who has really signed what; it never sees the code that decides.
+//! the network, the online keys and one key of each quorum. A small model knows who has really signed what; it never sees the code
+//! that decides.
 //!
 //! `ENSIGN_MODEL_CASES` makes it larger.
 
+mod laws;
+mod thief;
 mod world;
 
 use proptest::prelude::*;
 
-use world::World;
+use world::{Opens, World};
 
 #[derive(Clone, Copy, Debug)]
 enum Move {
@@ -22,12 +25,30 @@ enum Move {
     Floor(u8),
     Lowest(u8),
     Reset,
+    /// New online keys.
     Rotate,
+    /// New deploy keys.
+    Replace,
     Plan {
         of: u8,
         thief: bool,
         downgrade: bool,
         hours: u8,
+        opens: Opens,
+    },
+    Promote {
+        plan: u8,
+        thief: bool,
+    },
+    /// The device goes on knowing a plan.
+    Dwell {
+        plan: u8,
+        seconds: u64,
+    },
+    /// A word on the time, by whoever holds the timestamp key or by somebody else.
+    Attest {
+        far: bool,
+        key: bool,
     },
     Cancel {
         plan: u8,
@@ -53,7 +74,23 @@ enum Move {
         plan: u8,
         repository: Repository,
         all_receipts: bool,
+        lease: Leased,
+        /// Nothing keeps the device's clock right.
+        clock: bool,
     },
+}
+
+/// The permission to start that comes with an offer.
+#[derive(Clone, Copy, Debug)]
+enum Leased {
+    Live,
+    None,
+    OfAnotherPlan,
+    OfAnotherDevice,
+    OfAnotherStart,
+    RunOut,
+    LongerThanAny,
+    ByAKeyOfOld,
 }
 
 /// Where metadata comes from.
@@ -82,6 +119,19 @@ fn repositories() -> impl Strategy<Value = Repository> {
     ]
 }
 
+fn leases() -> impl Strategy<Value = Leased> {
+    prop_oneof![
+        20 => Just(Leased::Live),
+        1 => Just(Leased::None),
+        1 => Just(Leased::OfAnotherPlan),
+        1 => Just(Leased::OfAnotherDevice),
+        1 => Just(Leased::OfAnotherStart),
+        1 => Just(Leased::RunOut),
+        1 => Just(Leased::LongerThanAny),
+        2 => Just(Leased::ByAKeyOfOld),
+    ]
+}
+
 /// Plans are counted from the newest, so that most of what happens is about few of them.
 fn moves() -> impl Strategy<Value = Move> {
     let n = || 1u8..6;
@@ -95,8 +145,15 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => (1u8..4).prop_map(Move::Lowest),
         1 => Just(Move::Reset),
         2 => Just(Move::Rotate),
-        8 => (n(), thief(), any::<bool>(), 1u8..48)
-            .prop_map(|(of, thief, downgrade, hours)| Move::Plan { of, thief, downgrade, hours }),
+        1 => Just(Move::Replace),
+        8 => (n(), thief(), any::<bool>(), 1u8..48, prop::bool::weighted(0.2), prop::bool::weighted(0.2))
+            .prop_map(|(of, thief, downgrade, hours, by_hand, by_dwell)| {
+                let opens = Opens { by_hand, by_dwell };
+                Move::Plan { of, thief, downgrade, hours, opens }
+            }),
+        3 => (plan(), prop::bool::weighted(0.4)).prop_map(|(plan, thief)| Move::Promote { plan, thief }),
+        3 => (plan(), 1u64..world::SOAK_S).prop_map(|(plan, seconds)| Move::Dwell { plan, seconds }),
+        1 => any::<(bool, bool)>().prop_map(|(far, key)| Move::Attest { far, key }),
         1 => (plan(), any::<bool>()).prop_map(|(plan, thief)| Move::Cancel { plan, thief }),
         2 => (prop::bool::weighted(0.3), thief()).prop_map(|(held, thief)| Move::Hold { held, thief }),
         20 => (plan(), 0u8..4, prop::bool::weighted(0.9), healthy, thief())
@@ -105,8 +162,10 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => (1u16..1500).prop_map(Move::Wait),
         1 => (0u8..4).prop_map(Move::WrongClock),
         2 => repositories().prop_map(Move::Refresh),
-        16 => (plan(), repositories(), prop::bool::weighted(0.2))
-            .prop_map(|(plan, repository, all_receipts)| Move::Offer { plan, repository, all_receipts }),
+        20 => (plan(), repositories(), prop::bool::weighted(0.2), leases(), prop::bool::weighted(0.05))
+            .prop_map(|(plan, repository, all_receipts, lease, clock)| {
+                Move::Offer { plan, repository, all_receipts, lease, clock }
+            }),
     ]
 }
 
@@ -114,7 +173,7 @@ fn cases() -> u32 {
     let asked = std::env::var("ENSIGN_MODEL_CASES")
         .ok()
         .and_then(|text| text.parse().ok());
-    asked.unwrap_or(64)
+    asked.unwrap_or(128)
 }
 
 proptest! {
@@ -143,6 +202,7 @@ fn the_model_installs() {
             thief: false,
             downgrade: false,
             hours: 24,
+            opens: Opens::default(),
         },
         Move::Receipt {
             plan: 0,
@@ -155,6 +215,8 @@ fn the_model_installs() {
             plan: 0,
             repository: Repository::Honest,
             all_receipts: true,
+            lease: Leased::Live,
+            clock: false,
         },
         Move::Receipt {
             plan: 0,
@@ -167,6 +229,8 @@ fn the_model_installs() {
             plan: 0,
             repository: Repository::Stolen,
             all_receipts: true,
+            lease: Leased::Live,
+            clock: false,
         },
     ];
     let mut installs = Vec::new();

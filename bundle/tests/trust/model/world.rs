@@ -1,74 +1,105 @@
-//! The fleet, the device and the thief, and the model that watches them.
+//! The fleet, its operators and the thief: what each of them has said so far, and what happens at each move.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ensign_bundle::accept::{HeldLease, Installed, Offer, Stage, accept};
 use ensign_bundle::digest::Digest;
-use ensign_bundle::plan::evidence::{Gate, GateReceipt, Lease, ReceiptState};
-use ensign_bundle::plan::statements::{Cancel, Hold, Plan};
+use ensign_bundle::plan::evidence::{GateReceipt, ReceiptState, TimeAttestation};
+use ensign_bundle::plan::statements::{Cancel, Evidence, GateKind, Hold, Plan, Promote};
 use ensign_bundle::reason::Code;
 use ensign_bundle::statement;
-use ensign_bundle::trust::roles::{FORMAT, ProductFloor};
-use ensign_bundle::trust::{Clock, ReleaseName, Source, Trusted};
+use ensign_bundle::trust::roles::{FORMAT, ProductFloor, Release, Root};
+use ensign_bundle::trust::{Clock, ReleaseName, Source};
 use serde_bytes::ByteBuf;
 
 use crate::bench::*;
 use crate::fleet::*;
 
-use super::{Move, Repository};
+use super::Move;
 
 /// Who signs in the fleet's name and is nobody.
 const THIEF: u8 = 99;
-/// Receipts that the second wave of the bench's plans needs, and their soak.
-const EVIDENCE: usize = 2;
+/// Soak of the first wave of the bench's plans.
 pub(super) const SOAK_S: u64 = 600;
+/// Signatures that release documents and deploy statements need, of three keys each. The thief has the first of each three.
+const QUORUM: usize = 2;
+/// Signers of releases.
+const RELEASE: [u8; 3] = [4, 41, 42];
+/// A time far from now, 2100.
+const FAR: u64 = 4_102_444_800;
+
+/// Deploy keys, anew each time that they are replaced; the eleventh time the first ones are back.
+fn deploy(times: usize) -> [u8; 3] {
+    let first = 10 + 3 * u8::try_from(times % 10).unwrap();
+    [first, first + 1, first + 2]
+}
 
 /// A plan, and who signed it.
 #[derive(Clone, Debug)]
-struct Planned {
-    body: Plan,
-    digest: Digest,
-    bytes: Vec<u8>,
-    quorum: bool,
-    receipts: Vec<Received>,
+pub(super) struct Planned {
+    pub(super) body: Plan,
+    pub(super) digest: Digest,
+    pub(super) bytes: Vec<u8>,
+    pub(super) signers: Vec<u8>,
+    pub(super) receipts: Vec<Received>,
+    /// Promotions of the second wave and who signed them.
+    pub(super) promotions: Vec<(Vec<u8>, Vec<u8>)>,
+    /// How long the device has known it.
+    pub(super) dwell_s: u64,
 }
 
-/// A receipt, and whether it is one that counts.
+/// A receipt, and what the model knows of it.
 #[derive(Clone, Debug)]
-struct Received {
-    shown: GateReceipt,
-    counts: bool,
+pub(super) struct Received {
+    pub(super) shown: GateReceipt,
+    pub(super) seq: u64,
+    pub(super) forged: bool,
+    pub(super) good: bool,
+    pub(super) healthy_s: u64,
 }
 
 /// The fleet, the device, and the model.
 pub(super) struct World {
     pub(super) bench: Bench,
-    honest: Fleet,
-    history: Vec<Fleet>,
+    pub(super) honest: Fleet,
+    pub(super) history: Vec<Fleet>,
+    /// How often the deploy keys had been replaced in each root, from version 1 on.
+    replaced: Vec<usize>,
     /// The thief's documents, by their name.
-    forged: BTreeMap<ReleaseName, (ensign_bundle::trust::roles::Release, Vec<u8>)>,
-    plans: Vec<Planned>,
+    pub(super) forged: BTreeMap<ReleaseName, (Release, Vec<u8>)>,
+    pub(super) plans: Vec<Planned>,
     /// Versions of documents that withdraw their release.
-    yanks: BTreeMap<ReleaseName, u64>,
+    pub(super) yanks: BTreeMap<ReleaseName, u64>,
     /// Withdrawals that the device has seen listed.
-    seen: BTreeSet<ReleaseName>,
-    cancelled: BTreeSet<Digest>,
-    held: bool,
+    pub(super) seen: BTreeSet<ReleaseName>,
+    pub(super) cancelled: BTreeSet<Digest>,
+    pub(super) held: bool,
     hold_seq: u64,
     /// Highest number of a plan that ran since the last reset.
-    ran: u64,
+    pub(super) ran: u64,
     /// The root that the model has followed the device to: epoch and online keys.
-    followed: (u64, Vec<ensign_crypto::PublicKey>),
+    pub(super) followed: (u64, Vec<ensign_crypto::PublicKey>),
+    /// The device has been shown what only the online keys of the day can sign, and the honest fleet has not.
+    pub(super) robbed: bool,
     pub(super) installs: usize,
 }
 
 impl World {
     pub(super) fn new() -> Self {
-        let mut bench = bench().second_wave();
+        let start = |fleet: &mut Fleet| {
+            fleet.seeds.release = RELEASE[..QUORUM].to_vec();
+            fleet.next_targets(|targets| {
+                targets.products[0].role.keys = RELEASE.map(public).to_vec();
+                targets.products[0].role.threshold = u32::try_from(QUORUM).unwrap();
+            });
+            fleet.next_root(|root| deploy_keys(root, 0), &[]);
+            fleet.publish();
+        };
+        let mut bench = bench_with(start, "app", |_| {}).second_wave();
         bench.facts.installed.clear();
         Self {
             honest: bench.fleet.clone(),
             history: vec![bench.fleet.clone()],
+            replaced: vec![0; bench.fleet.roots.len()],
             bench,
             forged: BTreeMap::new(),
             plans: Vec::new(),
@@ -79,12 +110,13 @@ impl World {
             hold_seq: 0,
             ran: 0,
             followed: (0, Vec::new()),
+            robbed: false,
             installs: 0,
         }
     }
 
     /// What the device forgets with a root that says so: what ran with the epoch, which versions it saw with the online keys.
-    fn follow(&mut self) {
+    pub(super) fn follow(&mut self) {
         let root = self.bench.trusted.root();
         let keys = root.roles.snapshot.keys.iter().chain(&root.roles.timestamp.keys);
         let now = (root.floors.reset_epoch, keys.copied().collect::<Vec<_>>());
@@ -97,7 +129,31 @@ impl World {
         self.followed = now;
     }
 
-    fn publish(&mut self) {
+    /// The deploy keys of today.
+    fn deploy(&self) -> [u8; 3] {
+        deploy(*self.replaced.last().unwrap())
+    }
+
+    /// Who signs for the operators, or for the thief, who has one of their keys and one of his own.
+    fn signers(&self, thief: bool) -> Vec<u8> {
+        let [first, second, _] = self.deploy();
+        vec![first, if thief { THIEF } else { second }]
+    }
+
+    /// Whether these are enough for a device that knows the root that this one knows.
+    pub(super) fn suffice(&self, signers: &[u8]) -> bool {
+        let version = usize::try_from(self.bench.trusted.root().version).unwrap();
+        let keys = deploy(self.replaced[version - 1]);
+        let distinct: BTreeSet<_> = signers.iter().filter(|seed| keys.contains(seed)).collect();
+        distinct.len() >= QUORUM
+    }
+
+    fn next_root(&mut self, change: impl FnOnce(&mut Root)) {
+        self.honest.next_root(change, &[]);
+        self.replaced.push(*self.replaced.last().unwrap());
+    }
+
+    pub(super) fn publish(&mut self) {
         self.honest.now += 60;
         self.honest.publish();
         self.history.push(self.honest.clone());
@@ -116,7 +172,7 @@ impl World {
             }
             Move::Release { n, thief: true } => {
                 let mut fleet = self.honest.clone();
-                fleet.seeds.release = vec![THIEF];
+                fleet.seeds.release = vec![RELEASE[0], THIEF];
                 let name = fleet.release("app", &format!("{n}.1.0"), |_| {});
                 let made = (fleet.releases[&name].clone(), fleet.release_bytes[&name].clone());
                 self.forged.insert(name, made);
@@ -143,8 +199,7 @@ impl World {
                 };
                 let app = ident("app");
                 if self.honest.root.floor(&app).security < floor.security {
-                    self.honest
-                        .next_root(|root| root.floors.products.extend([(app, floor)]), &[]);
+                    self.next_root(|root| root.floors.products.extend([(app, floor)]));
                     self.publish();
                 }
             }
@@ -157,20 +212,45 @@ impl World {
                 }
             }
             Move::Reset => {
-                let reset = |root: &mut ensign_bundle::trust::roles::Root| {
+                let reset = |root: &mut Root| {
                     root.floors.reset_epoch += 1;
                     root.floors.products.clear();
                 };
-                self.honest.next_root(reset, &[]);
+                self.next_root(reset);
                 self.publish();
             }
             Move::Rotate => self.rotate(),
+            Move::Replace => {
+                let times = self.replaced.last().unwrap() + 1;
+                self.next_root(|root| deploy_keys(root, times));
+                *self.replaced.last_mut().unwrap() = times;
+                self.publish();
+            }
             Move::Plan {
                 of,
                 thief,
                 downgrade,
                 hours,
-            } => self.plan(of, thief, downgrade, hours),
+                opens,
+            } => self.plan(of, thief, downgrade, hours, opens),
+            Move::Promote { plan, thief } => {
+                let signers = self.signers(thief);
+                let (Some(at), issued) = (self.place(plan), self.honest.now) else {
+                    return;
+                };
+                let promote = Promote {
+                    format: FORMAT,
+                    issued,
+                    plan: self.plans[at].digest,
+                    wave: 2,
+                };
+                self.plans[at].promotions.push((sign(&promote, &signers), signers));
+            }
+            Move::Dwell { plan, seconds } => {
+                if let Some(at) = self.place(plan) {
+                    self.plans[at].dwell_s += seconds;
+                }
+            }
             Move::Cancel { plan, thief } => {
                 let Some(planned) = self.pick(plan) else { return };
                 let cancel = Cancel {
@@ -181,11 +261,13 @@ impl World {
                     reason: "wrong".into(),
                 };
                 let digest = planned.digest;
-                let bytes = sign(&cancel, &[if thief { THIEF } else { 5 }]);
+                let signers = self.signers(thief);
+                let bytes = sign(&cancel, &signers);
                 let (id, device) = (self.bench.facts.id, self.bench.facts.name.clone());
+                let counts = self.suffice(&signers);
                 let taken = self.bench.trusted.take_cancel(&bytes, &id, &device);
-                assert_eq!(taken.is_ok(), !thief, "{taken:?}");
-                if !thief {
+                assert_eq!(taken.is_ok(), counts, "{taken:?}");
+                if counts {
                     self.cancelled.insert(digest);
                 }
             }
@@ -207,8 +289,7 @@ impl World {
                 self.publish();
             }
             Move::WrongClock(which) => {
-                let far = 4_102_444_800;
-                let clock = [Clock::untrusted(0), Clock::untrusted(far), 0.into(), far.into()][usize::from(which)];
+                let clock = [Clock::untrusted(0), Clock::untrusted(FAR), 0.into(), FAR.into()][usize::from(which)];
                 let fleet = self.honest.clone();
                 let _ = self
                     .bench
@@ -219,42 +300,62 @@ impl World {
                 let served = self.served(repository);
                 let _ = served.refresh(&mut self.bench.trusted);
             }
+            Move::Attest { far, key } => {
+                let role = &self.honest.seeds.timestamp;
+                let time = TimeAttestation {
+                    format: FORMAT,
+                    fleet: FLEET,
+                    device: self.bench.facts.id,
+                    nonce: NONCE,
+                    time: if far {
+                        self.honest.root.expires - 1
+                    } else {
+                        self.honest.now
+                    },
+                };
+                let bytes = sign(&time, &if key { role.clone() } else { vec![THIEF] });
+                let clock = Clock::untrusted(0);
+                let (id, trusted) = (self.bench.facts.id, &mut self.bench.trusted);
+                let taken = trusted.attest_time(&bytes, &id, &NONCE, clock);
+                assert!(key || taken.is_err(), "{taken:?}");
+                // Whoever holds the timestamp key alone can tell a device that knows no better any time.
+                self.robbed |= far && taken.is_ok();
+            }
             Move::Offer {
                 plan,
                 repository,
                 all_receipts,
+                lease,
+                clock,
             } => {
                 let served = self.served(repository);
-                self.offer(plan, &served, all_receipts);
+                self.offer(plan, &served, all_receipts, lease, clock);
             }
         }
     }
 
     /// The plan at this place from the newest.
-    fn place(&self, plan: u8) -> Option<usize> {
+    pub(super) fn place(&self, plan: u8) -> Option<usize> {
         let back = usize::from(plan).checked_rem(self.plans.len())?;
         Some(self.plans.len() - 1 - back)
     }
 
-    fn pick(&self, plan: u8) -> Option<&Planned> {
+    pub(super) fn pick(&self, plan: u8) -> Option<&Planned> {
         self.plans.get(self.place(plan)?)
     }
 
     /// New online keys, which is how a thief of the old ones is undone.
-    fn rotate(&mut self) {
+    pub(super) fn rotate(&mut self) {
         let seed = 100 + u8::try_from(self.honest.roots.len() % 60).unwrap();
-        self.honest.next_root(
-            |root| {
-                root.roles.timestamp.keys = vec![public(seed)];
-                root.roles.snapshot.keys = vec![public(seed + 70)];
-            },
-            &[],
-        );
+        self.next_root(|root| {
+            root.roles.timestamp.keys = vec![public(seed)];
+            root.roles.snapshot.keys = vec![public(seed + 70)];
+        });
         (self.honest.seeds.timestamp, self.honest.seeds.snapshot) = (vec![seed], vec![seed + 70]);
         self.publish();
     }
 
-    fn plan(&mut self, of: u8, thief: bool, downgrade: bool, hours: u8) {
+    pub(super) fn plan(&mut self, of: u8, thief: bool, downgrade: bool, hours: u8, opens: Opens) {
         let own = name("app", &format!("{of}.0.0"));
         let forged = name("app", &format!("{of}.1.0"));
         let mut fleet = self.honest.clone();
@@ -273,16 +374,25 @@ impl World {
         body.seq = self.plans.len() as u64 + 1;
         body.expires = body.issued + u64::from(hours) * 3600;
         body.downgrade = downgrade.then(|| "a reason".into());
+        if opens.by_hand {
+            body.waves[1].gate = GateKind::Manual;
+        }
+        if opens.by_dwell {
+            body.waves[1].evidence = Evidence::Dwell;
+        }
+        let signers = self.signers(thief);
         self.plans.push(Planned {
             digest: Digest(statement::seal(&body).unwrap().payload_digest()),
-            bytes: sign(&body, &[if thief { THIEF } else { 5 }]),
+            bytes: sign(&body, &signers),
             body,
-            quorum: !thief,
+            signers,
             receipts: Vec::new(),
+            promotions: Vec::new(),
+            dwell_s: 0,
         });
     }
 
-    fn hold(&mut self, held: bool, thief: bool) {
+    pub(super) fn hold(&mut self, held: bool, thief: bool) {
         self.hold_seq += 1;
         let hold = Hold {
             format: FORMAT,
@@ -292,11 +402,13 @@ impl World {
             held,
             reason: "repair".into(),
         };
-        let bytes = sign(&hold, &[if thief { THIEF } else { 5 }]);
+        let signers = self.signers(thief);
+        let bytes = sign(&hold, &signers);
         let (id, name) = (self.bench.facts.id, self.bench.facts.name.clone());
+        let counts = self.suffice(&signers);
         let taken = self.bench.trusted.take_hold(&bytes, &id, &name);
-        assert_eq!(taken.is_ok(), !thief, "{taken:?}");
-        if !thief {
+        assert_eq!(taken.is_ok(), counts, "{taken:?}");
+        if counts {
             self.held = held;
         }
     }
@@ -328,211 +440,25 @@ impl World {
                 device: member.device,
                 member: self.bench.waves[0].proof(&member.device).unwrap(),
             },
-            counts: good && healthy_s >= SOAK_S && !forged,
+            seq,
+            forged,
+            good,
+            healthy_s,
         });
     }
+}
 
-    fn served(&mut self, repository: Repository) -> Fleet {
-        let mut served = self.honest.clone();
-        let old = |n: u8| self.history[usize::from(n) % self.history.len()].clone();
-        match repository {
-            Repository::Honest => {}
-            Repository::Old(n) => {
-                served = old(n);
-                served.now = self.honest.now;
-            }
-            Repository::Mixed(a, b) => {
-                let (a, b) = (old(a), old(b));
-                served.timestamp_bytes = a.timestamp_bytes;
-                (served.snapshot_bytes, served.targets_bytes) = (b.snapshot_bytes, b.targets_bytes);
-            }
-            Repository::Flipped(at) => {
-                for bytes in [
-                    &mut served.timestamp_bytes,
-                    &mut served.snapshot_bytes,
-                    &mut served.targets_bytes,
-                ] {
-                    let at = usize::from(at) % bytes.len();
-                    bytes[at] ^= 4;
-                }
-            }
-            Repository::Stolen | Repository::FastForward => {
-                for (name, (release, bytes)) in &self.forged {
-                    served.releases.insert(name.clone(), release.clone());
-                    served.release_bytes.insert(name.clone(), bytes.clone());
-                }
-                if matches!(repository, Repository::FastForward) {
-                    served.snapshot.as_mut().unwrap().version = u64::MAX / 2 + self.honest.now;
-                    served.timestamp.as_mut().unwrap().version = u64::MAX / 2 + self.honest.now;
-                }
-                served.publish();
-            }
-        }
-        served
-    }
+/// How the second wave of a plan opens.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Opens {
+    /// Also needs an operator's word.
+    pub(super) by_hand: bool,
+    /// By the device's own clock in place of receipts.
+    pub(super) by_dwell: bool,
+}
 
-    /// The controller does its best: the right membership, a live lease, every receipt that helps it (or all there are).
-    fn offer(&mut self, plan: u8, served: &Fleet, all_receipts: bool) -> Option<Code> {
-        let planned = self.pick(plan)?.clone();
-        let trusted = &mut self.bench.trusted;
-        let _ = served.refresh(trusted);
-        let release = name("app", planned.body.release.version.as_str());
-        let _ = trusted.find_release(&release, &mut |want| served.find(&want), served.now, Source::Online);
-        self.follow();
-        self.look(&release);
-        let shown = planned.receipts.iter().filter(|r| all_receipts || r.counts);
-        let gate = Gate {
-            format: FORMAT,
-            plan: planned.digest,
-            wave: 2,
-            receipts: shown.map(|r| r.shown.clone()).take(64).collect(),
-            promote: None,
-        };
-        let gate = gate.encode().unwrap();
-        let lease = Lease {
-            format: FORMAT,
-            issued: served.now,
-            plan: planned.digest,
-            device: self.bench.facts.id,
-            nonce: NONCE,
-            ttl_s: 900,
-        };
-        let lease = sign(&lease, &self.honest.seeds.timestamp);
-        let offer = Offer {
-            plan: &planned.bytes,
-            member: &self.bench.membership(),
-            gate: Some(&gate),
-            lease: Some(HeldLease {
-                envelope: &lease,
-                age_s: 1,
-            }),
-            forward: None,
-            dwell_s: 0,
-            source: Source::Online,
-        };
-        let trusted = &self.bench.trusted;
-        match accept(trusted, &self.bench.facts, &offer, served.now, Stage::Switch) {
-            Ok(accepted) => {
-                self.judge(&planned, &release, &accepted.release);
-                self.install(&planned, &accepted.release);
-                None
-            }
-            Err(refusal) => Some(refusal.code),
-        }
-    }
-
-    /// What the device was shown of withdrawals.
-    fn look(&mut self, release: &ReleaseName) {
-        let listed = self.bench.trusted.snapshot().and_then(|s| s.release(release));
-        if let (Some(listed), Some(yank)) = (listed, self.yanks.get(release))
-            && listed.document.version >= *yank
-        {
-            self.seen.insert(release.clone());
-        }
-    }
-
-    /// The device is about to install: everything that must be true.
-    fn judge(&self, planned: &Planned, name: &ReleaseName, release: &ensign_bundle::trust::roles::Release) {
-        let trusted = &self.bench.trusted;
-        let (now, app) = (self.honest.now, ident("app"));
-        assert!(planned.quorum, "without the operators' quorum");
-        assert!(!self.forged.contains_key(name), "without the signers' quorum");
-        assert_eq!(release.manifest.digest, planned.body.release.manifest);
-        let good: BTreeSet<_> = planned
-            .receipts
-            .iter()
-            .filter(|r| r.counts)
-            .map(|r| r.shown.device)
-            .collect();
-        assert!(good.len() >= EVIDENCE, "before its evidence: {}", good.len());
-        assert!(
-            planned.body.not_before <= now && now < planned.body.expires,
-            "out of its time"
-        );
-        assert!(
-            !self.cancelled.contains(&planned.digest) && !self.held,
-            "against an operator"
-        );
-        assert!(!self.seen.contains(name), "a withdrawn release");
-        assert!(
-            planned.body.seq > self.ran,
-            "plan {} after {}",
-            planned.body.seq,
-            self.ran
-        );
-        assert!(
-            release.counter >= trusted.root().floor(&app).security,
-            "below root's floor"
-        );
-        assert!(
-            release.counter >= trusted.targets().unwrap().products[0].lowest,
-            "below the lowest kept"
-        );
-        if let Some(installed) = self.bench.facts.installed.get(&app) {
-            assert!(
-                release.counter > installed.counter || planned.body.downgrade.is_some(),
-                "older than what runs"
-            );
-        }
-    }
-
-    fn install(&mut self, planned: &Planned, release: &ensign_bundle::trust::roles::Release) {
-        self.bench.trusted.started(&planned.body, planned.digest).unwrap();
-        self.bench.trusted.confirmed(release);
-        self.ran = planned.body.seq;
-        self.installs += 1;
-        let installed = Installed {
-            version: release.release.clone(),
-            counter: release.counter,
-            manifest: release.manifest.digest,
-            plan: planned.digest,
-            switched_for_s: 1,
-        };
-        self.bench.facts.installed.insert(ident("app"), installed);
-    }
-
-    /// What never goes back, but by root; and a restart, which changes nothing.
-    pub(super) fn check(&mut self, before: &Trusted) {
-        let (was, is, app) = (before.root(), self.bench.trusted.root(), ident("app"));
-        assert!(is.version >= was.version);
-        let trusted = &self.bench.trusted;
-        if is.floors.reset_epoch == was.floors.reset_epoch {
-            assert!(trusted.security_floor(&app) >= before.security_floor(&app) || trusted.targets().is_none());
-            assert!(trusted.plan_seq_floor(&app) >= before.plan_seq_floor(&app));
-        }
-        if is.roles.snapshot.keys == was.roles.snapshot.keys && is.roles.timestamp.keys == was.roles.timestamp.keys {
-            let (was, is) = (before.held(), trusted.held());
-            assert!(is.timestamp >= was.timestamp && is.snapshot >= was.snapshot);
-            if let (Some(was), Some(is)) = (before.snapshot(), trusted.snapshot()) {
-                assert!(is.targets.version >= was.targets.version);
-            }
-        }
-        let stored = trusted.encode().unwrap();
-        self.follow();
-        self.bench.trusted = Trusted::decode(&stored).unwrap();
-        assert_eq!(self.bench.trusted.encode().unwrap(), stored);
-    }
-
-    /// Whatever happened: an honest fleet that has evicted the thief updates the device.
-    pub(super) fn ends_well(&mut self) {
-        self.honest.now += 3600;
-        self.rotate();
-        if self.held {
-            self.hold(false, false);
-        }
-        self.honest.release("app", "50.0.0", |_| {});
-        self.publish();
-        self.honest.now += 60;
-        self.plan(50, false, false, 24);
-        self.act(Move::Receipts(0));
-        let served = self.honest.clone();
-        let before = self.bench.trusted.clone();
-        served.refresh(&mut self.bench.trusted).unwrap();
-        self.check(&before);
-        assert_eq!(
-            self.offer(0, &served, true),
-            None,
-            "an honest fleet cannot update the device"
-        );
-    }
+fn deploy_keys(root: &mut Root, times: usize) {
+    let role = &mut root.scopes[0].role;
+    role.keys = deploy(times).map(public).to_vec();
+    role.threshold = u32::try_from(QUORUM).unwrap();
 }
