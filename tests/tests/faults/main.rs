@@ -6,6 +6,7 @@ mod device;
 mod plans;
 mod probes;
 mod processes;
+mod quorum;
 mod signers;
 mod space;
 mod stolen;
