@@ -12,6 +12,7 @@ pub mod effect;
 #[cfg(test)]
 mod fixture;
 pub mod ids;
+mod kinds;
 pub mod limits;
 pub mod manifest;
 pub mod path;

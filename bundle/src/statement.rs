@@ -8,12 +8,13 @@ use serde::de::DeserializeOwned;
 
 use crate::codec;
 use crate::digest::{Digest, FleetId};
+use crate::kinds::Known;
 use crate::limits;
 use crate::reason::{Code, Refusal};
 use crate::refuse;
 
-/// The payload of an envelope of one kind.
-pub trait Document: Serialize + DeserializeOwned {
+/// The payload of an envelope of one kind. The kinds stand in [`each_document`](crate::each_document).
+pub trait Document: Known + Serialize + DeserializeOwned {
     /// `plan` in `application/vnd.ensign.plan+cbor`.
     const KIND: &'static str;
     /// Largest envelope, bytes.

@@ -111,6 +111,7 @@ KINDS = {
                               "claims?": table(text, text)}),
     "receipt": (4096, said | {"plan": digest, "release": digest, "device": device, "healthy_for_s": uint, "seq": uint,
                               "state": one_of("confirmed", failed={"code": code}, rolled_back={"code": code})}),
+    "rotation": (4096, said | {"device": device, "old": key, "new": key, "receipt_key": key}),
     "lease": (4096, said | {"plan": digest, "device": device, "nonce": sized(32), "ttl_s": uint}),
     "time": (4096, {"format": uint, "fleet": sized(32), "device": device, "nonce": sized(32), "time": uint}),
 }

@@ -5,11 +5,15 @@
 use std::io::{Cursor, Write};
 use std::path::Path;
 
-use crate::container::{ChainDocument, Member, Writer, read};
+use crate::codec::{self, Ext};
+use crate::container::{ChainDocument, Contents, Member, Writer, read};
 use crate::fixture::{self, FLEET, NOW, key, noise, small_source, verify};
+use crate::ids::Version;
 use crate::limits::BLOCK_BYTES;
-use crate::manifest::{Handler, Kind, Probe, Restart, TreeDraft};
+use crate::manifest::{Handler, Kind, Probe, Restart, TreeDraft, Unsigned};
 use crate::plan::evidence::Gate;
+use crate::statement;
+use crate::trust::roles::FileRef;
 use crate::{digest::Digest, ids::Ident};
 
 /// Two components, every kind of entry, probe and block; signed by the keys of seeds 32 × 1 and 32 × 2 for the fleet 32 × 3.
@@ -92,6 +96,50 @@ fn golden_bytes_are_written_and_read() {
         digest,
         "9afd7f5592e3e2afa13f1609d247eae9a7ea0d57571b7a9f8ea55d99e0878a77"
     );
+}
+
+/// What the others leave out: the other kinds of components, a manifest with fields of a later version, everything said about its origin.
+#[test]
+fn golden_bytes_of_the_rest_are_written_and_read() {
+    let mut draft = fixture::draft("1.2.3");
+    let mut blocks = Vec::new();
+    for (name, kind) in [("disk", Kind::Image), ("web", Kind::Oci), ("ensign", Kind::Agent)] {
+        let source = [("file".to_owned(), fixture::file(name.as_bytes()))].into();
+        let tree = TreeDraft::new(Ident::parse(name).unwrap(), kind, fixture::entries(&source)).unwrap();
+        let block = tree.plans()[0].store(name.as_bytes(), 3).unwrap();
+        blocks.push(block.stored);
+        draft.add(tree.finish(&[block.row]).unwrap());
+    }
+    draft.compatible.hardware = vec!["pos-3".to_owned()];
+    draft.compatible.min_agent = Some(Version::parse("1.2.0").unwrap());
+    draft.compatible.min_from = Some(u64::MAX);
+    draft.provenance.source = Some("git:0123".to_owned());
+    draft.provenance.builder = Some(String::new());
+    let Contents {
+        mut release,
+        mut manifest,
+        tables,
+        ..
+    } = draft.freeze().unwrap().into_contents();
+    let ext: Ext = codec::decode(b"\xa1\x63new\x85\x00\xf4\xf6\x20\xa1\x62in\x64text", 10).unwrap();
+    (manifest.ext, release.ext) = (ext.clone(), ext.clone());
+    let bytes = codec::encode(&manifest).unwrap();
+    release.manifest = FileRef {
+        digest: Digest::of(&bytes),
+        length: bytes.len() as u64,
+    };
+    let document = statement::seal(&release).unwrap().encode();
+    let tables: Vec<_> = tables.iter().map(|table| table.bytes().to_vec()).collect();
+    let mut unsigned = Unsigned::from(Contents::parse(&document, bytes, &tables).unwrap());
+    unsigned.sign(&key(1), &FLEET, NOW).unwrap();
+    let bundle = fixture::write(&unsigned, &blocks);
+    let kept = golden("bundle-more-v1.bin", &bundle);
+    assert_eq!(kept, bundle);
+    let read = verify(&kept).unwrap();
+    let contents = read.single().unwrap();
+    assert_eq!((&contents.manifest.ext, &contents.release.ext), (&ext, &ext));
+    let kinds = contents.manifest.components.iter().map(|component| component.kind);
+    assert_eq!(kinds.collect::<Vec<_>>(), [Kind::Image, Kind::Oci, Kind::Agent]);
 }
 
 /// What a stick carries: the metadata chain, a plan with the place of one device in it, and a release.

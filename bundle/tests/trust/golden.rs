@@ -1,23 +1,31 @@
 //! Golden bytes of every signed kind: what earlier versions signed is read for ever, and signed again it is the same bytes.
 //!
+//! `KIND-v1.cose` is a usual one. `KIND-v1-more.cose` has what that one has not: every other variant and field, numbers of the widest
+//! form, several signatures; its fields are all written out, so that a new one is missed by the compiler.
+//!
 //! `UPDATE_GOLDEN=1` writes files that are not there yet; those that are there are never changed.
 
+mod more;
+
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 
 use ensign_bundle::codec;
 use ensign_bundle::digest::{Digest, Nonce};
+use ensign_bundle::each_document;
 use ensign_bundle::plan::cohort::CutWave;
 use ensign_bundle::plan::evidence::{Binding, Gate, GateReceipt, Lease, Receipt, ReceiptState, TimeAttestation};
 use ensign_bundle::plan::file::{PlanDevice, PlanFile};
 use ensign_bundle::plan::membership::Member;
+use ensign_bundle::plan::rotation::Rotation;
 use ensign_bundle::plan::statements::{Cancel, Grant, HealthBounds, Hold, Plan, Promote, Reverts};
 use ensign_bundle::plan::token::Token;
 use ensign_bundle::reason::Code;
 use ensign_bundle::statement::{self, Document};
 use ensign_bundle::trust::roles::{FORMAT, FileRef, ProductFloor, Release, Root, Snapshot, Targets, Timestamp};
-use ensign_crypto::Envelope;
+use ensign_crypto::{Envelope, SecretKey};
 use serde_bytes::ByteBuf;
 
 use crate::fleet::*;
@@ -33,8 +41,20 @@ fn golden(name: &str, bytes: &[u8]) -> Vec<u8> {
     found
 }
 
+/// `KIND-v1.cose`.
 fn envelope<T: Document + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
-    let found = golden(&format!("{}-v1.cose", T::KIND), bytes);
+    kept::<T>("", bytes);
+}
+
+/// `KIND-v1-more.cose`, signed by the keys of these seeds and those.
+fn more<T: Document + PartialEq + std::fmt::Debug>(body: &T, seeds: &[u8], and: &[&SecretKey]) {
+    let keys: Vec<SecretKey> = seeds.iter().map(|seed| key(*seed)).collect();
+    let keys: Vec<&SecretKey> = keys.iter().chain(and.iter().copied()).collect();
+    kept::<T>("-more", &statement::sign(body, &keys, &FLEET).unwrap());
+}
+
+fn kept<T: Document + PartialEq + std::fmt::Debug>(which: &str, bytes: &[u8]) {
+    let found = golden(&format!("{}-v1{which}.cose", T::KIND), bytes);
     let opened = statement::open_unverified::<T>(&found).unwrap();
     assert_eq!(
         codec::encode(&opened.body).unwrap(),
@@ -43,6 +63,26 @@ fn envelope<T: Document + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
         T::KIND
     );
     assert_eq!(opened.envelope.encode(), found, "{}", T::KIND);
+}
+
+/// The list of kinds and the folder say the same.
+#[test]
+fn every_kind_has_its_golden_bytes() {
+    macro_rules! kinds {
+        ($($document:ty),* $(,)?) => { [$(<$document>::KIND),*] };
+    }
+    let wanted: BTreeSet<String> = each_document!(kinds)
+        .iter()
+        .flat_map(|kind| [format!("{kind}-v1.cose"), format!("{kind}-v1-more.cose")])
+        .chain(["receipt-v1-failed.cose".to_owned()])
+        .collect();
+    let folder = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata")).unwrap();
+    let files = folder.map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|end| end == "cose"));
+    let there: BTreeSet<String> = files
+        .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(there, wanted);
 }
 
 #[test]
@@ -158,6 +198,9 @@ fn statements() {
         time: START,
     };
     envelope::<TimeAttestation>(&sign(&time, &[7]));
+    let Device { tls, receipt: own } = &devices[0];
+    let rotation = Rotation::new(START, id, tls.public(), public(61), own.public());
+    envelope::<Rotation>(&statement::sign(&rotation, &[tls, &key(61), own], &FLEET).unwrap());
     let gate = Gate {
         format: FORMAT,
         plan: digest,
