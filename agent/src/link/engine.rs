@@ -189,7 +189,7 @@ impl Engine {
             }
             Event::Applier(message) => self.take_answer(message),
             Event::ControllerUp(up) => {
-                let interval = Duration::from_secs(up.welcome.interval_s.clamp(1, limits::CLAMP_S));
+                let interval = interval(up.welcome.interval_s);
                 self.status.send_modify(|s| s.connected(&up));
                 // What an earlier session wanted carries leases for an applier that may be gone.
                 (self.wanted, self.offered) = (None, None);
@@ -525,6 +525,11 @@ impl Engine {
         }
         self.status.send_modify(|s| s.last_error = Some(refusal));
     }
+}
+
+/// What a controller asks for, within bounds: it can neither silence a device nor make it spin.
+fn interval(asked_s: u64) -> Duration {
+    Duration::from_secs(asked_s.clamp(1, limits::CLAMP_S))
 }
 
 fn reference(document: &DocRef) -> FileRef {

@@ -21,6 +21,8 @@ mod gates;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod machine;
 #[cfg(test)]
 mod model;
@@ -28,6 +30,8 @@ mod model;
 mod noticed;
 #[cfg(test)]
 mod people;
+#[cfg(test)]
+mod proptest_documents;
 #[cfg(test)]
 mod rotation;
 #[cfg(test)]

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use ensign_bundle::digest::Digest;
+use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::limits::FRAME_BYTES;
 use ensign_bundle::reason::Code;
 use ensign_bundle::statement;
-use ensign_bundle::wire::{self, Request, ToDevice, frame};
+use ensign_bundle::wire::{self, Installed, Request, ToDevice, frame};
 use ensign_controller::core::Verb;
 use ensign_controller::serve::Running;
 use ensign_crypto::KeyId;
@@ -166,6 +167,123 @@ async fn e74_frames_over_the_limit_end_the_connection() {
     let reset = quinn::ReadToEndError::Read(quinn::ReadError::Reset(VarInt::from_u32(2)));
     assert_eq!(end, reset, "the stream alone");
     assert!(link.connection.close_reason().is_none());
+    scene.end().await;
+}
+
+/// Bodies that are no message: nothing, no CBOR, CBOR of another shape, messages that are cut, longer, or of the other side.
+fn garbage() -> Vec<Vec<u8>> {
+    let ack = frame::encode(&ToDevice::Ack { seq: 1 }).unwrap().split_off(4);
+    let request = frame::encode(&Request::Documents { digests: Vec::new() })
+        .unwrap()
+        .split_off(4);
+    let unsorted = b"\xa1\x66report\xa2\x63seq\x01\x63abc\x00".to_vec();
+    let nested = [vec![0x81; 60_000], vec![0x80]].concat();
+    let many = [&b"\x99\x40\x00"[..], &[0; 0x4000]].concat();
+    let lying = b"\xa1\x66report\x9b\xff\xff\xff\xff\xff\xff\xff\xff".to_vec();
+    let mut all = vec![
+        vec![0],
+        vec![0xa0],
+        vec![0xff; 64],
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        Vec::new(),
+    ];
+    all.extend([ack, request, unsorted, nested, many, lying]);
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e75_malformed_control_frames_end_the_session_and_nothing_else() {
+    let scene = Scene::new().await;
+    let mut device = scene.member(61).await;
+    let hello = frame::encode(&device.hello()).unwrap().split_off(4);
+    let report = frame::encode(&device.report(1, Vec::new())).unwrap().split_off(4);
+    let mut bodies = garbage();
+    for whole in [hello, report] {
+        let cut = whole[..whole.len() - 1].to_vec();
+        let longer = [&whole[..], &[0]].concat();
+        let mut flipped = whole;
+        flipped[3] ^= 0x40;
+        bodies.extend([cut, longer, flipped]);
+    }
+    for body in bodies {
+        let bytes = [&u32::try_from(body.len()).unwrap().to_be_bytes(), &body[..]].concat();
+        let what = body
+            .iter()
+            .take(24)
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>();
+        let mut first = scene.dial(&device).await;
+        within(first.send.write_all(&bytes)).await.unwrap();
+        assert_eq!(first.closed().await.0, PROTOCOL_ERROR, "first frame {what}");
+        let mut later = scene.connect(&mut device).await;
+        within(later.send.write_all(&bytes)).await.unwrap();
+        assert_eq!(later.closed().await.0, PROTOCOL_ERROR, "later frame {what}");
+    }
+    // The device itself is none the worse for it.
+    let mut link = scene.connect(&mut device).await;
+    link.write(&device.report(1, Vec::new())).await;
+    link.acknowledged(1).await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_names_1024_files_and_a_report_64_products_and_no_more() {
+    let scene = Scene::new().await;
+    let mut device = scene.member(61).await;
+    let mut link = scene.connect(&mut device).await;
+    let digests = |many: u32| (0..many).map(|n| Digest::of(&n.to_be_bytes())).collect::<Vec<_>>();
+    let manifest = Digest([1; 32]);
+    let requests = |many| {
+        let digests = digests(many);
+        [
+            Request::Blobs {
+                manifest,
+                digests: digests.clone(),
+            },
+            Request::Documents { digests },
+        ]
+    };
+    for request in requests(1024) {
+        assert_eq!(link.fetch(&request, 1024).await, vec![None; 1024]);
+    }
+    for request in requests(1025) {
+        let (mut send, mut recv) = within(link.connection.open_bi()).await.unwrap();
+        within(send.write_all(&frame::encode(&request).unwrap())).await.unwrap();
+        let end = within(recv.read_to_end(1)).await.unwrap_err();
+        let reset = quinn::ReadToEndError::Read(quinn::ReadError::Reset(VarInt::from_u32(2)));
+        assert_eq!(end, reset, "the stream alone");
+    }
+    let installed = |many: u32| {
+        let product = |n| Ident::parse(&format!("p{n}")).unwrap();
+        let one = |n| Installed {
+            product: product(n),
+            version: Version::parse("1.0.0").unwrap(),
+            counter: 1,
+            manifest,
+            confirmed: true,
+            plan: manifest,
+            since: 0,
+        };
+        (0..many).map(one).collect::<Vec<_>>()
+    };
+    device.status.denied = digests(64);
+    device.status.installed = installed(64);
+    link.write(&device.report(1, Vec::new())).await;
+    link.acknowledged(1).await;
+    for more in [(digests(65), installed(64)), (digests(64), installed(65))] {
+        (device.status.denied, device.status.installed) = more;
+        link.write(&device.report(2, Vec::new())).await;
+        loop {
+            match link.read::<ToDevice>().await {
+                ToDevice::Refused(refusal) => break assert_eq!(refusal.code, Code::LimitExceeded),
+                ToDevice::Ack { seq } => assert!(seq < 2, "more than 64 are taken"),
+                _ => {}
+            }
+        }
+        (device.status.denied, device.status.installed) = (digests(64), installed(64));
+        link = scene.connect(&mut device).await;
+    }
+    drop(link);
     scene.end().await;
 }
 

@@ -76,3 +76,11 @@ async fn the_end_of_a_stream_counts_in_its_own_session_alone() {
         "this connection is left alone for a while"
     );
 }
+
+#[test]
+fn a_controller_sets_the_interval_within_a_second_and_a_day() {
+    let day = 24 * 3600;
+    for (asked, taken) in [(0, 1), (1, 1), (300, 300), (day, day), (day + 1, day), (u64::MAX, day)] {
+        assert_eq!(interval(asked), Duration::from_secs(taken), "{asked} s");
+    }
+}
