@@ -5,6 +5,8 @@
 //! the applier may send [`FromApplier::Changed`] between answers.
 
 pub mod socket;
+#[cfg(test)]
+mod tests;
 
 use ensign_bundle::digest::{DeviceId, Digest, FleetId, Nonce};
 use ensign_bundle::plan::evidence::Membership;

@@ -27,7 +27,7 @@ use crate::chain::chain;
 /// Largest message, bytes.
 pub const MESSAGE_BYTES: usize = 64 << 10;
 /// CBOR items in a message.
-const ITEMS: usize = 16_384;
+pub(super) const ITEMS: usize = 16_384;
 /// Waiting connections.
 const BACKLOG: i32 = 16;
 /// Longest wait for a place among them: a stopped process never makes room.

@@ -123,7 +123,7 @@ fn e39_links_planted_in_staging_lead_nowhere() {
 
 /// A tree that stood there already is compared with what was signed before it runs, and made anew where it differs.
 #[test]
-fn e43_a_tampered_tree_is_made_anew() {
+fn a_tampered_tree_is_made_anew() {
     let Bed {
         fleet,
         mut device,
@@ -190,7 +190,7 @@ fn offers_that_lie_are_refused() {
 
 /// The link half keeps a descriptor to what it handed over, and changes the bytes behind it all the time.
 #[test]
-fn what_is_swapped_behind_a_descriptor_is_never_installed() {
+fn e43_what_is_swapped_behind_a_descriptor_is_never_installed() {
     let Bed {
         fleet,
         device,

@@ -207,11 +207,7 @@ async fn e75_malformed_control_frames_end_the_session_and_nothing_else() {
     }
     for body in bodies {
         let bytes = [&u32::try_from(body.len()).unwrap().to_be_bytes(), &body[..]].concat();
-        let what = body
-            .iter()
-            .take(24)
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>();
+        let what = format!("{:02x?}", &body[..body.len().min(24)]);
         let mut first = scene.dial(&device).await;
         within(first.send.write_all(&bytes)).await.unwrap();
         assert_eq!(first.closed().await.0, PROTOCOL_ERROR, "first frame {what}");

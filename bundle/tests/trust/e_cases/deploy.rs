@@ -241,7 +241,7 @@ fn e56_a_device_whose_bucket_is_not_reached_waits() {
 }
 
 #[test]
-fn e60_a_release_that_needs_another_in_between_is_not_reached_from_before_it() {
+fn a_release_that_needs_another_in_between_is_not_reached_from_before_it() {
     let from = version("1.5.0").counter();
     let bench = bench_with(|_| {}, "app", |release| release.compatible.min_from = from);
     bench.refused(Code::StepMissing, |_| {});

@@ -2,6 +2,7 @@
 
 use ensign_bundle::codec::{self, Ext};
 use ensign_bundle::digest::{Digest, FleetId};
+use ensign_bundle::each_document;
 use ensign_bundle::limits;
 use ensign_bundle::manifest::Manifest;
 use ensign_bundle::plan::statements::Plan;
@@ -106,22 +107,34 @@ fn e25_a_root_without_keys_or_with_other_roles_is_no_root() {
     assert_eq!(empty(|r| r.roles.snapshot.threshold = 0), keys);
     assert_eq!(empty(|r| r.roles.snapshot.threshold = 2), keys);
     let good = payload(&root);
-    // A role that is missing, and one that nobody knows in its place.
-    let other = swap(&good, &text("snapshot"), &text("mirrors_"));
-    assert_eq!(open::<Root>(&raw("root", other, &[1])), Some(Code::Malformed));
-    // A role that is null.
-    let role = codec::encode(&root.roles.snapshot).unwrap();
-    let null = swap(
-        &good,
-        &[text("snapshot"), role].concat(),
-        &[text("snapshot"), vec![0xf6]].concat(),
+    let role = [text("snapshot"), codec::encode(&root.roles.snapshot).unwrap()].concat();
+    let malformed = Some(Code::Malformed);
+    let roles = |from: u8, to: u8, what: &[u8], other: &[u8]| {
+        let start = [&text("roles")[..], &[from]].concat();
+        let good = swap(&good, &start, &[&text("roles")[..], &[to]].concat());
+        open::<Root>(&raw("root", swap(&good, what, other), &[1]))
+    };
+    assert_eq!(
+        roles(0xa4, 0xa4, &role, &role),
+        None,
+        "each change below is the only one"
     );
-    assert_eq!(open::<Root>(&raw("root", null, &[1])), Some(Code::Malformed));
+    // A role that is missing.
+    assert_eq!(roles(0xa4, 0xa3, &role, &[]), malformed);
+    // One that nobody knows, beside those that must be there; where the order of keys wants it.
+    let mirrors = [&text("tutelage")[..], &role[text("snapshot").len()..]].concat();
+    assert_eq!(roles(0xa4, 0xa5, &role, &[&role[..], &mirrors].concat()), malformed);
+    // A role that is null.
+    let null = [text("snapshot"), vec![0xf6]].concat();
+    assert_eq!(roles(0xa4, 0xa4, &role, &null), malformed);
 }
 
 /// Every byte of the payload replaced by what means something else, and the payload cut off there: refused or understood.
-fn hammer<T: Document>(body: &T) {
-    let good = payload(body);
+fn hammer<T: Document>() {
+    let name = format!(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/{}-v1.cose"), T::KIND);
+    let golden = std::fs::read(name).unwrap();
+    let good = Envelope::parse(&golden, golden.len()).unwrap().payload().to_vec();
+    assert_eq!(open::<T>(&raw(T::KIND, good.clone(), &[])), None, "{}", T::KIND);
     for at in 0..good.len() {
         for byte in [
             0x00, 0x20, 0x40, 0x5f, 0x7b, 0x80, 0x9b, 0xa0, 0xbb, 0xd8, 0xf4, 0xf6, 0xfb, 0xff,
@@ -150,14 +163,10 @@ fn hammer<T: Document>(body: &T) {
 
 #[test]
 fn e27_nothing_panics_before_the_signature_is_checked() {
-    let fleet = full();
-    hammer(&fleet.root);
-    hammer(&fleet.targets);
-    hammer(fleet.releases.values().next().unwrap());
-    hammer(&fleet.snapshot.unwrap());
-    hammer(&fleet.timestamp.unwrap());
-    hammer(&a_plan());
-    hammer(&token_grant(60, &[("site", "lyon")]));
+    macro_rules! all {
+        ($($document:ty),* $(,)?) => { $(hammer::<$document>();)* };
+    }
+    each_document!(all);
 }
 
 #[test]
