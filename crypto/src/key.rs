@@ -78,6 +78,8 @@ pub enum KeyError {
 /// nobody can make a second signature from a given one.
 #[must_use]
 pub fn verify(key: &PublicKey, message: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
+    #[cfg(feature = "counted")]
+    crate::counted::note();
     VerifyingKey::from_bytes(&key.0).is_ok_and(|key| {
         let signature = ed25519_dalek::Signature::from_bytes(signature);
         key.verify_strict(message, &signature).is_ok()

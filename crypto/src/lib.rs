@@ -12,12 +12,16 @@
 #![warn(missing_docs)]
 
 pub mod cbor;
+#[cfg(feature = "counted")]
+mod counted;
 mod envelope;
 mod key;
 #[cfg(feature = "sealed")]
 pub mod sealed;
 mod threshold;
 
+#[cfg(feature = "counted")]
+pub use counted::counted;
 pub use envelope::{AddError, Envelope, EnvelopeError, MAX_SIGNATURES, Signature, aad};
 pub use key::{KEY_BYTES, KeyError, KeyId, PublicKey, SIGNATURE_BYTES, SecretKey, verify};
 pub use threshold::{Shortfall, ThresholdError, meet_threshold, require_threshold, valid_signers};

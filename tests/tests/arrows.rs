@@ -236,6 +236,30 @@ fn one_tls_stack_and_known_licences() {
     }
 }
 
+/// What counts checked signatures is a feature for tests of the cost.
+#[test]
+fn nothing_that_ships_counts_signatures() {
+    let features = |root: &str, edges: &str| {
+        let args = [
+            "tree", "--locked", "-p", root, "-e", edges, "--prefix", "none", "--format", "{p} {f}",
+        ];
+        String::from_utf8(stdout(Command::new(env!("CARGO")).args(args))).expect("text")
+    };
+    let counted = |tree: &str| {
+        let mut lines = tree.lines().filter(|line| line.starts_with("ensign-crypto "));
+        lines.any(|line| line.contains("counted"))
+    };
+    assert!(
+        counted(&features("ensign-bundle", "normal,dev")),
+        "the feature is found where it is"
+    );
+    for root in ["ensign-agent", "ensign-controller", "ensign"] {
+        let tree = features(root, "normal");
+        assert!(tree.contains("ensign-crypto "), "the tree of {root} was read");
+        assert!(!counted(&tree), "{root} counts signatures");
+    }
+}
+
 /// Files under the crates whose text matches, tests aside.
 fn files_with(pattern: &str) -> BTreeSet<String> {
     let args = [

@@ -1,11 +1,12 @@
 //! What trust costs a device, counted in instructions: docs/performance.md has the figures and the command. Under plain `cargo test` the
-//! functions only have to do what they are measured for.
+//! functions have to do what they are measured for, with as many checks of signatures as there may be.
 
 use ensign_bundle::accept::{Accepted, DeviceFacts, HeldLease, Offer, Stage, accept};
 use ensign_bundle::digest::Digest;
 use ensign_bundle::plan::evidence::ReceiptState;
 use ensign_bundle::plan::statements::Evidence;
 use ensign_bundle::trust::{ReleaseName, Source, Step, TrustState, Trusted, Want};
+use ensign_crypto::counted;
 
 use crate::bench::*;
 use crate::fleet::*;
@@ -55,7 +56,7 @@ fn measured_roots(trusted: &mut Trusted, fleet: &Fleet) {
 #[test]
 fn cost_of_one_verification() {
     let signature = key(1).sign(b"one message of a usual size, more or less");
-    assert!(measured_verification(&signature));
+    assert_eq!(counted(|| measured_verification(&signature)), (true, 1));
 }
 
 #[test]
@@ -83,8 +84,9 @@ fn cost_of_a_chain_with_plan_proof_and_three_receipts() {
         dwell_s: 0,
         source: Source::Online,
     };
-    let accepted = measured_chain(&bench.fleet, &bench.release, &bench.facts, &offer);
+    let (accepted, verifications) = counted(|| measured_chain(&bench.fleet, &bench.release, &bench.facts, &offer));
     assert_eq!(accepted.wave, 2);
+    assert!((10..=25).contains(&verifications), "{verifications} verifications");
 }
 
 #[test]
@@ -94,7 +96,8 @@ fn cost_of_a_hello_with_nothing_new() {
     fleet.publish();
     let mut trusted = fleet.fresh();
     let mut asked = Vec::new();
-    assert_eq!(measured_hello(&mut trusted, &fleet, &mut asked), Step::Unchanged);
+    let hello = counted(|| measured_hello(&mut trusted, &fleet, &mut asked));
+    assert_eq!(hello, (Step::Unchanged, 1));
     // Nothing but the timestamp is looked at; whether there is a root after the held one is only asked.
     assert_eq!(asked, ["root", "timestamp"]);
 }
@@ -108,20 +111,26 @@ fn behind_by(roots: u64) -> (Fleet, Trusted) {
     (fleet, trusted)
 }
 
+/// Each root is checked against the one before it and against itself, and timestamp, snapshot and targets at hand against it.
+const OF_A_ROOT: u64 = 5;
+
 #[test]
 fn cost_of_128_roots() {
     let (fleet, mut trusted) = behind_by(128);
-    measured_roots(&mut trusted, &fleet);
-    assert_eq!(trusted.root().version, 129);
+    let ((), verifications) = counted(|| measured_roots(&mut trusted, &fleet));
+    assert_eq!((trusted.root().version, verifications), (129, 128 * OF_A_ROOT));
 }
 
 #[test]
 fn cost_of_256_roots() {
     let (fleet, mut trusted) = behind_by(300);
-    measured_roots(&mut trusted, &fleet);
-    // No more in one run; the next one goes on from what is stored.
-    assert_eq!(trusted.root().version, 257);
-    let mut trusted = Trusted::decode(&trusted.encode().unwrap()).unwrap();
-    measured_roots(&mut trusted, &fleet);
-    assert_eq!(trusted.root().version, 301);
+    let ((), verifications) = counted(|| measured_roots(&mut trusted, &fleet));
+    // No more in one run; the next one goes on from what is stored, and what was checked is not checked again.
+    assert_eq!((trusted.root().version, verifications), (257, 256 * OF_A_ROOT));
+    let bytes = trusted.encode().unwrap();
+    let (decoded, again) = counted(|| Trusted::decode(&bytes).unwrap());
+    assert!(again <= 8, "{again} verifications to read what is stored");
+    let mut trusted = decoded;
+    let ((), verifications) = counted(|| measured_roots(&mut trusted, &fleet));
+    assert_eq!((trusted.root().version, verifications), (301, 44 * OF_A_ROOT));
 }
