@@ -128,4 +128,32 @@ mod tests {
         }
         assert!(follow(&[signed(1, 1, &[1, 9])]).is_err(), "the same key is no change");
     }
+
+    /// Everything signed as it says: what is wrong is whom it is about.
+    #[test]
+    fn a_thief_of_the_tls_key_has_not_the_receipt_key_and_another_device_has_its_own() {
+        let device = DeviceId::from(key(1).public().id());
+        let verified = |device_named: DeviceId, old: u8, receipt: u8| {
+            let body = Rotation::new(
+                5,
+                device_named,
+                key(old).public(),
+                key(2).public(),
+                key(receipt).public(),
+            );
+            let by = [key(old), key(2), key(receipt)];
+            let bytes = statement::sign(&body, &by.each_ref(), &FLEET).unwrap();
+            Rotation::verify(&bytes, &FLEET, &device, &key(1).public(), &key(9).public()).map_err(|r| r.code)
+        };
+        let changed = Err(Code::IdentityChanged);
+        assert!(verified(device, 1, 9).is_ok());
+        assert_eq!(verified(device, 1, 8), changed, "the thief's own receipt key");
+        assert_eq!(verified(device, 3, 9), changed, "another old key");
+        let other = DeviceId::from(key(4).public().id());
+        assert_eq!(verified(other, 1, 9), changed, "another device's name");
+        // For another fleet, all three keys signed nothing.
+        let bytes = signed(1, 2, &[1, 2, 9]);
+        let elsewhere = Rotation::verify(&bytes, &FleetId([8; 32]), &device, &key(1).public(), &key(9).public());
+        assert_eq!(elsewhere.unwrap_err().code, Code::ThresholdNotMet);
+    }
 }
