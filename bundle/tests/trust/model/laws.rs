@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ensign_bundle::plan::statements::{Evidence, GateKind};
-use ensign_bundle::trust::Trusted;
 use ensign_bundle::trust::roles::Release;
+use ensign_bundle::trust::{ReleaseName, Trusted};
 
 use crate::fleet::*;
 
@@ -18,12 +18,12 @@ const EVIDENCE: usize = 2;
 impl World {
     /// The device is about to install: everything that must be true.
     pub(super) fn judge(&self, shown: &Shown<'_>, release: &Release) {
-        let (planned, name) = (shown.planned, shown.name);
-        let trusted = &self.bench.trusted;
+        let planned = shown.planned;
+        self.check_signers();
+        let targets = self.bench.trusted.targets().unwrap();
         let (now, app) = (self.honest.now, ident("app"));
         assert!(!shown.drifting, "by a clock that nothing keeps right");
         assert!(self.suffice(&planned.signers), "without the operators' quorum");
-        assert!(!self.forged.contains_key(name), "without the signers' quorum");
         assert_eq!(release.manifest.digest, planned.body.release.manifest);
         self.judge_gate(shown);
         self.judge_lease(shown.lease);
@@ -35,7 +35,7 @@ impl World {
             !self.cancelled.contains(&planned.digest) && !self.held,
             "against an operator"
         );
-        assert!(!self.seen.contains(name), "a withdrawn release");
+        assert!(!self.seen.contains(shown.name), "a withdrawn release");
         assert!(
             planned.body.seq > self.ran,
             "plan {} after {}",
@@ -43,13 +43,10 @@ impl World {
             self.ran
         );
         assert!(
-            release.counter >= trusted.root().floor(&app).security,
+            release.counter >= self.known().root.floor(&app).security,
             "below root's floor"
         );
-        assert!(
-            release.counter >= trusted.targets().unwrap().products[0].lowest,
-            "below the lowest kept"
-        );
+        assert!(release.counter >= targets.products[0].lowest, "below the lowest kept");
         if let Some(installed) = self.bench.facts.installed.get(&app) {
             assert!(
                 release.counter > installed.counter || planned.body.downgrade.is_some(),
@@ -98,6 +95,27 @@ impl World {
         }
     }
 
+    /// All that the device holds was signed by whoever may: what is published by the fleet, and nothing else.
+    fn check_signers(&self) {
+        let trusted = &self.bench.trusted;
+        self.known();
+        if let Some(held) = trusted.targets_bytes() {
+            let own = self.history.iter().any(|then| then.targets_bytes == held);
+            assert!(own, "targets that their holders did not sign");
+        }
+        for release in trusted.releases() {
+            let name = ReleaseName {
+                product: release.product.clone(),
+                version: release.release.clone(),
+            };
+            let own = self
+                .history
+                .iter()
+                .any(|then| then.releases.get(&name) == Some(release));
+            assert!(own, "{name} without the signers' quorum");
+        }
+    }
+
     /// What never goes back, but by root; and a restart, which changes nothing.
     pub(super) fn check(&mut self, before: &Trusted) {
         let (was, is, app) = (before.root(), self.bench.trusted.root(), ident("app"));
@@ -114,7 +132,8 @@ impl World {
                 assert!(is.targets.version >= was.targets.version);
             }
         }
-        let stored = trusted.encode().unwrap();
+        self.check_signers();
+        let stored = self.bench.trusted.encode().unwrap();
         self.follow();
         self.bench.trusted = Trusted::decode(&stored).unwrap();
         assert_eq!(self.bench.trusted.encode().unwrap(), stored);

@@ -18,6 +18,8 @@ enum Move {
         n: u8,
         thief: bool,
     },
+    /// Other bytes under the name of a release, honest or not.
+    Forge(u8),
     Renew {
         n: u8,
         yank: bool,
@@ -104,6 +106,10 @@ enum Repository {
     Flipped(u16),
     /// Signed with the stolen online keys, with the thief's documents in it.
     Stolen,
+    /// The same with a root of the thief's after the last one.
+    OwnRoot,
+    /// The same with targets of the thief's.
+    OwnTargets,
     /// The same, so many versions ahead that nothing honest follows.
     FastForward,
 }
@@ -115,6 +121,8 @@ fn repositories() -> impl Strategy<Value = Repository> {
         2 => any::<(u8, u8)>().prop_map(|(a, b)| Repository::Mixed(a, b)),
         2 => any::<u16>().prop_map(Repository::Flipped),
         3 => Just(Repository::Stolen),
+        1 => Just(Repository::OwnRoot),
+        1 => Just(Repository::OwnTargets),
         1 => Just(Repository::FastForward),
     ]
 }
@@ -140,6 +148,7 @@ fn moves() -> impl Strategy<Value = Move> {
     let healthy = prop_oneof![1 => Just(world::SOAK_S - 1), 6 => Just(world::SOAK_S)];
     prop_oneof![
         4 => (n(), thief()).prop_map(|(n, thief)| Move::Release { n, thief }),
+        1 => n().prop_map(Move::Forge),
         1 => (n(), any::<bool>()).prop_map(|(n, yank)| Move::Renew { n, yank }),
         1 => (1u8..4).prop_map(Move::Floor),
         1 => (1u8..4).prop_map(Move::Lowest),

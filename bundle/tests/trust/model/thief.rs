@@ -11,7 +11,7 @@ use serde_bytes::ByteBuf;
 use crate::bench::*;
 use crate::fleet::*;
 
-use super::world::{Planned, World};
+use super::world::{Planned, World, own_root, own_targets};
 use super::{Leased, Repository};
 
 /// What was put before the device, as the model sees it.
@@ -51,7 +51,12 @@ impl World {
                     bytes[at] ^= 4;
                 }
             }
-            Repository::Stolen | Repository::FastForward => {
+            Repository::Stolen | Repository::OwnRoot | Repository::OwnTargets | Repository::FastForward => {
+                match repository {
+                    Repository::OwnRoot => own_root(&mut served),
+                    Repository::OwnTargets => own_targets(&mut served),
+                    _ => {}
+                }
                 self.robbed = true;
                 for (name, (release, bytes)) in &self.forged {
                     served.releases.insert(name.clone(), release.clone());

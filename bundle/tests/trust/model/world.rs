@@ -7,7 +7,7 @@ use ensign_bundle::plan::evidence::{GateReceipt, ReceiptState, TimeAttestation};
 use ensign_bundle::plan::statements::{Cancel, Evidence, GateKind, Hold, Plan, Promote};
 use ensign_bundle::reason::Code;
 use ensign_bundle::statement;
-use ensign_bundle::trust::roles::{FORMAT, ProductFloor, Release, Root};
+use ensign_bundle::trust::roles::{FORMAT, ProductFloor, Release, Role, Root};
 use ensign_bundle::trust::{Clock, ReleaseName, Source};
 use serde_bytes::ByteBuf;
 
@@ -20,9 +20,10 @@ use super::Move;
 const THIEF: u8 = 99;
 /// Soak of the first wave of the bench's plans.
 pub(super) const SOAK_S: u64 = 600;
-/// Signatures that release documents and deploy statements need, of three keys each. The thief has the first of each three.
+/// Signatures that everything signed offline needs, of three keys each. The thief has the first of each three.
 const QUORUM: usize = 2;
-/// Signers of releases.
+const ROOT: [u8; 3] = [1, 2, 43];
+const TARGETS: [u8; 3] = [3, 44, 45];
 const RELEASE: [u8; 3] = [4, 41, 42];
 /// A time far from now, 2100.
 const FAR: u64 = 4_102_444_800;
@@ -86,12 +87,15 @@ pub(super) struct World {
 impl World {
     pub(super) fn new() -> Self {
         let start = |fleet: &mut Fleet| {
-            fleet.seeds.release = RELEASE[..QUORUM].to_vec();
-            fleet.next_targets(|targets| {
-                targets.products[0].role.keys = RELEASE.map(public).to_vec();
-                targets.products[0].role.threshold = u32::try_from(QUORUM).unwrap();
-            });
-            fleet.next_root(|root| deploy_keys(root, 0), &[]);
+            let seeds = &mut fleet.seeds;
+            seeds.root = ROOT[..QUORUM].to_vec();
+            (seeds.targets, seeds.release) = (TARGETS[..QUORUM].to_vec(), RELEASE[..QUORUM].to_vec());
+            let first = |root: &mut Root| {
+                (root.roles.root, root.roles.targets) = (quorum_of(ROOT), quorum_of(TARGETS));
+                root.scopes[0].role = quorum_of(deploy(0));
+            };
+            fleet.next_root(first, &[]);
+            fleet.next_targets(|targets| targets.products[0].role = quorum_of(RELEASE));
             fleet.publish();
         };
         let mut bench = bench_with(start, "app", |_| {}).second_wave();
@@ -140,10 +144,20 @@ impl World {
         vec![first, if thief { THIEF } else { second }]
     }
 
+    /// What the fleet's own root holders signed that the device knows; it may know nothing else.
+    pub(super) fn known(&self) -> &Fleet {
+        let root = self.bench.trusted.root_bytes();
+        let found = self
+            .history
+            .iter()
+            .rev()
+            .find(|then| then.roots.last().is_some_and(|last| last == root));
+        found.expect("a root that its holders did not sign")
+    }
+
     /// Whether these are enough for a device that knows the root that this one knows.
     pub(super) fn suffice(&self, signers: &[u8]) -> bool {
-        let version = usize::try_from(self.bench.trusted.root().version).unwrap();
-        let keys = deploy(self.replaced[version - 1]);
+        let keys = deploy(self.replaced[self.known().roots.len() - 1]);
         let distinct: BTreeSet<_> = signers.iter().filter(|seed| keys.contains(seed)).collect();
         distinct.len() >= QUORUM
     }
@@ -174,6 +188,14 @@ impl World {
                 let mut fleet = self.honest.clone();
                 fleet.seeds.release = vec![RELEASE[0], THIEF];
                 let name = fleet.release("app", &format!("{n}.1.0"), |_| {});
+                let made = (fleet.releases[&name].clone(), fleet.release_bytes[&name].clone());
+                self.forged.insert(name, made);
+            }
+            Move::Forge(n) => {
+                let mut fleet = self.honest.clone();
+                fleet.seeds.release = vec![RELEASE[0], THIEF];
+                let other = |release: &mut Release| release.manifest.digest = Digest([0x66; 32]);
+                let name = fleet.release("app", &format!("{n}.0.0"), other);
                 let made = (fleet.releases[&name].clone(), fleet.release_bytes[&name].clone());
                 self.forged.insert(name, made);
             }
@@ -222,7 +244,7 @@ impl World {
             Move::Rotate => self.rotate(),
             Move::Replace => {
                 let times = self.replaced.last().unwrap() + 1;
-                self.next_root(|root| deploy_keys(root, times));
+                self.next_root(|root| root.scopes[0].role = quorum_of(deploy(times)));
                 *self.replaced.last_mut().unwrap() = times;
                 self.publish();
             }
@@ -448,6 +470,18 @@ impl World {
     }
 }
 
+/// Documents of the thief's own, by one key of the quorum and one of his.
+pub(super) fn own_root(fleet: &mut Fleet) {
+    fleet.seeds.root = vec![ROOT[0], THIEF];
+    let own = |root: &mut Root| root.scopes[0].role = quorum_of([THIEF, 98, 97]);
+    fleet.next_root(own, &[]);
+}
+
+pub(super) fn own_targets(fleet: &mut Fleet) {
+    fleet.seeds.targets = vec![TARGETS[0], THIEF];
+    fleet.next_targets(|targets| targets.products[0].role = quorum_of([RELEASE[0], THIEF, 98]));
+}
+
 /// How the second wave of a plan opens.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Opens {
@@ -457,8 +491,9 @@ pub(super) struct Opens {
     pub(super) by_dwell: bool,
 }
 
-fn deploy_keys(root: &mut Root, times: usize) {
-    let role = &mut root.scopes[0].role;
-    role.keys = deploy(times).map(public).to_vec();
-    role.threshold = u32::try_from(QUORUM).unwrap();
+fn quorum_of(seeds: [u8; 3]) -> Role {
+    Role {
+        keys: seeds.map(public).to_vec(),
+        threshold: u32::try_from(QUORUM).unwrap(),
+    }
 }
