@@ -14,7 +14,7 @@ pub enum Effect {
 }
 
 impl Code {
-    /// What it means for the update that met it. A code that is not listed speaks against the release.
+    /// What it means for the update that met it. Each code is named, so that a new one has to say.
     pub const fn effect(self) -> Effect {
         match self {
             Self::LeaseMissing
@@ -61,8 +61,66 @@ impl Code {
             | Self::PlanCancelled
             | Self::StepMissing
             | Self::ControllerUnreachable
-            | Self::TooSlow => Effect::Surroundings,
-            _ => Effect::Release,
+            | Self::TooSlow
+            // No release is at fault: they are met elsewhere, or say nothing of it.
+            | Self::Usage
+            | Self::TooManyFailed
+            | Self::TooManyDark
+            | Self::QuorumNotReached
+            | Self::EvidenceMissing
+            | Self::KitUsed
+            | Self::PlanLost
+            | Self::Aborted
+            | Self::Reverted
+            | Self::Superseded
+            | Self::Interrupted
+            | Self::TimedOut
+            | Self::WrongControllerKey
+            | Self::NotAuthorised
+            | Self::TokenUnknown
+            | Self::TokenExpired
+            | Self::TokenUsedUp
+            | Self::TokenRevoked
+            | Self::TokenMalformed
+            | Self::Suspended
+            | Self::Revoked
+            | Self::Pending
+            | Self::PassphraseWrong
+            | Self::PassphraseMissing
+            | Self::RateLimited
+            | Self::NobodyMatches
+            | Self::AlreadyPublished
+            | Self::PortInUse
+            | Self::CloneDetected
+            | Self::AtCapacity
+            | Self::NoRollout
+            | Self::UpToDate => Effect::Surroundings,
+            Self::Unsigned
+            | Self::SignatureInvalid
+            | Self::ThresholdNotMet
+            | Self::RoleNotAuthorised
+            | Self::OutsideDelegation
+            | Self::KeysRefused
+            | Self::DowngradeRefused
+            | Self::BelowFloor
+            | Self::Malformed
+            | Self::LimitExceeded
+            | Self::PathRefused
+            | Self::ManifestMismatch
+            | Self::WrongFleet
+            | Self::WrongDevice
+            | Self::HardwareMismatch
+            | Self::PlanMismatch
+            | Self::PolicyRefused
+            | Self::NoOfflinePlan
+            | Self::Yanked
+            | Self::NewerInstalled
+            | Self::Unhealthy
+            | Self::TrialDeadline
+            | Self::UnitFailed
+            | Self::CrashLoop
+            | Self::Conflict
+            | Self::VersionUnknown => Effect::Release,
         }
     }
 }

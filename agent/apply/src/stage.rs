@@ -2,6 +2,7 @@
 
 use ensign_bundle::digest::Digest;
 use ensign_bundle::ids::{Ident, Version};
+use ensign_bundle::plan::statements::HealthBounds;
 use ensign_bundle::reason::Refusal;
 use ensign_bundle::trust::roles::FileRef;
 use ensign_bundle::wire::Phase;
@@ -20,6 +21,9 @@ pub struct Target {
     pub manifest: FileRef,
     /// Soak of this device's wave, seconds: a second receipt follows when it is reached.
     pub min_soak_s: u64,
+    /// What the plan tightens of the release's own trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthBounds>,
 }
 
 impl Target {

@@ -498,6 +498,7 @@ impl Device {
                 length: 0,
             },
             min_soak_s: 0,
+            health: None,
         })
     }
 }

@@ -38,6 +38,7 @@ pub(crate) fn target(n: u8) -> Target {
             length: 10,
         },
         min_soak_s: 30,
+        health: None,
     }
 }
 

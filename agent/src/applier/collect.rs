@@ -57,9 +57,7 @@ fn sweep(shell: &Shell) -> io::Result<()> {
     }
 
     let products = device.generations.iter().flat_map(|g| &g.products);
-    let mut documents: HashSet<String> = products
-        .flat_map(|p| [p.manifest.to_string(), format!("{}.plan", p.plan)])
-        .collect();
+    let mut documents: HashSet<String> = products.map(|p| p.manifest.to_string()).collect();
     documents.extend(device.stage.target().map(|t| t.manifest.digest.to_string()));
     remove_but(&disk.dir(&paths.manifests())?, |name| documents.contains(name))
 }

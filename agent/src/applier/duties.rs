@@ -8,10 +8,8 @@ use ensign_bundle::digest::Digest;
 use ensign_bundle::ids::Ident;
 use ensign_bundle::limits::MANIFEST_BYTES;
 use ensign_bundle::manifest::Manifest;
-use ensign_bundle::plan::statements::Plan;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
-use ensign_bundle::statement;
 use ensign_bundle::trust::ReleaseName;
 use ensign_bundle::trust::roles::FileRef;
 use ensign_bundle::wire::Transfer;
@@ -112,10 +110,6 @@ impl Shell {
         let others = running.into_iter().flat_map(|g| &g.components);
         check_components(manifest, others.map(|c| (&c.name, &c.product)))?;
         checks::supported(manifest)?;
-        let bounds = match self.offered_target() {
-            Some((held, _)) => statement::open_unverified::<Plan>(&held.plan)?.body.health,
-            None => None,
-        };
         let components = manifest.components.iter().map(|c| Component {
             product: manifest.product.clone(),
             name: c.name.clone(),
@@ -124,7 +118,7 @@ impl Shell {
         });
         Ok(Prepared {
             components: components.collect(),
-            policy: checks::policy(manifest, bounds.as_ref(), product.network),
+            policy: checks::policy(manifest, target.health.as_ref(), product.network),
         })
     }
 
@@ -263,12 +257,6 @@ impl Shell {
                     reason,
                 });
             }
-        }
-        if let Some(held) = &self.offer {
-            let path = self.paths.manifests().join(format!("{}.plan", held.digest));
-            let disk = self.paths.disk();
-            disk.write(&path, &held.plan, 0o600)
-                .map_err(|e| durable::refusal(path.display(), &e))?;
         }
         let contact = self
             .contact

@@ -387,6 +387,7 @@ fn target(plan: &Signed<Plan>, wave: u32) -> Target {
             length: body.release.length,
         },
         min_soak_s,
+        health: body.health,
     }
 }
 

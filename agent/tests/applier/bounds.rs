@@ -1,6 +1,8 @@
 //! What a release may touch on this device, whoever signed it: the bounds that the applier itself keeps.
 
 use ensign_agent::ipc::{FromAdmin, ToAdmin};
+use ensign_apply::{Stage, journal};
+use ensign_bundle::plan::statements::HealthBounds;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::trust::roles::Product;
 use ensign_bundle::wire::Phase;
@@ -117,4 +119,34 @@ fn root_cannot_go_back_below_the_floor_of_what_proved_itself() {
     // One without a floor of its own goes back as far as the other.
     device.update(&mut fleet, &page("3.0.0").build());
     assert!(matches!(device.admin(&rollback, None), FromAdmin::Done { .. }));
+}
+
+/// What the plan tightens of the trial outlasts the applier that read the plan.
+#[test]
+fn a_plan_tightens_the_trial_across_a_restart() {
+    let mut fleet = Fleet::new();
+    let mut device = Device::enrolled(&fleet);
+    let release = page("1.0.0").unit("web.service").build();
+    fleet.publish(&release);
+    let mut rollout = device.rollout(&mut fleet, &release);
+    let bounds = HealthBounds {
+        window_s: 3,
+        deadline_s: 9,
+    };
+    rollout.plan = fleet.plan_with(&release, &rollout.wave, 0, |plan| plan.health = Some(bounds));
+    let mut link = device.link();
+    link.offer(&device, &fleet, Some(&rollout));
+    // The manifest is here, and nothing else.
+    link.provide_some(&release.blobs, 1);
+    drop(link);
+    device.restart();
+    let mut link = device.link();
+    link.provide_all(&release.blobs);
+    link.offer(&device, &fleet, Some(&rollout));
+    link.until_phase(Phase::Trial);
+    let known = journal::replay(&std::fs::read(device.paths.journal()).unwrap()).unwrap();
+    let Stage::Trial(trial) = &known.device.stage else {
+        panic!("{:?}", known.device.stage);
+    };
+    assert_eq!((trial.policy.window_ms, trial.policy.deadline_ms), (3000, 9000));
 }

@@ -292,13 +292,13 @@ impl Document for Plan {
                 limits::GATE_RECEIPTS
             );
         }
-        if let Bound::BasisPoints(bp) = self.pace.stop.failed
-            && bp > 10_000
-        {
-            return refuse!(
-                Malformed,
-                "stop-failed is {bp} basis points, at most 10000 are possible"
-            );
+        let stop = &self.pace.stop;
+        for (brake, bound) in [("stop-failed", stop.failed), ("stop-dark", stop.dark)] {
+            if let Bound::BasisPoints(bp) = bound
+                && bp > 10_000
+            {
+                return refuse!(Malformed, "{brake} is {bp} basis points, at most 10000 are possible");
+            }
         }
         if self.pace.stop.quorum_bp > 10_000 {
             return refuse!(

@@ -130,6 +130,11 @@ fn a_plan_asks_for_nothing_impossible() {
         seal(&|p| p.pace.stop.failed = Bound::BasisPoints(10_001)),
         Some(Code::Malformed)
     );
+    assert_eq!(seal(&|p| p.pace.stop.dark = Bound::BasisPoints(10_000)), None);
+    assert_eq!(
+        seal(&|p| p.pace.stop.dark = Bound::BasisPoints(10_001)),
+        Some(Code::Malformed)
+    );
     assert_eq!(seal(&|p| p.pace.stop.quorum_bp = 10_001), Some(Code::Malformed));
     let reach = |cumulative_bp: u32| {
         move |p: &mut Plan| {

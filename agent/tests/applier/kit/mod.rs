@@ -225,6 +225,16 @@ impl Fleet {
 
     /// A plan that brings `release` to these devices in one wave.
     pub(crate) fn plan(&mut self, release: &Release, wave: &CutWave, soak_s: u64) -> Vec<u8> {
+        self.plan_with(release, wave, soak_s, |_| {})
+    }
+
+    pub(crate) fn plan_with(
+        &mut self,
+        release: &Release,
+        wave: &CutWave,
+        soak_s: u64,
+        change: impl FnOnce(&mut Plan),
+    ) -> Vec<u8> {
         self.seq += 1;
         let product = release.product.clone();
         let release = PlanRelease {
@@ -235,6 +245,7 @@ impl Fleet {
         };
         let mut plan = ensign_testkit::plan(unix(), self.seq, release, one_wave(wave, soak_s));
         (plan.product, plan.not_before) = (product, 0);
+        change(&mut plan);
         statement::sign(&plan, &[&key(13)], &FLEET).unwrap()
     }
 
