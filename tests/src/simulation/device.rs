@@ -348,6 +348,7 @@ fn target(plan: Digest) -> Target {
             length: 1,
         },
         min_soak_s: controller::SOAK_S,
+        health: None,
     }
 }
 
