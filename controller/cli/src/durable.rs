@@ -71,11 +71,15 @@ impl Pending {
         temporary.push(name);
         temporary.push(format!(".{}.tmp", std::process::id()));
         let temporary = path.with_file_name(temporary);
+        // Of another process of this number, long gone; or a link that somebody planted where others may write too.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(mode)
             .open(&temporary)?;
         step();
@@ -140,6 +144,23 @@ pub mod tests {
         if STEPS.fetch_add(1, Ordering::SeqCst) == last {
             std::process::abort();
         }
+    }
+
+    /// In a folder where others may write too, the name of the file on its way can be guessed.
+    #[test]
+    fn a_planted_link_is_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, theirs) = (dir.path().join("token"), dir.path().join("theirs"));
+        fs::File::create(&theirs).unwrap();
+        let planted = dir.path().join(format!(".token.{}.tmp", std::process::id()));
+        std::os::unix::fs::symlink(&theirs, &planted).unwrap();
+        write(&path, b"secret", SECRET).unwrap();
+        assert_eq!(fs::read(&theirs).unwrap(), b"");
+        assert_eq!(fs::read(&path).unwrap(), b"secret");
+        assert_eq!(
+            fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777,
+            SECRET
+        );
     }
 
     #[test]
