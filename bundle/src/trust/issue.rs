@@ -21,6 +21,9 @@ pub const SNAPSHOT_LIFE_S: u64 = 7 * DAY_S;
 /// Life of a timestamp: how long a thief of the network can hide what is new. The controller signs one an hour.
 pub const TIMESTAMP_LIFE_S: u64 = DAY_S;
 
+/// Kinds of components that every release may hold unless its product says otherwise.
+const KINDS: [&str; 2] = ["tree", "oci"];
+
 /// The keys and names that a fleet starts with: one operator's machine, one controller.
 #[derive(Clone, Debug)]
 pub struct NewFleet {
@@ -75,7 +78,7 @@ impl NewFleet {
         })
     }
 
-    /// Targets 1: one entry for every product, trees only, any component and unit name.
+    /// Targets 1: one entry for every product, any component and unit name, and the kinds that need not be named.
     pub fn targets(&self, now: u64) -> Targets {
         Targets {
             format: FORMAT,
@@ -86,7 +89,7 @@ impl NewFleet {
                 name: "*".to_owned(),
                 role: one(self.release),
                 components: vec!["*".to_owned()],
-                kinds: vec!["tree".to_owned()],
+                kinds: KINDS.map(str::to_owned).to_vec(),
                 handlers: Vec::new(),
                 units: vec!["*".to_owned()],
                 security_floor: 0,

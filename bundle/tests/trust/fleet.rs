@@ -88,7 +88,7 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// What `fleet init` makes, with a first snapshot and timestamp.
+    /// What `fleet init` makes, for trees alone, with a first snapshot and timestamp.
     pub(crate) fn new() -> Self {
         let init = NewFleet {
             fleet: FLEET,
@@ -107,11 +107,13 @@ impl Fleet {
             lab: true,
         };
         let root = init.root(START).unwrap();
+        let mut targets = init.targets(START);
+        targets.products[0].kinds = vec!["tree".into()];
         let mut fleet = Self {
             seeds: Seeds::default(),
             now: START,
             roots: Vec::new(),
-            targets: init.targets(START),
+            targets,
             root,
             releases: BTreeMap::new(),
             snapshot: None,

@@ -151,7 +151,7 @@ pub mod tests {
     fn a_planted_link_is_not_written_through() {
         let dir = tempfile::tempdir().unwrap();
         let (path, theirs) = (dir.path().join("token"), dir.path().join("theirs"));
-        fs::File::create(&theirs).unwrap();
+        File::create(&theirs).unwrap();
         let planted = dir.path().join(format!(".token.{}.tmp", std::process::id()));
         std::os::unix::fs::symlink(&theirs, &planted).unwrap();
         write(&path, b"secret", SECRET).unwrap();

@@ -106,7 +106,7 @@ mod tests {
         entry.role.keys.push(key(7));
         entry.set_select(Some("role = till".to_owned()));
         new.products[0].lowest = 7;
-        new.products[0].kinds.push("oci".to_owned());
+        new.products[0].kinds.push("image".to_owned());
         new.products.push(entry);
         insta::assert_snapshot!(of_targets(&old, &new).text(Paint(false)));
     }

@@ -93,16 +93,10 @@ fn make(
     let online = Online::make(host)?;
     let fleet = FleetId(random::bytes()?);
     let now = clock::now();
-    let root = founding::root(
-        &fleet,
-        name,
-        &words.address,
-        now,
-        passphrase.is_none(),
-        &signing,
-        &online,
-    )?;
-    let targets = founding::targets(&fleet, now, &signing)?;
+    let lab = passphrase.is_none();
+    let new = founding::new_fleet(&fleet, name, &words.address, lab, &signing, &online)?;
+    let root = founding::root(&new, now, &signing)?;
+    let targets = founding::targets(&new, now, &signing)?;
     let mut begun = Begun::open(home, name)?;
     begun.write(&Note {
         fleet,
