@@ -9,6 +9,7 @@ use ensign_crypto::{KeyId, SecretKey};
 use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
+use crate::applier;
 use crate::chain::chain;
 use crate::clock;
 use crate::config::{Config, Reader};
@@ -249,10 +250,16 @@ fn udp(paths: &Paths, config: Option<Config>, controller: &[String]) -> Line {
     const REMEDY: &str = "open UDP to the controller's port; check the address and that the controller runs";
     let device = Device::load(paths).ok().flatten();
     let config = config.unwrap_or_default();
-    let known = device.as_ref().map(|d| d.addresses.clone()).unwrap_or_default();
-    let addresses = [controller.to_vec(), config.controller.addresses.clone(), known]
-        .into_iter()
-        .find(|a| !a.is_empty());
+    // What root says by now counts, as it does for the link; what the token said is from the day that the device joined.
+    let state = applier::state_from_files(paths).ok().flatten();
+    let root = state.and_then(|state| state.controller);
+    let given = [
+        controller.to_vec(),
+        config.controller.addresses.clone(),
+        root.as_ref().map(|c| c.addresses.clone()).unwrap_or_default(),
+        device.as_ref().map(|d| d.addresses.clone()).unwrap_or_default(),
+    ];
+    let addresses = given.into_iter().find(|a| !a.is_empty());
     let Some(addresses) = addresses else {
         return Line::warn(
             "udp",
@@ -262,7 +269,10 @@ fn udp(paths: &Paths, config: Option<Config>, controller: &[String]) -> Line {
     };
     let target = Target {
         addresses,
-        pins: device.iter().map(|d| d.pin).collect(),
+        pins: root
+            .map(|c| c.keys)
+            .filter(|keys| !keys.is_empty())
+            .unwrap_or_else(|| device.iter().map(|d| d.pin).collect()),
         keep_alive: config.link.keep_alive,
         idle_timeout: config.link.idle_timeout,
     };

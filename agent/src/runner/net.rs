@@ -24,7 +24,7 @@ pub(super) fn tcp(allowed: &[String], address: &str, timeout_s: u64) -> FromRunn
     let deadline = deadline(timeout_s);
     match connect(allowed, address, deadline) {
         Ok(_) => FromRunner::Ok,
-        Err(problem) => problem.answer(address),
+        Err(problem) => problem.answer(),
     }
 }
 
@@ -37,8 +37,8 @@ pub(super) fn http(allowed: &[String], url: &str, timeout_s: u64) -> FromRunner 
     });
     match asked {
         Ok(code) if HEALTHY.contains(&code) => FromRunner::Ok,
-        Ok(code) => failed(format!("{} answers {code}", printable(url, 200))),
-        Err(problem) => problem.answer(url),
+        Ok(code) => failed(format!("it answers {code}")),
+        Err(problem) => problem.answer(),
     }
 }
 
@@ -50,10 +50,11 @@ enum Problem {
 }
 
 impl Problem {
-    fn answer(self, what: &str) -> FromRunner {
+    /// Whoever asked knows what it asked for.
+    fn answer(self) -> FromRunner {
         match self {
             Self::Refused(refusal) => FromRunner::Refused(refusal),
-            Self::Io(error) => failed(format!("{}: {error}", printable(what, 200))),
+            Self::Io(error) => failed(error.to_string()),
         }
     }
 }
@@ -80,18 +81,22 @@ fn left(deadline: Duration) -> io::Result<Duration> {
 /// Connects to the first of the host's addresses that accepts. A host that is not allowed must be loopback in all of them.
 fn connect(allowed: &[String], address: &str, deadline: Duration) -> Result<TcpStream, Problem> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let found: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
-    if !allowed.iter().any(|a| a == host)
-        && let Some(outside) = found.iter().find(|a| !a.ip().is_loopback())
-    {
-        return Err(Problem::Refused(Refusal::new(
-            Code::NotAuthorised,
-            format!(
-                "{} is {}, which is not loopback; runner.probe_hosts of agent.toml may name it",
-                printable(host, 200),
-                outside.ip()
-            ),
-        )));
+    let allowed = allowed.iter().any(|a| a == host);
+    let refused = |what: String| {
+        let text = format!(
+            "{what}; runner.probe_hosts of agent.toml may name {}",
+            printable(host, 200)
+        );
+        Err(Problem::Refused(Refusal::new(Code::NotAuthorised, text)))
+    };
+    let found: Vec<SocketAddr> = match address.to_socket_addrs() {
+        Ok(found) => found.collect(),
+        // Whether its name is known or not, it is not loopback.
+        Err(error) if !allowed => return refused(format!("it is no name of loopback ({error})")),
+        Err(error) => return Err(error.into()),
+    };
+    if !allowed && let Some(outside) = found.iter().find(|a| !a.ip().is_loopback()) {
+        return refused(format!("it is {}, which is not loopback", outside.ip()));
     }
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for socket in found {
@@ -194,7 +199,8 @@ mod tests {
 
     #[test]
     fn other_machines_are_not_asked_unless_named() {
-        for answer in [tcp(&[], "192.0.2.1:80", 1), http(&[], "http://192.0.2.1/", 1)] {
+        let unknown = http(&[], "http://no-such-host.invalid/", 5);
+        for answer in [tcp(&[], "192.0.2.1:80", 1), http(&[], "http://192.0.2.1/", 1), unknown] {
             assert!(
                 matches!(&answer, FromRunner::Refused(r) if r.code == Code::NotAuthorised),
                 "{answer:?}"
