@@ -85,19 +85,18 @@ impl Course {
     }
 
     /// What the runner's answer to `errand` means.
-    pub(super) fn judge(&self, errand: &Errand, answer: FromRunner, is_system: bool) -> Verdict {
+    pub(super) fn judge(&self, errand: &Errand, answer: FromRunner) -> Verdict {
+        let gone = matches!(answer, FromRunner::UnitFailed { .. });
         let text = match answer {
             FromRunner::Ok | FromRunner::NotManaged => return Verdict::GoOn,
-            FromRunner::Failed { text } => text,
+            FromRunner::Failed { text } | FromRunner::UnitFailed { text } => text,
             FromRunner::Refused(refusal) => refusal.text,
         };
         let text = ensign_bundle::text::printable(&text, 300);
         match (self.purpose, errand) {
             (Purpose::Probe, Errand::Check(check)) => {
                 let says = format!("{}: {text}", check.name());
-                let unit = matches!(check, Check::Ask(ToRunner::Unit { .. }));
-                // systemd tells a unit that is gone for good from one that is still coming up.
-                if unit && is_system && text.trim_end().ends_with("failed") {
+                if gone {
                     Verdict::UnitFailed(says)
                 } else {
                     Verdict::Failed(Refusal::new(Code::Unhealthy, says))
@@ -209,9 +208,25 @@ mod tests {
             text: "exit 1".to_owned(),
         };
         let forward = Course::between(Purpose::Switch { to: 1 }, None, None, 1);
-        assert!(matches!(forward.judge(&start, failed(), false), Verdict::Failed(_)));
+        assert!(matches!(forward.judge(&start, failed()), Verdict::Failed(_)));
         let back = Course::between(Purpose::SwitchBack { to: 1 }, None, None, 1);
-        assert_eq!(back.judge(&start, failed(), false), Verdict::GoOn);
-        assert_eq!(forward.judge(&start, FromRunner::NotManaged, false), Verdict::GoOn);
+        assert_eq!(back.judge(&start, failed()), Verdict::GoOn);
+        assert_eq!(forward.judge(&start, FromRunner::NotManaged), Verdict::GoOn);
+    }
+
+    /// What a program prints last decides nothing: the runner says which unit is gone.
+    #[test]
+    fn a_unit_is_gone_where_the_runner_says_so() {
+        let check = Check::Ask(ToRunner::Unit {
+            verb: UnitVerb::IsActive,
+            name: "web.service".to_owned(),
+        });
+        let probes = Course::probes(std::slice::from_ref(&check));
+        let text = "exit 3: failed".to_owned();
+        let errand = Errand::Check(check);
+        let gone = probes.judge(&errand, FromRunner::UnitFailed { text: text.clone() });
+        assert!(matches!(gone, Verdict::UnitFailed(_)), "{gone:?}");
+        let unwell = probes.judge(&errand, FromRunner::Failed { text });
+        assert!(matches!(unwell, Verdict::Failed(_)), "{unwell:?}");
     }
 }

@@ -473,7 +473,7 @@ impl Shell {
             return Ok(());
         };
         let verdict = match heard {
-            Heard::Answer(answer) => Some(course.judge(errand, answer, self.paths.is_system())),
+            Heard::Answer(answer) => Some(course.judge(errand, answer)),
             Heard::Lost(losses) => {
                 tracing::warn!(?errand, losses, "the runner was lost");
                 course.judge_loss(errand, losses)

@@ -221,6 +221,10 @@ pub enum FromRunner {
     Failed {
         text: String,
     },
+    /// The unit is gone for good: systemd tells that from one that is still coming up. The last line it printed.
+    UnitFailed {
+        text: String,
+    },
     /// No hook manages units under this root: counts as success, logged once.
     NotManaged,
     Refused(Refusal),

@@ -88,7 +88,17 @@ fn systemd(allowed: &[String], verb: UnitVerb, name: &str) -> FromRunner {
         time: JOB,
         parent: None,
     };
-    run(&mut command, bounds)
+    of_unit(verb, run(&mut command, bounds))
+}
+
+/// What `systemctl is-active` prints of a unit whose state is `failed`.
+fn of_unit(verb: UnitVerb, answer: FromRunner) -> FromRunner {
+    match answer {
+        FromRunner::Failed { text } if verb == UnitVerb::IsActive && text.trim_end().ends_with("failed") => {
+            FromRunner::UnitFailed { text }
+        }
+        answer => answer,
+    }
 }
 
 fn run(command: &mut Command, bounds: Bounds<'_>) -> FromRunner {
@@ -198,6 +208,21 @@ mod tests {
         let pid = std::fs::read_to_string(paths.root().join("pid")).unwrap();
         let pid = nix::unistd::Pid::from_raw(pid.trim().parse().unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+
+    /// A unit that systemd has given up on is known by the answer of `is-active` alone.
+    #[test]
+    fn a_unit_is_gone_where_systemd_calls_it_failed() {
+        let says = |state: &str| failed(format!("exit status: 3: {state}"));
+        let gone = FromRunner::UnitFailed {
+            text: "exit status: 3: failed".to_owned(),
+        };
+        assert_eq!(of_unit(UnitVerb::IsActive, says("failed")), gone);
+        for state in ["activating", "inactive", "deactivating"] {
+            assert_eq!(of_unit(UnitVerb::IsActive, says(state)), says(state));
+        }
+        assert_eq!(of_unit(UnitVerb::Start, says("failed")), says("failed"));
+        assert_eq!(of_unit(UnitVerb::IsActive, FromRunner::Ok), FromRunner::Ok);
     }
 
     /// The limit of hooks is [`HOOK`]; here it is shorter, nothing else differs.
