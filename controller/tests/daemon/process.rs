@@ -99,6 +99,25 @@ impl Daemon {
     }
 }
 
+/// What it writes is its own, whatever the shell that started it allows.
+#[test]
+fn nobody_else_reads_the_ledger() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let fleet = Fleet::new();
+    let mut open = Command::new("sh");
+    open.args(["-c", "umask 000; exec \"$0\" \"$@\"", BINARY]);
+    let daemon = Daemon::start(open, &fleet);
+    let mut seen = 0;
+    for entry in std::fs::read_dir(fleet.data().join("ledger")).unwrap() {
+        let entry = entry.unwrap();
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", entry.path().display());
+        seen += 1;
+    }
+    assert!(seen > 1, "the ledger has files");
+    daemon.kill();
+}
+
 fn blobs(round: u32, count: u32) -> Vec<(Digest, Vec<u8>)> {
     let blob = |n: u32| {
         let bytes = Digest::of(&[round.to_be_bytes(), n.to_be_bytes()].concat())

@@ -1,7 +1,9 @@
 //! Speed and size of the whole product, measured from outside: real processes, release builds, ratios in one run.
 
+pub mod handshakes;
 mod memory;
 mod stages;
+mod tls_alone;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
