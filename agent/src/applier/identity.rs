@@ -59,8 +59,13 @@ pub(super) fn load(paths: &Paths, fleet: Option<&FleetId>) -> Result<Option<Iden
     let Some(bytes) = durable::read(&path, limits::STATEMENT_BYTES).map_err(|e| io(&path, &e))? else {
         return Ok(None);
     };
+    // It joined: whoever leaves removes the binding first.
     let Some(receipt_key) = receipt_key(paths)? else {
-        return Ok(None);
+        return refuse!(
+            NeedsReprovision,
+            "the receipt key {} is gone",
+            paths.receipt_key().display()
+        );
     };
     let opened = statement::open_unverified::<Binding>(&bytes)?;
     let binding = opened.body;

@@ -173,15 +173,19 @@ fn a_damaged_identity_needs_to_join_again() {
     for at in [1, 40, name, binding.len() / 2, binding.len() - 1] {
         let mut damaged = binding.clone();
         damaged[at] ^= 1;
-        cases.push((device.paths.binding(), damaged));
+        cases.push((device.paths.binding(), Some(damaged)));
     }
-    cases.push((device.paths.binding(), Vec::new()));
+    cases.push((device.paths.binding(), Some(Vec::new())));
     let key = std::fs::read(device.paths.receipt_key()).unwrap();
-    cases.push((device.paths.receipt_key(), key[..key.len() / 2].to_vec()));
+    cases.push((device.paths.receipt_key(), Some(key[..key.len() / 2].to_vec())));
+    cases.push((device.paths.receipt_key(), None));
     for (path, damaged) in cases {
         let kept = std::fs::read(&path).unwrap();
         device.kill();
-        ensign_agent::durable::write(&path, &damaged, 0o600).unwrap();
+        match damaged {
+            Some(damaged) => ensign_agent::durable::write(&path, &damaged, 0o600).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
         device.start();
         let mut link = device.link_without_time();
         let status = &link.state.report.status;

@@ -165,6 +165,58 @@ fn a_damaged_identity_is_told_to_the_operator() -> Result<()> {
     Ok(())
 }
 
+/// Lost, or given up because somebody may have copied it: there is one way, a new device in the place of the old one.
+#[test]
+fn a_device_without_its_receipt_key_joins_anew_and_a_plan_for_the_old_one_is_not_its_own() -> Result<()> {
+    let (mut fleet, first) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;
+    let standing = fleet.standing("dev1", &first)?;
+    let old = fleet.status("dev1")?["id"].as_str().context("an id")?.to_owned();
+    let key = fleet.root("dev1").join("var/lib/ensign/applier/receipt.pem");
+    let old_key = fs::read(&key)?;
+    fleet.device("dev1")?.stop();
+    fs::remove_file(&key)?;
+    fleet.start_device("dev1")?;
+    fleet.wait_for_refusal("dev1", Code::NeedsReprovision, &["receipt key", "is gone"])?;
+    wait_for_why(&fleet, Code::NeedsReprovision)?;
+    published(&fleet, "1.1.0", &[])?;
+    start(&fleet, "1.1.0")?;
+    fleet.unmoved(&standing)?;
+
+    fleet.device("dev1")?.stop();
+    let anew = enroll(&fleet, "dev1")?;
+    assert_ne!(anew, old);
+    assert_ne!(fs::read(&key)?, old_key);
+    fleet.start_device("dev1")?;
+    let row = |fleet: &Fleet, id: &str| fleet.json(["device", "show", id]);
+    fleet.wait_for("the new device is connected", |f| {
+        Ok(row(f, &anew)?["connected"] == true)
+    })?;
+    assert_eq!(row(&fleet, &old)?["state"], "approved", "until an operator revokes it");
+    // The plan binds the old identity: it reaches neither.
+    let why = fleet.json(["device", "why", &anew])?;
+    assert_eq!(why["reason"]["code"], Code::NotInPlan.name(), "{why}");
+    fleet.unmoved(&standing)?;
+    fleet.ensign(["device", "revoke", &old, "--yes"], [""; 0])?;
+    let tree = published(&fleet, "1.2.0", &[])?;
+    assert_eq!(fleet.rollout("1.2.0", ALL_AT_ONCE)?, 0, "{}", fleet.logs());
+    fleet.runs("dev1", &tree)?;
+
+    // Given up on purpose.
+    fleet.device("dev1")?.stop();
+    let root = fleet.root("dev1").display().to_string();
+    let (exit, errors) = fleet.exit("ensign-agent", ["leave", "--root", &root])?;
+    ensure!(exit == 0, "{errors}");
+    let second_key = fs::read(&key).ok();
+    let third = enroll(&fleet, "dev1")?;
+    assert_ne!(third, anew);
+    assert_ne!(Some(fs::read(&key)?), second_key);
+    fleet.ensign(["device", "revoke", &anew, "--yes"], [""; 0])?;
+    fleet.start_device("dev1")?;
+    let tree = published(&fleet, "1.3.0", &[])?;
+    assert_eq!(fleet.rollout("1.3.0", ALL_AT_ONCE)?, 0, "{}", fleet.logs());
+    fleet.runs("dev1", &tree)
+}
+
 /// What was to be asked is not known any more: nothing is confirmed.
 #[test]
 fn a_trial_without_its_manifest_is_taken_back() -> Result<()> {
