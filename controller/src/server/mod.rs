@@ -26,7 +26,7 @@ use crate::places::{Peer, Place, Places, Room, Source};
 
 pub use content::Contents;
 
-/// Handshakes under way at once. One costs a third of a millisecond of a core and some 60 KiB.
+/// Handshakes under way at once. One costs half a millisecond of a core (docs/performance.md) and some 60 KiB.
 const HANDSHAKES: usize = 256;
 /// Connection attempts that wait for a handshake, those under way included; more are refused. As in `endpoint`.
 const PENDING: usize = endpoint::PENDING;
@@ -103,6 +103,17 @@ impl Rooms {
     }
 }
 
+impl Rooms {
+    /// The place of a connection that has proven its key and not said hello.
+    fn before_welcome(&self, is_member: bool, peer: KeyId, source: Source) -> Waiting {
+        if is_member {
+            Waiting::Member(self.members.enter(peer))
+        } else {
+            Waiting::Stranger(self.strangers.enter(source))
+        }
+    }
+}
+
 impl Waiting {
     /// Resolves when another needs the place.
     async fn lost(&self) {
@@ -174,14 +185,11 @@ impl Server {
             let row = state.devices.get(&state.device_of(&peer));
             row.is_some_and(|d| d.state == DeviceState::Approved)
         };
-        let place = match self.core.read(is_member).await {
-            Ok(true) => Waiting::Member(self.rooms.members.enter(peer)),
-            Ok(false) => Waiting::Stranger(self.rooms.strangers.enter(source)),
-            Err(_) => {
-                connection.close(STOPPING, b"stopping");
-                return;
-            }
+        let Ok(is_member) = self.core.read(is_member).await else {
+            connection.close(STOPPING, b"stopping");
+            return;
         };
+        let place = self.rooms.before_welcome(is_member, peer, source);
         session::serve(&self, &connection, &peer, place).await;
     }
 }
@@ -222,4 +230,150 @@ fn identity(connection: &Connection) -> Option<(KeyId, Vec<u8>)> {
     let key = PublicKey::from_spki(shown.first()?).ok()?;
     let handshake = connection.handshake_data()?.downcast::<HandshakeData>().ok()?;
     Some((key.id(), handshake.protocol?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use ensign_crypto::SecretKey;
+    use quinn::ClientConfig;
+    use quinn::crypto::rustls::QuicClientConfig;
+    use rustls::client::AlwaysResolvesClientRawPublicKeys;
+    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+    use rustls::crypto::verify_tls13_signature_with_raw_key;
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+    use rustls::sign::CertifiedKey;
+    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+
+    use super::*;
+
+    /// A client that believes any controller.
+    pub(super) fn stranger() -> ClientConfig {
+        let (provider, key) = (tls::provider(), SecretKey::from_seed([2; 32]));
+        let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()));
+        let signing = provider.key_provider.load_private_key(private).unwrap();
+        let shown = CertificateDer::from(key.public().to_spki());
+        let resolver = AlwaysResolvesClientRawPublicKeys::new(Arc::new(CertifiedKey::new(vec![shown], signing)));
+        let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone))
+            .with_client_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = vec![wire::ALPN.to_vec()];
+        ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()))
+    }
+
+    #[derive(Debug)]
+    struct Anyone;
+
+    impl ServerCertVerifier for Anyone {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(Error::General("TLS 1.3 only".to_owned()))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let spki = SubjectPublicKeyInfoDer::from(cert.as_ref());
+            let algorithms = tls::provider().signature_verification_algorithms;
+            verify_tls13_signature_with_raw_key(message, &spki, dss, &algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            vec![SignatureScheme::ED25519]
+        }
+
+        fn requires_raw_public_keys(&self) -> bool {
+            true
+        }
+    }
+
+    /// As many handshakes run as there are places: one more costs nothing until a place is free.
+    #[tokio::test]
+    async fn a_handshake_waits_for_its_place() {
+        let key = SecretKey::from_seed([1; 32]);
+        let socket = endpoint::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let shown = Arc::new(tls::Shown::new(&key).unwrap());
+        let server = endpoint::start(socket, &key, shown).unwrap();
+        let client = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let connecting = client.connect_with(stranger(), address, "controller").unwrap();
+        let incoming = server.accept().await.unwrap();
+        let places = Arc::new(Semaphore::new(1));
+        let taken = Arc::clone(&places).acquire_owned().await.unwrap();
+        let (waits, theirs) = {
+            let places = Arc::clone(&places);
+            let ours = tokio::spawn(async move { handshake(incoming, &places).await });
+            (ours, tokio::spawn(connecting))
+        };
+        // Whatever is ready has run by then, over and over.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!waits.is_finished() && !theirs.is_finished());
+        assert_eq!(server.open_connections(), 0, "nothing was begun");
+        drop(taken);
+        assert!(waits.await.unwrap().is_some());
+        assert!(theirs.await.unwrap().is_ok());
+    }
+
+    /// From the very address of the strangers.
+    #[tokio::test]
+    async fn an_approved_device_shares_its_room_with_nobody() {
+        let rooms = Rooms::new();
+        let id = |seed| SecretKey::from_seed([seed; 32]).public().id();
+        let source = Source::from(IpAddr::from([192, 0, 2, 1]));
+        let member = rooms.before_welcome(true, id(1), source);
+        let first = rooms.before_welcome(false, id(2), source);
+        let _crowd: Vec<_> = (0..1000).map(|_| rooms.before_welcome(false, id(2), source)).collect();
+        first.lost().await;
+        let lost = tokio::time::timeout(Duration::ZERO, member.lost()).await;
+        assert!(lost.is_err(), "its place is its own");
+    }
+
+    /// The rooms that docs/protocol.md promises.
+    #[test]
+    fn each_room_has_its_own_bounds() {
+        let rooms = Rooms::new();
+        let from = |last: u8| Source::from(IpAddr::from([192, 0, 2, last]));
+        let waiting: Vec<_> = (0..65).map_while(|_| rooms.pending.try_enter(from(1))).collect();
+        assert_eq!(waiting.len(), 64, "handshakes of one address");
+        assert!(rooms.pending.try_enter(from(2)).is_some());
+        let all: Vec<_> = (0..)
+            .map_while(|_| rooms.pending.try_enter(Source::Local))
+            .take(5000)
+            .collect();
+        assert_eq!(waiting.len() + all.len(), 4096, "handshakes in all");
+        for (room, each) in [(&rooms.joining, 64), (&rooms.strangers, 32)] {
+            let _one: Vec<_> = (0..100).map(|_| room.enter(from(1))).collect();
+            assert_eq!(room.count(), each);
+            let _all: Vec<_> = (0..1000).map(|_| room.enter(Source::Local)).collect();
+            assert_eq!(room.count(), 256);
+        }
+        let id = SecretKey::from_seed([3; 32]).public().id();
+        let _mine: Vec<_> = (0..3).map(|_| rooms.members.enter(id)).collect();
+        assert_eq!(rooms.members.count(), 2, "connections of one device before its welcome");
+        assert_eq!((HANDSHAKES, RETRY_ABOVE), (256, 64));
+    }
 }

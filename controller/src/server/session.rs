@@ -34,6 +34,10 @@ const STRANGER_HELLO: Duration = Duration::from_secs(5);
 const FIRST_WORD: Duration = Duration::from_secs(2);
 /// ... one whose session is ended: the promise is that revocation drops a live connection within a second, whatever the device does.
 const LAST_WORD: Duration = Duration::from_millis(400);
+const _: () = assert!(
+    LAST_WORD.as_millis() <= 500,
+    "half of the second is for what comes before it"
+);
 
 /// What a session and its streams share.
 #[derive(Debug)]

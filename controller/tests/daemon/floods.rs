@@ -1,10 +1,13 @@
 //! Many strangers at once: operators and enrolled devices have rooms of their own.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use ensign_bundle::wire;
 use hyper::Method;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 
 use crate::fleet::{Client, Device, Fleet, Kept, Link, key, within};
 
@@ -75,5 +78,87 @@ async fn e73_enrolled_devices_get_in_past_joiners_and_strangers() {
     let (mut link, _): (Link, _) = device.connect(running.address, &controller).await.unwrap();
     link.desired(|_| true).await;
     drop(crowd);
+    running.stop().await.unwrap();
+}
+
+/// First packets of so many connections, none of which will go on: a trap in the place of the controller has caught them.
+async fn first_packets(fleet: &Fleet, count: usize) -> VecDeque<Vec<u8>> {
+    let trap = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = trap.local_addr().unwrap();
+    let client = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = crate::fleet::client_config(&key(90), fleet.controller.public().id(), wire::ALPN);
+    let connect = || client.connect_with(config.clone(), address, "controller").unwrap();
+    let mut connecting = Vec::new();
+    let (mut caught, mut seen) = (VecDeque::new(), BTreeSet::new());
+    let mut buffer = [0; 2048];
+    while caught.len() < count {
+        // One after the other: the trap's buffer holds few.
+        connecting.push(connect());
+        loop {
+            let (length, _) = within(trap.recv_from(&mut buffer)).await.unwrap();
+            let packet = &buffer[..length];
+            // A long header (RFC 9000 §17.2): the connection id is behind flags, version and its own length.
+            let id = packet[6..6 + usize::from(packet[5])].to_vec();
+            if seen.insert(id) {
+                caught.push_back(packet.to_vec());
+                break;
+            }
+        }
+    }
+    caught
+}
+
+/// Whether the answer to this first packet is a Retry; none within a second is no answer.
+async fn is_retried(controller: SocketAddr, packet: &[u8]) -> Option<bool> {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(packet, controller).await.unwrap();
+    let mut buffer = [0; 2048];
+    let answer = tokio::time::timeout(Duration::from_secs(1), socket.recv_from(&mut buffer)).await;
+    answer.ok().map(|received| {
+        received.unwrap();
+        // Long header, type 3 (RFC 9000 §17.2.5).
+        buffer[0] & 0xb0 == 0xb0
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e73_many_unfinished_handshakes_make_addresses_prove_themselves_until_they_are_given_up() {
+    let fleet = Fleet::new();
+    let running = fleet.serve().await;
+    let controller = fleet.controller.public().id();
+    let token = fleet.token(&running, 50, 1).await;
+    let mut device = Device::new(60);
+    device.join(running.address, &controller, &token).await.unwrap();
+    let mut packets = first_packets(&fleet, 160).await;
+    assert_ne!(
+        is_retried(running.address, &packets[0]).await,
+        Some(true),
+        "nobody waits yet"
+    );
+    packets.pop_front();
+    // More than may wait before that; what is lost on the way or comes late is sent once more by the next ones.
+    let flood = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for packet in packets.drain(..80) {
+        flood.send_to(&packet, running.address).await.unwrap();
+    }
+    let mut retried = false;
+    for packet in packets.drain(..40) {
+        retried |= is_retried(running.address, &packet).await == Some(true);
+        if retried {
+            break;
+        }
+    }
+    assert!(retried, "a first packet costs nothing but its answer");
+    // A device proves its address, and is served in the midst of it.
+    let (mut link, _): (Link, _) = device.connect(running.address, &controller).await.unwrap();
+    link.desired(|_| true).await;
+    // The places are free again, long before the idle time of a connection.
+    let patience = Duration::from_secs(30);
+    let given_up = tokio::time::timeout(patience, async {
+        while is_retried(running.address, &packets[0]).await == Some(true) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    given_up.await.expect("unfinished handshakes are given up");
     running.stop().await.unwrap();
 }

@@ -8,7 +8,7 @@ use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::limits::FRAME_BYTES;
 use ensign_bundle::reason::Code;
 use ensign_bundle::statement;
-use ensign_bundle::wire::{self, Installed, Request, ToDevice, frame};
+use ensign_bundle::wire::{self, Enroll, EnrollReply, EnrollStep, Installed, Request, ToDevice, frame};
 use ensign_controller::core::Verb;
 use ensign_controller::serve::Running;
 use ensign_crypto::KeyId;
@@ -280,6 +280,32 @@ async fn a_request_names_1024_files_and_a_report_64_products_and_no_more() {
         link = scene.connect(&mut device).await;
     }
     drop(link);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_asks_four_times_on_a_stream_and_no_more() {
+    let scene = Scene::new().await;
+    let device = Device::new(61);
+    let mut link = device
+        .dial(scene.running.address, &scene.controller(), wire::ALPN_ENROLL)
+        .await;
+    let ask = Enroll {
+        protocol: wire::PROTOCOL,
+        step: EnrollStep::Ask {
+            token: key(99).public(),
+        },
+    };
+    for _ in 0..5 {
+        link.write(&ask).await;
+    }
+    for _ in 0..4 {
+        let EnrollReply::Refused(refusal) = link.read::<EnrollReply>().await else {
+            panic!("nobody knows the token");
+        };
+        assert_eq!(refusal.code, Code::TokenUnknown);
+    }
+    assert!(within(link.recv.read_to_end(1)).await.unwrap().is_empty());
     scene.end().await;
 }
 
