@@ -11,7 +11,7 @@ use ensign_bundle::text::{chain, printable};
 
 use crate::config::Config;
 use crate::paths::Paths;
-use crate::{durable, keys, logs, serve};
+use crate::{durable, https, keys, logs, serve};
 
 /// Threads that carry connections; disks have threads of their own.
 const WORKERS: usize = 2;
@@ -43,8 +43,9 @@ enum KeysVerb {
     Ls(KeysArgs),
     /// Makes the keys that the next root may name, beside those in use; the controller may run meanwhile.
     ///
-    /// Their public halves are written to NAME-next.pub in --out. Nothing changes before root names them: `ensign key root rotate --role
-    /// NAME --add NAME-next.pub --remove OLD`. For --role controller, add first, wait until every device was connected, then remove.
+    /// Their public halves are written to NAME-next.pub in --out, that of https as a certificate to https-next.crt. Nothing changes before
+    /// root names them: `ensign key root rotate --role NAME --add FILE --remove OLD`. For --role controller, add first, wait until
+    /// `ensign fleet status` counts no device that has not heard of it, then remove.
     #[command(after_help = "Example:\n  ensign-controller keys new --data /var/lib/ensign-controller --out .")]
     New(KeysArgs),
 }
@@ -54,8 +55,8 @@ struct KeysArgs {
     /// Folder of the controller.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// Only this key: timestamp, snapshot or controller; repeatable [default: all three].
-    #[arg(long, value_name = "NAME", value_parser = keys::NAMES)]
+    /// Only this key: timestamp, snapshot, controller or https; repeatable [default: all four].
+    #[arg(long, value_name = "NAME", value_parser = keys::ROLES)]
     role: Vec<String>,
     /// Write the public halves there, one file each [default: only print them].
     #[arg(long, value_name = "DIR")]
@@ -154,7 +155,7 @@ fn give_memory_back() {
 fn new_keys(args: &KeysArgs) -> Result<(), Refusal> {
     let wanted = args.role.iter().map(String::as_str).collect::<Vec<_>>();
     let names = if wanted.is_empty() {
-        &keys::NAMES
+        &keys::ROLES
     } else {
         wanted.as_slice()
     };
@@ -169,7 +170,12 @@ fn show_keys(args: &KeysArgs) -> Result<(), Refusal> {
     listed.retain(|key| args.role.is_empty() || of(&key.name));
     if let Some(out) = &args.out {
         for key in &listed {
-            let path = out.join(format!("{}.pub", key.name));
+            let kind = if key.name.starts_with(https::NAME) {
+                "crt"
+            } else {
+                "pub"
+            };
+            let path = out.join(format!("{}.{kind}", key.name));
             durable::write(&path, key.public.as_bytes())
                 .map_err(|e| Refusal::new(Code::Io, format!("{}: {e}", path.display())))?;
         }

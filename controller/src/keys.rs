@@ -15,12 +15,14 @@ use ensign_bundle::refuse;
 use ensign_bundle::trust::roles::{Role, Root};
 use ensign_crypto::{KeyId, PublicKey, SecretKey};
 
-use crate::durable;
 use crate::kit::secret;
 use crate::paths::Paths;
+use crate::{durable, https};
 
-/// Keys that change with the root.
+/// Keys of the devices' side, which change with the root.
 pub const NAMES: [&str; 3] = ["timestamp", "snapshot", "controller"];
+/// Every key that changes with the root.
+pub const ROLES: [&str; 4] = ["timestamp", "snapshot", "controller", https::NAME];
 
 /// Every private key that this controller holds for devices.
 #[derive(Debug)]
@@ -76,7 +78,10 @@ impl Keys {
         self.of_role("timestamp", &root.roles.timestamp)?;
         self.of_role("snapshot", &root.roles.snapshot)?;
         self.of_controller(&root.controller.keys)?;
-        Ok(())
+        match &self.paths {
+            Some(paths) => https::check(paths, &root.controller.api),
+            None => Ok(()),
+        }
     }
 
     /// What `wanted` finds; the folder is read again before it is given up.
@@ -111,7 +116,7 @@ impl Keys {
 pub struct Listed {
     pub name: String,
     pub key: KeyId,
-    /// PEM.
+    /// PEM: the key, or the certificate that shows it.
     pub public: String,
 }
 
@@ -127,12 +132,17 @@ pub fn list(paths: &Paths) -> Result<Vec<Listed>, Refusal> {
             public: public.to_pem(),
         });
     }
+    listed.extend(https::list(paths)?);
     Ok(listed)
 }
 
 /// Makes the next key of each name that has none waiting. Called again it changes nothing.
 pub fn make_next(paths: &Paths, names: &[&str]) -> Result<(), Refusal> {
     for name in names {
+        if *name == https::NAME {
+            https::make_next(paths)?;
+            continue;
+        }
         let path = next_path(paths, name);
         if path.exists() {
             continue;
@@ -173,7 +183,7 @@ pub fn settle(paths: &Paths, root: &Root) -> Result<(), Refusal> {
             tracing::info!(name, "the new key has taken the place of the old one");
         }
     }
-    Ok(())
+    https::settle(paths, &root.controller.api)
 }
 
 fn read(paths: &Paths) -> Result<Vec<SecretKey>, Refusal> {

@@ -296,10 +296,12 @@ mod tests {
     #[test]
     fn a_pipe_is_no_key() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("https.pem");
+        let paths = Paths::new(dir.path());
+        durable::private_dir(&paths.keys()).unwrap();
+        let path = paths.key("https.pem");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(secret(&path).unwrap_err().code, Code::Io);
-        let acceptor = crate::http::listen::acceptor(&path, &path);
-        assert!(acceptor.is_err());
+        let refusal = crate::https::of_operators(&paths, &[]).unwrap_err();
+        assert_eq!(refusal.code, Code::Io);
     }
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod core;
 pub mod durable;
 pub mod http;
+pub mod https;
 pub mod keys;
 pub mod kit;
 pub mod logs;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::text::chain;
-use ensign_crypto::KeyId;
+use ensign_bundle::trust::roles::Controller;
 use quinn::Endpoint;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,7 +27,7 @@ use crate::store::files::Files;
 use crate::store::ledger::Ledger;
 use crate::store::room;
 use crate::store::sled::Sled;
-use crate::{clock, durable, kit};
+use crate::{clock, durable, https, kit};
 
 /// Tries to find a number that is free for UDP and TCP, where none was asked for.
 const PORT_TRIES: usize = 32;
@@ -75,12 +75,13 @@ pub async fn start(options: Options) -> Result<Running, Refusal> {
     let failed =
         |what: &str, e: &(dyn std::error::Error + 'static)| Refusal::new(Code::Failed, format!("{what}: {}", chain(e)));
     let mut named = parts.named.subscribe();
-    let controller = parts.keys.of_controller(&named.borrow_and_update().clone())?;
+    let in_root = named.borrow_and_update().clone();
+    let controller = parts.keys.of_controller(&in_root.keys)?;
     let shown = Arc::new(Shown::new(&controller).map_err(|e| failed("devices' port", &e))?);
     let endpoint = endpoint::start(udp, &controller, shown.clone()).map_err(|e| failed("devices' port", &e))?;
-    tokio::spawn(follow_root(parts.clone(), shown, named));
-    let acceptor = listen::acceptor(&paths.https_certificate(), &paths.key("https.pem"))
-        .map_err(|e| failed("operators' port", &e))?;
+    let to_operators = Arc::new(https::Shown::new(https::of_operators(&paths, &in_root.api)?));
+    let acceptor = listen::acceptor(to_operators.clone()).map_err(|e| failed("operators' port", &e))?;
+    tokio::spawn(follow_root(parts.clone(), shown, to_operators, named));
 
     let (stop, stopped) = watch::channel(false);
     let app = App {
@@ -204,17 +205,25 @@ fn open(paths: &Paths, kit: Option<&Path>, config: Config) -> Result<Opened, Ref
     Ok((parts, core, thread))
 }
 
-/// Shows devices the key that the newest root puts first among those that are here.
-async fn follow_root(parts: Arc<Parts>, shown: Arc<Shown>, mut named: watch::Receiver<Vec<KeyId>>) {
+/// Shows devices and operators the keys that the newest root puts first among those that are here.
+async fn follow_root(
+    parts: Arc<Parts>,
+    to_devices: Arc<Shown>,
+    to_operators: Arc<https::Shown>,
+    mut named: watch::Receiver<Controller>,
+) {
     while named.changed().await.is_ok() {
-        let ids = named.borrow_and_update().clone();
+        let in_root = named.borrow_and_update().clone();
         // A root without any key of this controller's was refused before.
-        let Ok(key) = parts.keys.of_controller(&ids) else {
-            continue;
-        };
-        match shown.show(&key) {
-            Ok(()) => tracing::info!(key = %key.public().id(), "devices are shown the key that root names"),
-            Err(error) => tracing::error!(%error, "the key that root names cannot be shown"),
+        if let Ok(key) = parts.keys.of_controller(&in_root.keys) {
+            match to_devices.show(&key) {
+                Ok(()) => tracing::info!(key = %key.public().id(), "devices are shown the key that root names"),
+                Err(error) => tracing::error!(%error, "the key that root names cannot be shown"),
+            }
+        }
+        match https::of_operators(&Paths::new(&parts.data), &in_root.api) {
+            Ok(key) => to_operators.show(key),
+            Err(refusal) => tracing::error!(%refusal, "the operators' key that root names cannot be shown"),
         }
     }
 }

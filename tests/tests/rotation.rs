@@ -1,7 +1,10 @@
 //! Every key of a running fleet is changed while its devices go on updating: online keys, the controller's TLS key, root keys, signing keys.
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
 use anyhow::{Context as _, Result};
-use ensign_tests::harness::{Fleet, Profile, build, write_tree};
+use ensign_tests::harness::{Fleet, Process, Profile, build, write_tree};
 use serde_json::Value;
 
 const ALL_AT_ONCE: &[&str] = &["--waves", "100%", "--soak", "0s"];
@@ -150,4 +153,99 @@ fn every_key_of_a_fleet_can_be_changed_while_it_updates() -> Result<()> {
     sign_and_publish(&fleet)?;
     all_follow(&fleet, 6)?;
     update(&fleet, "1.4.0")
+}
+
+/// A copy of an operator's home as it is now.
+fn copy_of(fleet: &Fleet, from: &str, to: &str) -> Result<PathBuf> {
+    let to = fleet.path(to);
+    let status = Command::new("cp").arg("-a").arg(fleet.path(from)).arg(&to).status()?;
+    anyhow::ensure!(status.success(), "cp: {status}");
+    Ok(to)
+}
+
+/// `device ls` with this home, of the controller at this address: its exit code and standard error.
+fn list(fleet: &Fleet, home: &Path, address: &str) -> Result<(i32, String)> {
+    let out = fleet
+        .command("ensign")
+        .args(["device", "ls"])
+        .env("ENSIGN_HOME", home)
+        .env("ENSIGN_CONTROLLER", address)
+        .output()?;
+    Ok((
+        out.status.code().unwrap_or(-1),
+        String::from_utf8_lossy(&out.stderr).into_owned(),
+    ))
+}
+
+#[test]
+fn operators_who_were_away_while_the_https_key_changed_come_back_and_a_thief_of_the_old_one_gets_nobody() -> Result<()>
+{
+    let mut fleet = Fleet::start(&build(Profile::Dev)?, 0)?;
+    let address = fleet.address().to_owned();
+    let home = fleet.path("home");
+    let away = copy_of(&fleet, "home", "away")?;
+    let long_away = copy_of(&fleet, "home", "long-away")?;
+    // The thief has the whole controller as it is now.
+    fleet.controller()?.kill_all();
+    copy_of(&fleet, "controller", "stolen")?;
+    fleet.start_controller()?;
+
+    let make_next = |fleet: &Fleet| -> Result<()> {
+        let words = ["keys", "new", "--data", "controller", "--role", "https", "--out", "."];
+        let (exit, text) = fleet.exit("ensign-controller", words)?;
+        anyhow::ensure!(exit == 0, "{text}");
+        Ok(())
+    };
+    // In one step, as after a theft.
+    make_next(&fleet)?;
+    let old = keys(&fleet, "https")?.remove(0);
+    let both = ["--role", "https", "--add", "https-next.crt", "--remove", &old[..12]];
+    rotate(&fleet, &both)?;
+    sign_and_publish(&fleet)?;
+    assert_ne!(keys(&fleet, "https")?, [old]);
+    for (who, home) in [("the one who changed it", &home), ("one who was away", &away)] {
+        let (exit, text) = list(&fleet, home, &address)?;
+        assert_eq!(exit, 0, "{who}: {text}");
+    }
+
+    let mut thief = fleet.command("ensign-controller");
+    thief.args(["serve", "--data", "stolen", "--listen", "127.0.0.1:0"]);
+    let thief = Process::start(thief, &fleet.path("thief.ready"), &fleet.path("thief.log"))?;
+    let ready: Value = serde_json::from_slice(&std::fs::read(fleet.path("thief.ready"))?)?;
+    let stolen = ready["listen"].as_str().context("an address")?.to_owned();
+    for home in [&home, &away] {
+        let (exit, text) = list(&fleet, home, &stolen)?;
+        assert_eq!(exit, 30, "{text}");
+        assert!(
+            text.contains("wrong-controller-key") || text.contains("another key"),
+            "{text}"
+        );
+    }
+    drop(thief);
+
+    // With an overlap, and killed in between: nobody notices, and who was away for all of it follows every root.
+    fleet.controller()?.kill_all();
+    fleet.start_controller()?;
+    make_next(&fleet)?;
+    let old = keys(&fleet, "https")?.remove(0);
+    rotate(&fleet, &["--role", "https", "--add", "https-next.crt"])?;
+    sign_and_publish(&fleet)?;
+    fleet.controller()?.kill_all();
+    fleet.start_controller()?;
+    rotate(&fleet, &["--role", "https", "--remove", &old])?;
+    sign_and_publish(&fleet)?;
+    fleet.controller()?.kill_all();
+    fleet.start_controller()?;
+    for home in [&long_away, &away, &home] {
+        let (exit, text) = list(&fleet, home, &address)?;
+        assert_eq!(exit, 0, "{}: {text}", home.display());
+    }
+    let root = fleet
+        .command("ensign")
+        .args(["key", "root", "show", "-o", "json"])
+        .env("ENSIGN_HOME", &long_away)
+        .output()?;
+    let root: Value = serde_json::from_slice(&root.stdout)?;
+    assert_eq!(root["version"], 4, "what was learnt is kept");
+    Ok(())
 }

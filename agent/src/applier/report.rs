@@ -78,6 +78,7 @@ pub(super) fn of(
             seq: device.report,
             status: status(device),
             receipts,
+            root: trusted.map_or(0, |trusted| trusted.root().version),
         },
         controller: trusted.map(|t| t.root().controller.clone()),
     }

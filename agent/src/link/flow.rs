@@ -215,6 +215,7 @@ fn state(nonce: u8, seq: u64, phase: Phase) -> State {
                 transfer: Transfer::default(),
             },
             receipts: Vec::new(),
+            root: 0,
         },
         controller: None,
     }

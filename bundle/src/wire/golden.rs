@@ -81,8 +81,10 @@ fn golden_frames_of_a_device() {
             ..status()
         },
         receipts: vec![ByteBuf::from([8; 9])],
+        root: 0,
     };
-    golden("report", &FromDevice::Report(report));
+    golden("report", &FromDevice::Report(report.clone()));
+    golden("report-root", &FromDevice::Report(Report { root: 3, ..report }));
     let statement = ByteBuf::from([9; 10]);
     golden("rotate", &FromDevice::Rotate { statement });
     let digests = vec![Digest([10; 32]), Digest([11; 32])];

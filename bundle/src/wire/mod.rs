@@ -164,6 +164,14 @@ pub struct Report {
     pub status: Status,
     /// Envelopes of receipts that were not yet acknowledged, oldest first.
     pub receipts: Vec<ByteBuf>,
+    /// Version of the root that the applier holds: it may be newer than in `hello`. 0 = not said.
+    #[serde(default, skip_serializing_if = "is_unsaid")]
+    pub root: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_unsaid(version: &u64) -> bool {
+    *version == 0
 }
 
 /// What the device runs and does. At most 64 products and 64 denied manifests are taken.

@@ -48,6 +48,9 @@ pub struct Device {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub rollouts: Vec<PlanId>,
+    /// Version of the root that it says it holds; 0 = it was never connected.
+    #[serde(default)]
+    pub root: u64,
 }
 
 /// What a device is doing, in the words that scripts see.
@@ -225,6 +228,7 @@ mod tests {
             held: false,
             denied: Vec::new(),
             rollouts: Vec::new(),
+            root: 1,
         };
         let json = serde_json::to_value(&row).unwrap();
         let promised = [

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ensign_bundle::digest::{FleetId, PlanId};
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::reason::Code;
+use ensign_crypto::KeyId;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -49,6 +50,23 @@ pub struct Fleet {
     /// Why the controller's clock is not believed; left out where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<Reason>,
+    /// The newest TLS key that root names to devices, while approved devices have not heard of it; left out where all have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unheard: Option<Unheard>,
+}
+
+/// A TLS key of the controller that not all devices know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Unheard {
+    /// SHA-256 of its SPKI.
+    #[schema(value_type = String)]
+    pub key: KeyId,
+    /// The first root that names it.
+    pub root: u64,
+    /// It is the one that is shown: these devices cannot connect any more.
+    pub shown: bool,
+    /// Approved devices that have not said that they hold this root or a later one.
+    pub devices: u64,
 }
 
 /// A rollout that a rule stopped.

@@ -43,7 +43,9 @@ mod value;
 pub use device::{
     Change, Device, DeviceDetail, DeviceEvidence, DeviceState, DeviceStatus, InstalledProduct, NewToken, Token,
 };
-pub use fleet::{Fleet, Frozen, Halted, Metadata, MetadataKind, MetadataQuery, NewRoot, NewTargets, RoleState};
+pub use fleet::{
+    Fleet, Frozen, Halted, Metadata, MetadataKind, MetadataQuery, NewRoot, NewTargets, RoleState, Unheard,
+};
 pub use release::{BatchHeader, Component, Digests, Missing, Release, SignatureRow, Stored};
 pub use rollout::{
     Away, Member, ReleaseSlots, Rollout, RolloutQuery, RolloutState, StartRollout, TransferBytes, Waiting, WaveState,

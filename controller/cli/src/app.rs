@@ -34,7 +34,7 @@ impl App {
         let trust = Trust::load(&context)?;
         let address = self.shell.controller.as_deref().unwrap_or(&context.file.address);
         let pins = trust.root().controller.api.clone();
-        let client = Client::new(address, pins, &context.api_token()?)?;
+        let client = Client::new(address, pins, &context.api_token()?)?.following(&context.trust_path());
         self.shell
             .detail(&format!("fleet {}, controller {}", context.file.name, client.address()));
         Ok(Session {

@@ -1,11 +1,16 @@
 //! The controller over HTTPS: TLS 1.3, its key pinned by SPKI, connections re-used.
+//!
+//! Root names the pins, so a controller that shows another key may be one whose key was changed while this operator was away. Then the
+//! roots that follow the one held here are asked for, from whoever answers: they are signed, and no login goes that way. Only when they
+//! lead to a root that names the key is anything else said to it.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ensign_api::ErrorDocument;
+use ensign_api::{Base64, ErrorDocument};
 use ensign_bundle::digest::Digest;
 use ensign_bundle::reason::Code;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -25,6 +30,7 @@ use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
 use crate::failure::{Failure, Result};
+use crate::trust::Following;
 
 /// Longest wait for a connection. That nobody answers is said within 10 s.
 const CONNECT: Duration = Duration::from_secs(8);
@@ -32,6 +38,8 @@ const CONNECT: Duration = Duration::from_secs(8);
 const ANSWER: Duration = Duration::from_secs(120);
 /// Largest answer: the documents of a fleet of 100,000 devices fit.
 const ANSWER_BYTES: usize = 512 << 20;
+/// Largest answer of one that may be anybody: 64 roots of the largest size, as base64.
+const ROOTS_BYTES: usize = 8 << 20;
 const ALPN: &[u8] = b"http/1.1";
 const JSON: &str = "application/json";
 const BINARY: &str = "application/octet-stream";
@@ -40,9 +48,12 @@ const BINARY: &str = "application/octet-stream";
 pub struct Client {
     address: String,
     authorization: String,
-    tls: TlsConnector,
+    /// Takes the pinned keys alone.
+    tls: RwLock<TlsConnector>,
     name: ServerName<'static>,
     wrong_key: Arc<AtomicBool>,
+    /// The trust state whose root names the pins; none = they never change.
+    follows: Option<PathBuf>,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
 }
 
@@ -67,27 +78,24 @@ impl Client {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| Failure::usage(format!("`{host}` is no host name or address")))?;
         let wrong_key = Arc::new(AtomicBool::new(false));
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = PinnedKey {
-            pins,
-            provider: provider.clone(),
-            wrong_key: wrong_key.clone(),
-        };
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|e| Failure::new(Code::Failed, format!("tls: {e}")))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        config.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Self {
             address: address.to_owned(),
             authorization: format!("Bearer {api_token}"),
-            tls: TlsConnector::from(Arc::new(config)),
+            tls: RwLock::new(connector(Pins::These(pins), &wrong_key)?),
             name,
             wrong_key,
+            follows: None,
             idle: Mutex::new(Vec::new()),
         })
+    }
+
+    /// Follows the roots of this trust state where the controller shows a key that it does not name.
+    #[must_use]
+    pub fn following(self, trust: &Path) -> Self {
+        Self {
+            follows: Some(trust.to_owned()),
+            ..self
+        }
     }
 
     pub fn address(&self) -> &str {
@@ -166,10 +174,59 @@ impl Client {
                 }
             }
         }
-        match tokio::time::timeout(CONNECT, self.connect()).await {
+        match tokio::time::timeout(CONNECT, self.connect_or_follow()).await {
             Ok(connected) => Ok((connected?, false)),
             Err(_) => Err(self.unreachable(&format!("no connection within {} s", CONNECT.as_secs()))),
         }
+    }
+
+    /// Connects; where another key is shown, once more when the roots that follow name others.
+    async fn connect_or_follow(&self) -> Result<SendRequest<Full<Bytes>>> {
+        let wrong = match self.connect().await {
+            Err(failure) if failure.code == Code::WrongControllerKey => failure,
+            connected => return connected,
+        };
+        let Some(trust) = &self.follows else {
+            return Err(wrong);
+        };
+        // What is not the next root, signed by the one held, changes nothing: then it is a stranger who answers.
+        let Ok(Some(pins)) = self.follow(trust).await else {
+            return Err(wrong);
+        };
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = connector(Pins::These(pins), &self.wrong_key)?;
+        self.wrong_key.store(false, Ordering::Relaxed);
+        self.connect().await
+    }
+
+    async fn follow(&self, trust: &Path) -> Result<Option<Vec<Digest>>> {
+        let mut following = Following::start(trust)?;
+        for _ in 0..ensign_bundle::limits::ROOT_STEPS {
+            if !following.take(&self.roots_after(following.held()).await?)? {
+                break;
+            }
+        }
+        Ok(following.pins())
+    }
+
+    /// The roots after the one with this digest, as whoever answers has them. No login is sent.
+    async fn roots_after(&self, held: Digest) -> Result<Vec<Vec<u8>>> {
+        let mut connection = self.connect_by(&connector(Pins::Anyone, &self.wrong_key)?).await?;
+        let request = Request::get(format!("/v1/roots/{held}"))
+            .header(HOST, &self.address)
+            .body(Full::default())
+            .map_err(|e| Failure::new(Code::Failed, e.to_string()))?;
+        let response = connection
+            .send_request(request)
+            .await
+            .map_err(|e| self.unreachable(&e.to_string()))?;
+        let (status, body) = (response.status(), response.into_body());
+        let body = Limited::new(body, ROOTS_BYTES).collect().await;
+        let bytes = body.map_err(|e| self.unreachable(&e.to_string()))?.to_bytes();
+        if !status.is_success() {
+            return Err(refused(status, "/v1/roots", &bytes));
+        }
+        let roots: Vec<Base64> = parse(&bytes)?;
+        Ok(roots.into_iter().map(|root| root.0).collect())
     }
 
     async fn take_idle(&self) -> Option<SendRequest<Full<Bytes>>> {
@@ -177,12 +234,17 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
+        let tls = self.tls.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.connect_by(&tls).await
+    }
+
+    async fn connect_by(&self, tls: &TlsConnector) -> Result<SendRequest<Full<Bytes>>> {
         let tcp = TcpStream::connect(&self.address)
             .await
             .map_err(|e| self.refused_connection(&e))?;
         // Small requests wait for nothing.
         tcp.set_nodelay(true).map_err(|e| self.unreachable(&e.to_string()))?;
-        let tls = self.tls.connect(self.name.clone(), tcp).await.map_err(|e| {
+        let tls = tls.connect(self.name.clone(), tcp).await.map_err(|e| {
             if self.wrong_key.load(Ordering::Relaxed) {
                 Failure::new(
                     Code::WrongControllerKey,
@@ -266,10 +328,36 @@ fn refused(status: StatusCode, path: &str, body: &[u8]) -> Failure {
     Failure::new(code, format!("the controller answers {status} to {path}"))
 }
 
+/// TLS that takes these keys; `wrong_key` is raised where another one was shown.
+fn connector(pins: Pins, wrong_key: &Arc<AtomicBool>) -> Result<TlsConnector> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = PinnedKey {
+        pins,
+        provider: provider.clone(),
+        wrong_key: wrong_key.clone(),
+    };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|e| Failure::new(Code::Failed, format!("tls: {e}")))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// Which keys may be shown.
+#[derive(Debug)]
+enum Pins {
+    These(Vec<Digest>),
+    /// Only to be asked for roots, which prove themselves.
+    Anyone,
+}
+
 /// Takes a certificate for its key alone: the fleet's root names that key.
 #[derive(Debug)]
 struct PinnedKey {
-    pins: Vec<Digest>,
+    pins: Pins,
     provider: Arc<CryptoProvider>,
     wrong_key: Arc<AtomicBool>,
 }
@@ -284,11 +372,13 @@ impl ServerCertVerifier for PinnedKey {
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let shown = spki_digest(end_entity)?;
-        if self.pins.contains(&shown) {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            self.wrong_key.store(true, Ordering::Relaxed);
-            Err(CertificateError::ApplicationVerificationFailure.into())
+        match &self.pins {
+            Pins::Anyone => Ok(ServerCertVerified::assertion()),
+            Pins::These(pins) if pins.contains(&shown) => Ok(ServerCertVerified::assertion()),
+            Pins::These(_) => {
+                self.wrong_key.store(true, Ordering::Relaxed);
+                Err(CertificateError::ApplicationVerificationFailure.into())
+            }
         }
     }
 

@@ -247,6 +247,61 @@ impl Trust {
     }
 }
 
+/// A trust state on its way along roots that anybody may bring: nothing but signatures is believed.
+#[derive(Debug)]
+pub struct Following {
+    path: PathBuf,
+    trusted: Trusted,
+    before: u64,
+    /// Where the state is locked, a refresh is under way, of this command or of another: that one stores the roots when it has them.
+    lock: Option<File>,
+}
+
+impl Following {
+    pub fn start(path: &Path) -> Result<Self> {
+        let lock = File::create(path.with_extension("lock")).map_err(|e| Failure::io("lock", path, &e))?;
+        let lock = lock.try_lock().is_ok().then_some(lock);
+        let trusted = read(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            before: trusted.root().version,
+            trusted,
+            lock,
+        })
+    }
+
+    /// Of the newest root so far.
+    pub fn held(&self) -> Digest {
+        Digest::of(self.trusted.root_bytes())
+    }
+
+    /// Takes the roots that follow the held one, in order, as far as they are signed by it and by each other. False = none did.
+    pub fn take(&mut self, roots: &[Vec<u8>]) -> Result<bool> {
+        let first = self.trusted.root().version.saturating_add(1);
+        let mut find = |want: Want<'_>| match want {
+            Want::Root(version) => {
+                let index = usize::try_from(version.checked_sub(first)?).ok()?;
+                roots.get(index).cloned()
+            }
+            _ => None,
+        };
+        let followed = self.trusted.refresh_root(&mut find, clock::now());
+        let learnt = self.trusted.root().version >= first;
+        if learnt && self.lock.is_some() {
+            durable::write(&self.path, &self.trusted.encode()?, durable::SECRET)
+                .map_err(|e| Failure::io("write", &self.path, &e))?;
+        }
+        followed?;
+        Ok(learnt)
+    }
+
+    /// The keys that the newest root names for operators; `None` = nothing was learnt.
+    pub fn pins(&self) -> Option<Vec<Digest>> {
+        let root = self.trusted.root();
+        (root.version > self.before).then(|| root.controller.api.clone())
+    }
+}
+
 fn not_published(name: &ReleaseName) -> Failure {
     Failure::new(
         Code::NotFound,

@@ -124,6 +124,7 @@ impl State {
             status: None,
             next: None,
             rotations: Vec::new(),
+            root: 0,
             report_seq: 0,
             receipt_seq: 0,
         };

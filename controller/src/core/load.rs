@@ -15,7 +15,7 @@ use ensign_rollout::DeviceState;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::metadata::Roles;
+use super::metadata::{Roles, controller_since};
 use super::rollouts::Rollouts;
 use super::rows::{ApiTokenRow, DeviceRow, FleetRow, ReleaseRow, RoleRow, TokenRow, key};
 use super::sessions::Sessions;
@@ -80,7 +80,7 @@ pub fn load(
     let parts = Arc::new(Parts {
         config,
         keys,
-        named: watch::Sender::new(roles.root().controller.keys.clone()),
+        named: watch::Sender::new(roles.root().controller.clone()),
         documents,
         blobs,
         data: paths.data().to_owned(),
@@ -155,9 +155,15 @@ fn roles(
     if let Err(refusal) = machine.check_fresh(&At::plain(now)) {
         tracing::warn!(code = %refusal.code, text = %refusal.text, "the fleet's metadata needs attention");
     }
+    // For people alone: a root that cannot be read must not keep the controller from starting.
+    let controller_since = controller_since(documents, &roots).unwrap_or_else(|refusal| {
+        tracing::error!(code = %refusal.code, error = %refusal.text, "an earlier root cannot be read");
+        1
+    });
     Ok(Roles {
         machine,
         roots,
+        controller_since,
         targets,
         snapshot,
         timestamp,

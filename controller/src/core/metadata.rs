@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use ensign_bundle::accept::check_manifest;
+use ensign_bundle::digest::Digest;
 use ensign_bundle::manifest::Manifest;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
@@ -19,12 +20,15 @@ use ensign_crypto::PublicKey;
 use super::online::{Online, due, listed, release_document, timestamp_life};
 use super::rows::{ReleaseRow, RoleRow, key};
 use super::state::{State, read_document};
+use crate::store::blobs::BlobStore;
 
 /// The client's machine over what this controller serves, and where the bytes are.
 #[derive(Debug)]
 pub struct Roles {
     pub machine: Machine<Ensign, Strict>,
     pub roots: BTreeMap<u64, RoleRow>,
+    /// The first of the newest roots without a gap that names the newest TLS key of the controller.
+    pub controller_since: u64,
     pub targets: RoleRow,
     pub snapshot: RoleRow,
     pub timestamp: RoleRow,
@@ -36,6 +40,22 @@ pub(super) struct Draft {
     pub root: Option<Vec<u8>>,
     pub targets: Option<Vec<u8>>,
     pub releases: Vec<(ReleaseRow, Vec<u8>)>,
+}
+
+/// The first of the newest roots without a gap that names the TLS key which the newest root names last: whoever holds it, or one of those
+/// after it, takes that key.
+pub(super) fn controller_since(documents: &dyn BlobStore, roots: &BTreeMap<u64, RoleRow>) -> Result<u64, Refusal> {
+    let mut since = (0, None);
+    for (version, row) in roots.iter().rev() {
+        let bytes = read_document(documents, &row.digest)?;
+        let keys = statement::open_unverified::<Root>(&bytes)?.body.controller.keys;
+        let newest = since.1.or_else(|| keys.last().copied());
+        if !newest.is_some_and(|key| keys.contains(&key)) {
+            break;
+        }
+        since = (*version, newest);
+    }
+    Ok(since.0)
 }
 
 impl Roles {
@@ -71,6 +91,14 @@ impl Roles {
 }
 
 impl State {
+    /// Digests of the roots that follow the one with this digest, oldest first; `None` = no root of this fleet has it.
+    pub fn roots_after(&self, held: &Digest, most: usize) -> Option<Vec<Digest>> {
+        let roots = &self.roles.roots;
+        let (version, _) = roots.iter().find(|(_, row)| row.digest == *held)?;
+        let after = roots.range(version.saturating_add(1)..).take(most);
+        Some(after.map(|(_, row)| row.digest).collect())
+    }
+
     /// Takes the next root, signed by thresholds of its own keys and of the one before, with the next targets where those in force are not
     /// valid under it. A root that this controller holds no keys for is refused: nobody could serve it.
     pub fn publish_root(&mut self, envelope: Vec<u8>, targets: Option<Vec<u8>>) -> Result<(), Refusal> {
@@ -216,6 +244,7 @@ impl State {
             self.put(key::root(row.version), &row)?;
             tracing::info!(version = row.version, "a new root is published");
             self.roles.roots.insert(row.version, row);
+            self.roles.controller_since = controller_since(parts.documents.as_ref(), &self.roles.roots)?;
         }
         if draft.targets.is_some() {
             let row = self.role_row(
@@ -247,7 +276,7 @@ impl State {
         self.keep_snapshot(&snapshot, snapshot_version)?;
         self.keep_timestamp(&timestamp, timestamp_version)?;
         if draft.root.is_some() {
-            parts.named.send_replace(self.roles.root().controller.keys.clone());
+            parts.named.send_replace(self.roles.root().controller.clone());
         }
         Ok(())
     }

@@ -144,6 +144,9 @@ pub struct DeviceRow {
     /// Envelopes of the changes from the binding's key to `key`, in order, in the document store.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rotations: Vec<Digest>,
+    /// Version of the root that its applier says it holds; 0 = it was never connected.
+    #[serde(default)]
+    pub root: u64,
     /// Sequence number of the newest report in the ledger.
     #[serde(default)]
     pub report_seq: u64,

@@ -106,6 +106,7 @@ impl State {
             .map(|(key, value)| (cut(key, KEY_BYTES), cut(value, FACT_BYTES)))
             .collect();
         row.last_seen = Some(now);
+        row.root = hello.held.root;
         let name = row.name.clone();
         self.put_device(&id)?;
         self.device_connected(&id);
@@ -173,11 +174,17 @@ impl State {
         let key = row.receipt_key;
         let now = self.now;
         let row = self.device_mut(id)?;
-        let changed = row.report_seq != report.seq || row.status.as_ref() != Some(&status);
+        let news = row.report_seq != report.seq || row.status.as_ref() != Some(&status);
+        // Devices of earlier versions say it in `hello` alone.
+        let has_followed = report.root != 0 && report.root != row.root;
+        if has_followed {
+            row.root = report.root;
+        }
+        let changed = news || has_followed;
         row.report_seq = row.report_seq.max(report.seq);
         row.last_seen = Some(now);
         // The device's own words first: a receipt has only the code, and `why` shows what the device said.
-        if changed {
+        if news {
             self.device_reported(id, status);
         }
         for envelope in &report.receipts {

@@ -9,6 +9,7 @@ use ensign_bundle::digest::{DeviceId, Digest};
 use ensign_bundle::ids::{Ident, Version};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
+use ensign_bundle::trust::roles::Controller;
 use ensign_crypto::{KeyId, PublicKey};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -28,8 +29,8 @@ pub struct Parts {
     pub config: Config,
     /// The online keys can delay updates and nothing else (docs/threat-model.md).
     pub keys: Keys,
-    /// The TLS keys that root names: the devices' side shows one of them.
-    pub named: watch::Sender<Vec<KeyId>>,
+    /// The TLS keys that root names: each side shows one of them.
+    pub named: watch::Sender<Controller>,
     /// Signed documents by the digest of their envelope.
     pub documents: Arc<dyn BlobStore>,
     /// Manifests, block tables, blocks.

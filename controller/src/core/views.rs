@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ensign_api::{
     Component, Device, DeviceDetail, DeviceState, Fleet, Frozen, InstalledProduct, Reason, Release, RoleState,
-    SignatureRow, Time, Token,
+    SignatureRow, Time, Token, Unheard,
 };
 use ensign_bundle::digest::DeviceId;
 use ensign_bundle::reason::{Code, Refusal};
@@ -47,7 +47,24 @@ impl State {
             snapshot: role(&self.roles.snapshot),
             timestamp: role(&self.roles.timestamp),
             clock: self.view_clock(),
+            unheard: self.view_unheard(),
         }
+    }
+
+    /// The newest key of the devices' side, and how many would not take it.
+    fn view_unheard(&self) -> Option<Unheard> {
+        let keys = &self.roles.root().controller.keys;
+        let (first, newest) = (keys.first()?, keys.last()?);
+        let root = self.roles.controller_since;
+        let approved = self.devices.values().filter(|row| row.state == DeviceState::Approved);
+        let devices = approved.filter(|row| row.root < root).count() as u64;
+        // Root 1 is what devices join with.
+        (root > 1 && devices > 0).then_some(Unheard {
+            key: *newest,
+            root,
+            shown: first == newest,
+            devices,
+        })
     }
 
     /// The brake on the whole fleet.
@@ -84,6 +101,7 @@ impl State {
             held: row.held,
             denied: status.map(|s| s.denied.clone()).unwrap_or_default(),
             rollouts: self.open_rollouts_of(&row.id),
+            root: row.root,
         }
     }
 

@@ -1,13 +1,11 @@
 //! HTTPS for operators: HTTP/1.1 over TLS 1.3 with the self-signed certificate that the CLI pins by its SPKI.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use ensign_bundle::reason::Refusal;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
@@ -15,16 +13,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
-use zeroize::Zeroizing;
 
 use super::guests::{self, Guest, Guests};
 use super::pace::{Pace, Paced};
-use crate::kit;
+use crate::https::Shown;
 use crate::places::{Room, Source};
 
 /// A client must have finished its handshake, and each of its request heads, within this time: four round trips of a bad mobile
@@ -33,26 +28,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// After an error of the whole listener (no descriptors left): what `accept` would do again at once.
 const BREATH: Duration = Duration::from_millis(100);
 
-/// Why the operators' side cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    #[error(transparent)]
-    File(#[from] Refusal),
-    #[error("the HTTPS certificate or key cannot be read")]
-    Pem(#[from] rustls::pki_types::pem::Error),
-    #[error("the HTTPS certificate is not usable")]
-    Tls(#[from] rustls::Error),
-}
-
-/// TLS from PEM files.
-pub fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
-    let certificates = kit::read(certificate)?;
-    let certificates = CertificateDer::pem_slice_iter(&certificates).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(&Zeroizing::new(kit::read(key)?))?;
+/// TLS that shows one of the operators' keys.
+pub fn acceptor(shown: Arc<Shown>) -> Result<TlsAcceptor, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
-        .with_single_cert(certificates, key)?;
+        .with_cert_resolver(shown);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.send_tls13_tickets = 0;
     Ok(TlsAcceptor::from(Arc::new(config)))

@@ -16,6 +16,9 @@ use super::{App, blocking};
 use crate::core::read_document;
 use crate::roles::Permission;
 
+/// Roots in one answer to whoever has no login.
+const ROOTS: usize = 64;
+
 /// Roots above the one that the client has, then targets, snapshot, timestamp.
 #[utoipa::path(get, path = "/v1/metadata", tag = "fleet", params(MetadataQuery), responses((status = 200, body = Vec<Metadata>)))]
 pub(super) async fn list(
@@ -42,6 +45,27 @@ pub(super) async fn document(
     let store = app.parts.documents.clone();
     let bytes = blocking(move || read_document(store.as_ref(), &digest)).await?;
     Ok(([(CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
+}
+
+/// The roots that follow the one with this digest, oldest first, at most 64: for whoever was away while the key of this port changed.
+///
+/// Asks for no login, which nobody sends to a key that they do not know: roots are signed, and whoever knows the digest of one has it.
+#[utoipa::path(get, path = "/v1/roots/{digest}", tag = "fleet", params(("digest" = String, Path, description = "SHA-256 of the envelope of a root")),
+    responses((status = 200, body = Vec<Base64>), (status = 404, body = ErrorDocument)))]
+pub(super) async fn roots_after(State(app): State<App>, Path(digest): Path<String>) -> Answer<Vec<Base64>> {
+    let digest: Digest = digest
+        .parse()
+        .map_err(|e: ensign_bundle::digest::NotHex| Refusal::new(Code::Usage, e.to_string()))?;
+    let after = app.core.read(move |state| state.roots_after(&digest, ROOTS)).await?;
+    let Some(after) = after else {
+        return Err(Refusal::new(Code::NotFound, "no root of this fleet has that digest").into());
+    };
+    let store = app.parts.documents.clone();
+    let roots = blocking(move || {
+        let one = |digest| read_document(store.as_ref(), &digest).map(Base64);
+        after.into_iter().map(one).collect()
+    });
+    Ok(Json(roots.await?))
 }
 
 /// The next root or targets, signed by those who may. A root comes with new targets where those in force would not be valid under it,

@@ -75,6 +75,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(fleet::unfreeze))
         .routes(routes!(metadata::list))
         .routes(routes!(metadata::document))
+        .routes(routes!(metadata::roots_after))
         .routes(routes!(metadata::publish))
         .routes(routes!(tokens::create, tokens::list))
         .routes(routes!(tokens::revoke))
@@ -124,6 +125,7 @@ mod tests {
             "/v1/fleet/freeze",
             "/v1/metadata",
             "/v1/documents/{digest}",
+            "/v1/roots/{digest}",
             "/v1/metadata/{role}",
             "/v1/tokens",
             "/v1/tokens/{key}/revoke",

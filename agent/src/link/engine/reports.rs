@@ -31,6 +31,7 @@ impl Engine {
                 // Bytes alone are progress, not news: they travel with the next report.
                 let changed = sent.seq != report.seq
                     || sent.receipts != report.receipts
+                    || sent.root != report.root
                     || sent.status.phase != report.status.phase
                     || sent.status.reason != report.status.reason;
                 let waiting = report.seq > session.acknowledged;

@@ -54,6 +54,7 @@ pub enum RootVerb {
   ensign key root rotate --add root-2027.pub --remove 3f6a12bc
   ensign key root rotate --role timestamp --add timestamp-next.pub --remove 9b01fe44
   ensign key root rotate --role controller --add controller-next.pub
+  ensign key root rotate --role https --add https-next.crt --remove 77ab03d1
   ensign key root rotate --floor app.counter=1004000000
   ensign key root sign && ensign key root publish")]
     Rotate(Rotate),
@@ -89,10 +90,10 @@ pub enum RootVerb {
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct Rotate {
-    /// Whose keys: root, targets, snapshot, timestamp, controller, deploy (every scope) or deploy:SCOPE.
+    /// Whose keys: root, targets, snapshot, timestamp, controller, https, deploy (every scope) or deploy:SCOPE.
     #[arg(long, value_name = "ROLE", default_value = "root")]
     pub role: String,
-    /// Public key to add (PEM file); repeatable.
+    /// Public key to add (PEM file; for https a certificate); repeatable.
     #[arg(long, value_name = "FILE")]
     pub add: Vec<PathBuf>,
     /// Key to take away: its id or a unique prefix of 8 digits or more; repeatable.

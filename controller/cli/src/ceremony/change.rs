@@ -1,5 +1,6 @@
 //! What words change in a root: keys, thresholds, floors.
 
+use ensign_bundle::digest::Digest;
 use ensign_bundle::ids::Ident;
 use ensign_bundle::reason::Code;
 use ensign_bundle::trust::roles::{ProductFloor, Role, Root};
@@ -19,6 +20,8 @@ pub enum Whose {
     Timestamp,
     /// The controller's TLS keys.
     Controller,
+    /// The keys of the operators' port.
+    Https,
     /// One scope, or all of them.
     Deploy(Option<Ident>),
 }
@@ -27,6 +30,8 @@ pub enum Whose {
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
     pub add: Vec<PublicKey>,
+    /// Keys of the operators' port, by the SHA-256 of their SPKI.
+    pub add_https: Vec<KeyId>,
     /// Ids or prefixes.
     pub remove: Vec<String>,
     pub threshold: Option<u32>,
@@ -40,12 +45,13 @@ impl Whose {
             "snapshot" => Self::Snapshot,
             "timestamp" => Self::Timestamp,
             "controller" => Self::Controller,
+            "https" => Self::Https,
             "deploy" => Self::Deploy(None),
             _ => match text.strip_prefix("deploy:") {
                 Some(scope) => Self::Deploy(Some(Ident::parse(scope).map_err(|e| Failure::usage(e.to_string()))?)),
                 None => {
                     return Err(Failure::usage(format!("there is no role `{text}` in root"))
-                        .hint("--role root, targets, snapshot, timestamp, controller, deploy or deploy:SCOPE"));
+                        .hint("--role root, targets, snapshot, timestamp, controller, https, deploy or deploy:SCOPE"));
                 }
             },
         })
@@ -59,7 +65,16 @@ pub fn keys(root: &mut Root, whose: &Whose, change: &Keys) -> Result<()> {
         Whose::Targets => role(&mut root.roles.targets, change),
         Whose::Snapshot => role(&mut root.roles.snapshot, change),
         Whose::Timestamp => role(&mut root.roles.timestamp, change),
-        Whose::Controller => controller(&mut root.controller.keys, change),
+        Whose::Controller => {
+            let add: Vec<KeyId> = change.add.iter().map(PublicKey::id).collect();
+            shown(&mut root.controller.keys, &add, change, "device")
+        }
+        Whose::Https => {
+            let mut keys = ids(&root.controller.api);
+            shown(&mut keys, &change.add_https, change, "operator")?;
+            root.controller.api = keys.into_iter().map(|key| Digest(key.0)).collect();
+            Ok(())
+        }
         Whose::Deploy(scope) => {
             let mut found = root
                 .scopes
@@ -90,7 +105,13 @@ pub fn role(role: &mut Role, change: &Keys) -> Result<()> {
     Ok(())
 }
 
-fn controller(keys: &mut Vec<KeyId>, change: &Keys) -> Result<()> {
+/// As ids of keys, which they are, of another kind of key.
+pub fn ids(api: &[Digest]) -> Vec<KeyId> {
+    api.iter().map(|digest| KeyId(digest.0)).collect()
+}
+
+/// Keys that the controller shows to devices or to operators.
+fn shown(keys: &mut Vec<KeyId>, add: &[KeyId], change: &Keys, to: &str) -> Result<()> {
     if change.threshold.is_some() {
         return Err(Failure::usage("the controller's TLS keys have no threshold"));
     }
@@ -98,17 +119,17 @@ fn controller(keys: &mut Vec<KeyId>, change: &Keys) -> Result<()> {
         let gone = named(wanted, keys.iter().copied())?;
         keys.retain(|key| *key != gone);
     }
-    for key in &change.add {
-        if !keys.contains(&key.id()) {
-            keys.push(key.id());
+    for key in add {
+        if !keys.contains(key) {
+            keys.push(*key);
         }
     }
     if keys.is_empty() {
         return Err(Failure::new(
             Code::KeysRefused,
-            "no device would find the controller: root names none of its keys",
+            format!("no {to} would find the controller: root names none of its keys"),
         )
-        .hint("--role controller --add FILE"));
+        .hint("add the next key in the same step: --add FILE"));
     }
     Ok(())
 }
@@ -166,7 +187,7 @@ pub fn floor(root: &mut Root, name: &str, value: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use ensign_bundle::digest::{Digest, FleetId};
+    use ensign_bundle::digest::FleetId;
     use ensign_bundle::trust::issue::NewFleet;
     use ensign_bundle::trust::roles::Controller;
     use ensign_crypto::SecretKey;
@@ -221,6 +242,16 @@ mod tests {
             assert!(of_root(&old, &new).is_empty(), "{name}");
         }
         let mut new = old.clone();
+        let (gone, next) = (ids(&old.controller.api)[0], KeyId([10; 32]));
+        let change = Keys {
+            add_https: vec![next],
+            remove: vec![gone.to_string()],
+            ..Keys::default()
+        };
+        keys(&mut new, &Whose::parse("https").unwrap(), &change).unwrap();
+        assert_eq!(new.controller.api, [Digest([10; 32])]);
+        assert!(!of_root(&old, &new).is_empty());
+        let mut new = old.clone();
         floor(&mut new, "app.counter", "7").unwrap();
         floor(&mut new, "my.app.plan-seq", "9").unwrap();
         new.floors.reset_epoch = 1;
@@ -241,6 +272,8 @@ mod tests {
         assert_eq!(exit(keys(&mut new, &Whose::Root, &gone(&["f"]))), 32, "too short");
         let only = new.controller.keys[0].to_string();
         assert_eq!(exit(keys(&mut new, &Whose::Controller, &gone(&[&only]))), 20);
+        let only = ids(&new.controller.api)[0].to_string();
+        assert_eq!(exit(keys(&mut new, &Whose::Https, &gone(&[&only]))), 20);
         assert_eq!(exit(floor(&mut new, "app.speed", "1")), 2);
         assert_eq!(exit(floor(&mut new, "app.counter", "-1")), 2);
         assert_eq!(Whose::parse("nobody").unwrap_err().exit(), 2);

@@ -2,21 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
-use ensign_api::{Base64, Metadata, NewRoot};
+use ensign_api::{Base64, Fleet, Metadata, NewRoot};
 use ensign_bundle::reason::Code;
 use ensign_bundle::statement::{self, Signed};
 use ensign_bundle::trust::issue::Next as _;
 use ensign_bundle::trust::roles::{Role, Root, Targets};
-use ensign_crypto::{Envelope, PublicKey, aad};
+use ensign_crypto::{Envelope, KeyId, PublicKey, aad};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::change::{self, Keys, Whose};
 use super::{Ceremony, Progress, ShownRole, forget, public_key, read, shown, text, write};
 use crate::app::{App, Session};
 use crate::args::{RootVerb, Rotate};
+use crate::client::spki_digest;
 use crate::clock;
 use crate::difference::{Difference, of_root};
 use crate::failure::{Failure, Result};
-use crate::home::Context;
+use crate::fleet::said_unheard;
+use crate::home::{self, Context};
 use crate::output::Shell;
 use crate::signing::Count;
 
@@ -88,6 +92,11 @@ impl Ceremony for Root {
             threshold: 1,
             keys: self.controller.keys.clone(),
         });
+        roles.push(ShownRole {
+            role: "https".to_owned(),
+            threshold: 1,
+            keys: change::ids(&self.controller.api),
+        });
         roles
     }
 
@@ -114,8 +123,11 @@ async fn rotate(app: &App, words: &Rotate) -> Result<()> {
         None => old.next(clock::now())?,
     };
     let whose = Whose::parse(&words.role)?;
+    let is_https = whose == Whose::Https;
+    let files = |wanted: bool| words.add.iter().filter(move |_| wanted);
     let keys = Keys {
-        add: words.add.iter().map(|file| public_key(file)).collect::<Result<_>>()?,
+        add: files(!is_https).map(|file| public_key(file)).collect::<Result<_>>()?,
+        add_https: files(is_https).map(|file| certified_key(file)).collect::<Result<_>>()?,
         remove: words.remove.clone(),
         threshold: words.threshold,
     };
@@ -152,6 +164,7 @@ async fn rotate(app: &App, words: &Rotate) -> Result<()> {
             }
         })?;
     warn_of_controllers(old, &next);
+    warn_of_unheard(&session, old, &next).await;
     warn_of_deploy_keys(old, &next);
     let draft = Signed { body: next, envelope };
     if app.shell.dry_run {
@@ -193,6 +206,35 @@ fn warn_of_controllers(old: &Root, next: &Root) {
              Add the new key, wait until every device was connected, then remove the old one",
         );
     }
+}
+
+/// Where a key of the controller goes, devices that have not heard of the one that stays are counted, as far as the controller knows.
+async fn warn_of_unheard(session: &Session, old: &Root, next: &Root) {
+    let goes = |key: &KeyId| !next.controller.keys.contains(key);
+    if !old.controller.keys.iter().any(goes) {
+        return;
+    }
+    let fleet: Result<Fleet> = session.client.get("/v1/fleet").await;
+    if let Ok(Fleet {
+        unheard: Some(unheard), ..
+    }) = fleet
+    {
+        Shell::warn(&format!(
+            "{}: without the old key they cannot connect any more",
+            said_unheard(&unheard)
+        ));
+    }
+}
+
+/// The key of the operators' port in a certificate of the controller.
+fn certified_key(path: &Path) -> Result<KeyId> {
+    let failed = |e: &dyn std::fmt::Display| {
+        Failure::new(Code::Malformed, format!("{}: {e}", path.display()))
+            .hint("`ensign-controller keys new --role https --data DIR --out .` writes https-next.crt")
+    };
+    let bytes = home::read(path)?;
+    let certificate = CertificateDer::from_pem_slice(&bytes).map_err(|e| failed(&e))?;
+    Ok(KeyId(spki_digest(&certificate).map_err(|e| failed(&e))?.0))
 }
 
 /// The grant of the token that a device joined with counts by today's deploy keys.

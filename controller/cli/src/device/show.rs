@@ -240,6 +240,7 @@ pub mod tests {
             held: false,
             denied: Vec::new(),
             rollouts: Vec::new(),
+            root: 1,
         }
     }
 

@@ -10,6 +10,7 @@ mod set;
 mod status;
 
 pub use check::check;
+pub use status::said_unheard;
 
 use crate::app::App;
 use crate::args::FleetVerb;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ensign_api::{DeviceState, Fleet, RoleState, Time};
+use ensign_api::{DeviceState, Fleet, RoleState, Time, Unheard};
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::reason::Code;
 use ensign_bundle::trust::roles::Role;
@@ -167,6 +167,20 @@ fn findings(fleet: &Fleet, now: u64) -> Vec<Finding> {
             "synchronise the clock where the controller runs (`timedatectl`): it goes on by itself; if it is right, `trust_clock = true` in controller.toml",
         );
     }
+    if let Some(unheard) = &fleet.unheard {
+        let (level, hint) = if unheard.shown {
+            (
+                Level::Warning,
+                "it was not connected in between: `ensign-agent enroll` brings it back as a new device, `ensign device revoke` ends the wait",
+            )
+        } else {
+            (
+                Level::Advice,
+                "leave the old key in root until then: they could not connect without it",
+            )
+        };
+        find(level, said_unheard(unheard), hint);
+    }
     let roles = [
         ("root", fleet.root, OFFLINE_SOON_S),
         ("targets", fleet.targets, OFFLINE_SOON_S),
@@ -210,6 +224,21 @@ fn findings(fleet: &Fleet, now: u64) -> Vec<Finding> {
         );
     }
     out
+}
+
+/// Who does not know the newest TLS key of the controller; `root` in `device ls -o json` says which.
+pub fn said_unheard(unheard: &Unheard) -> String {
+    let key = &unheard.key.to_string()[..ID];
+    let devices = units::show_count(unheard.devices, "device");
+    let end = if unheard.shown {
+        "which is in use"
+    } else {
+        "which is next"
+    };
+    format!(
+        "{devices} not at root {} yet, which brings the controller's key {key}, {end}",
+        unheard.root
+    )
 }
 
 /// How bad it is, what is said of devices in this trouble, and what to type.
@@ -347,6 +376,7 @@ pub mod tests {
             snapshot: role(1_800_500_000),
             timestamp: role(1_800_100_000),
             clock: None,
+            unheard: None,
         }
     }
 
@@ -360,6 +390,31 @@ pub mod tests {
                 text: "the only device of wave 1 failed".to_owned(),
             },
         }
+    }
+
+    #[test]
+    fn a_key_that_not_all_devices_know_is_said_until_they_do() {
+        let now = 1_800_000_000;
+        let said = |shown| {
+            let mut fleet = fleet();
+            fleet.unheard = Some(Unheard {
+                key: KeyId([0xab; 32]),
+                root: 2,
+                shown,
+                devices: 3,
+            });
+            let found = findings(&fleet, now)
+                .into_iter()
+                .find(|f| f.text.contains("abababababab"));
+            found.map(|f| (f.level, f.text))
+        };
+        let (level, text) = said(false).unwrap();
+        assert_eq!(level, Level::Advice);
+        assert_eq!(
+            text,
+            "3 devices not at root 2 yet, which brings the controller's key abababababab, which is next"
+        );
+        assert_eq!(said(true).unwrap().0, Level::Warning, "they are locked out");
     }
 
     #[test]

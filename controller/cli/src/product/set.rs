@@ -108,6 +108,7 @@ fn apply(entry: &mut Product, words: &SetProduct) -> Result<()> {
             .collect::<Result<_>>()?,
         remove: words.remove.clone(),
         threshold: words.threshold,
+        ..change::Keys::default()
     };
     change::role(&mut entry.role, &keys)?;
     for (list, new, flag) in [

@@ -42,6 +42,8 @@ pub(crate) struct Device {
     pub(crate) session: u64,
     pub(crate) nonce: Nonce,
     pub(crate) status: Status,
+    /// Version of the root that it holds.
+    pub(crate) root: u64,
 }
 
 /// A connection and its control stream.
@@ -60,6 +62,7 @@ impl Device {
             name: format!("dev{seed}"),
             session: 0,
             nonce: Nonce([seed; 32]),
+            root: 0,
             status: Status {
                 generation: 0,
                 installed: Vec::new(),
@@ -169,7 +172,10 @@ impl Device {
             protocol: wire::PROTOCOL,
             agent: "0.1.0".to_owned(),
             facts: BTreeMap::from([("arch".to_owned(), "x86_64".to_owned())]),
-            held: Held::default(),
+            held: Held {
+                root: self.root,
+                ..Held::default()
+            },
             session: self.session,
             boot_id: "boot".to_owned(),
             nonce: self.nonce,
@@ -210,6 +216,7 @@ impl Device {
             seq,
             status: self.status.clone(),
             receipts: receipts.into_iter().map(ByteBuf::from).collect(),
+            root: self.root,
         })
     }
 }

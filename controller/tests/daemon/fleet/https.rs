@@ -4,13 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use ensign_bundle::digest::Digest;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -21,6 +25,8 @@ use super::device::within;
 pub(crate) struct Https {
     pub(crate) key: String,
     pub(crate) certificate: String,
+    /// SHA-256 of its SPKI.
+    pub(crate) id: Digest,
 }
 
 /// A self-signed ECDSA P-256 certificate for loopback.
@@ -29,6 +35,83 @@ pub(crate) fn certificate() -> Https {
     Https {
         key: made.signing_key.serialize_pem(),
         certificate: made.cert.pem(),
+        id: spki(made.cert.der()),
+    }
+}
+
+fn spki(certificate: &CertificateDer<'_>) -> Digest {
+    let parsed = ParsedCertificate::try_from(certificate).unwrap();
+    Digest::of(&parsed.subject_public_key_info())
+}
+
+/// What somebody without a login or a pin gets: the SPKI digest of the key that is shown, and the answer.
+pub(crate) async fn stranger(address: SocketAddr, path: &str) -> (Digest, Answer) {
+    within(async {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+            .with_no_client_auth();
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let tls = TlsConnector::from(Arc::new(config));
+        let tls = tls
+            .connect(ServerName::try_from("localhost").unwrap(), tcp)
+            .await
+            .unwrap();
+        let shown = spki(&tls.get_ref().1.peer_certificates().unwrap()[0]);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get(path)
+            .header("host", "localhost")
+            .body(Full::new(Bytes::new()));
+        let response = sender.send_request(request.unwrap()).await.unwrap();
+        let answer = Answer {
+            status: response.status().as_u16(),
+            body: response.into_body().collect().await.unwrap().to_bytes(),
+        };
+        (shown, answer)
+    })
+    .await
+}
+
+/// Takes every certificate whose key signs.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        unreachable!("TLS 1.3 only")
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -13,8 +13,8 @@ use ensign_bundle::manifest::Draft;
 use ensign_bundle::plan::cohort::{CutWave, Listed};
 use ensign_bundle::plan::statements::{Grant, Plan, PlanRelease, Subject};
 use ensign_bundle::statement;
-use ensign_bundle::trust::issue::NewFleet;
-use ensign_bundle::trust::roles::{Controller, FORMAT};
+use ensign_bundle::trust::issue::{NewFleet, Next as _};
+use ensign_bundle::trust::roles::{Controller, FORMAT, Root};
 use ensign_controller::config::Config;
 use ensign_controller::serve::{self, Options, Running};
 use ensign_controller::{clock, durable};
@@ -23,7 +23,7 @@ use ensign_testkit::{ident, one_wave, stop_at};
 
 pub(crate) use device::{Device, Link, client_config, ecdsa_config, keyless_config, within};
 pub(crate) use ensign_testkit::key;
-pub(crate) use https::{Answer, Client, Kept};
+pub(crate) use https::{Answer, Client, Kept, stranger};
 
 pub(crate) const FLEET: FleetId = FleetId([7; 32]);
 pub(crate) const API_TOKEN: &str = "test-token-of-an-admin";
@@ -76,6 +76,7 @@ impl Fleet {
 
     fn write_kit(&self) {
         let now = clock::unix_now();
+        let https = https::certificate();
         let new = NewFleet {
             fleet: FLEET,
             name: "test".to_owned(),
@@ -87,7 +88,7 @@ impl Fleet {
             timestamp: key(6).public(),
             controller: Controller {
                 keys: vec![self.controller.public().id()],
-                api: Vec::new(),
+                api: vec![https.id],
                 addresses: vec!["127.0.0.1:0".to_owned()],
             },
             lab: true,
@@ -102,7 +103,6 @@ impl Fleet {
         put("keys/snapshot.pem", key(5).to_pem().as_bytes());
         put("keys/timestamp.pem", key(6).to_pem().as_bytes());
         put("keys/controller.pem", self.controller.to_pem().as_bytes());
-        let https = https::certificate();
         put("keys/https.pem", https.key.as_bytes());
         put("https.crt", https.certificate.as_bytes());
         let json = serde_json::json!({
@@ -117,6 +117,22 @@ impl Fleet {
             ],
         });
         put("kit.json", json.to_string().as_bytes());
+    }
+
+    /// Publishes the root after the one in force, as `change` makes it.
+    pub(crate) async fn publish_root(
+        &self,
+        running: &Running,
+        change: impl FnOnce(&mut Root),
+    ) -> Result<(), ensign_bundle::reason::Refusal> {
+        let held = running.core.read(|state| state.roles.root().clone()).await.unwrap();
+        let mut next = held.next(clock::unix_now()).unwrap();
+        change(&mut next);
+        let envelope = statement::sign(&next, &[&key(1)], &FLEET).unwrap();
+        running
+            .core
+            .change(move |state| state.publish_root(envelope, None))
+            .await
     }
 
     /// Where a document lies.
