@@ -55,6 +55,7 @@ fn state() -> Box<State> {
                 transfer: Transfer::default(),
             },
             receipts: vec![ByteBuf::from([5; 5])],
+            root: 7,
         },
         controller: Some(Controller {
             keys: vec![key.id()],
@@ -203,6 +204,10 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
         ("to-runner-labels-changed", bytes(&ToRunner::LabelsChanged)),
         ("from-runner-ok", bytes(&FromRunner::Ok)),
         ("from-runner-failed", bytes(&FromRunner::Failed { text: text() })),
+        (
+            "from-runner-unit-failed",
+            bytes(&FromRunner::UnitFailed { text: text() }),
+        ),
         ("from-runner-not-managed", bytes(&FromRunner::NotManaged)),
         ("from-runner-refused", bytes(&FromRunner::Refused(refusal))),
     ]
