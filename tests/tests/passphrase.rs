@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 use ensign_tests::harness::{Fleet, Profile, build, write_tree};
+use serde_json::Value;
 
 const FILE: &str = "ENSIGN_PASSPHRASE_FILE";
 
@@ -24,6 +25,67 @@ fn ends(mut command: Command) -> Result<(i32, String)> {
         out.status.code().context("it ended by itself")?,
         String::from_utf8(out.stderr)?,
     ))
+}
+
+#[test]
+fn the_passphrase_changes_and_keys_come_from_elsewhere() -> Result<()> {
+    let fleet = Fleet::start(&build(Profile::Dev)?, 0)?;
+    let (old, new) = (fleet.path("old"), fleet.path("new"));
+    secret(&old, "correct horse battery\n")?;
+    secret(&new, "staple and another horse\n")?;
+    let ensign = |words: &str, passphrase: &Path| {
+        let mut command = fleet.command("ensign");
+        command.args(words.split(' ')).env(FILE, passphrase);
+        command
+    };
+    let passwd = "key passwd --new-passphrase-file new";
+    let (exit, text) = ends(ensign(passwd, &old))?;
+    assert!(exit == 33 && text.contains("fleet set lab=false"), "{exit} {text}");
+    let backup = fleet.path("deploy-backup.pem");
+    secret(&backup, &fs::read_to_string(fleet.path("home/keys/acme/deploy.pem"))?)?;
+    assert_eq!(ends(ensign("fleet set lab=false --yes", &old))?.0, 0);
+    let sealed = fleet.path("release-backup.pem");
+    secret(&sealed, &fs::read_to_string(fleet.path("home/keys/acme/release.pem"))?)?;
+
+    assert_eq!(ends(ensign(passwd, &new))?.0, 31, "the one before is asked for");
+    assert_eq!(ends(ensign("token create", &old))?.0, 0, "nothing was changed");
+    let (exit, text) = ends(ensign(passwd, &old))?;
+    assert_eq!(exit, 0, "{text}");
+    assert_eq!(ends(ensign("token create", &old))?.0, 31);
+    assert_eq!(ends(ensign("token create", &new))?.0, 0);
+
+    // From a plain backup and from one under the passphrase before: both end up under the one in use.
+    for lost in ["deploy", "release"] {
+        fs::remove_file(fleet.path(format!("home/keys/acme/{lost}.pem")))?;
+    }
+    assert_eq!(ends(ensign("token create", &new))?.0, 32);
+    let (exit, text) = ends(ensign("key import deploy-backup.pem --name deploy", &new))?;
+    assert!(exit == 0 && text.contains("stays"), "{text}");
+    assert_eq!(
+        ends(ensign("key import release-backup.pem --name deploy", &new))?.0,
+        33,
+        "taken"
+    );
+    let (exit, text) = ends(ensign("key import release-backup.pem --name release", &new))?;
+    assert_eq!(exit, 2, "no terminal to ask for the other passphrase: {text}");
+    let (exit, text) = ends(ensign(
+        "key import release-backup.pem --name release --passphrase-file old",
+        &new,
+    ))?;
+    assert_eq!(exit, 0, "{text}");
+    assert_eq!(
+        ends(ensign("key import release-backup.pem --name release", &new))?.0,
+        0,
+        "again"
+    );
+    assert_eq!(ends(ensign("token create", &new))?.0, 0);
+    let keys = fleet.json(["key", "ls"])?;
+    let keys = keys.as_array().context("a list")?;
+    assert!(
+        keys.len() == 5 && keys.iter().all(|k| k["encrypted"] == true && k["role"] != Value::Null),
+        "{keys:?}"
+    );
+    Ok(())
 }
 
 #[test]
@@ -145,7 +207,7 @@ fn a_fleet_is_made_with_a_passphrase() -> Result<()> {
     secret(&path, "correct horse battery\n")?;
     let out = init(true).output()?;
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let made: serde_json::Value = serde_json::from_slice(&out.stdout)?;
+    let made: Value = serde_json::from_slice(&out.stdout)?;
     assert_eq!(made["lab"], false);
     for key in made["keys"].as_array().context("a list")? {
         let pem = fs::read_to_string(key["path"].as_str().context("a path")?)?;

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ensign_api::{Base64, ErrorDocument};
@@ -29,11 +29,15 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 
+use crate::clock;
 use crate::failure::{Failure, Result};
 use crate::trust::Following;
 
 /// Longest wait for a connection. That nobody answers is said within 10 s.
 const CONNECT: Duration = Duration::from_secs(8);
+/// A connection that lay idle for longer is not used again: the controller closes idle ones after 10 s, and whoever types a passphrase or
+/// derives a key from it does not see that before a request is on its way.
+const REUSE: Duration = Duration::from_secs(5);
 /// Longest wait for an answer, on top of what a long poll asks for.
 const ANSWER: Duration = Duration::from_secs(120);
 /// Largest answer: the documents of a fleet of 100,000 devices fit.
@@ -54,7 +58,7 @@ pub struct Client {
     wrong_key: Arc<AtomicBool>,
     /// The trust state whose root names the pins; none = they never change.
     follows: Option<PathBuf>,
-    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    idle: Mutex<Vec<(Instant, SendRequest<Full<Bytes>>)>>,
 }
 
 impl std::fmt::Debug for Client {
@@ -145,7 +149,7 @@ impl Client {
                 Ok(Err(e)) => return Err(self.unreachable(&format!("the answer broke off: {e}"))),
                 Err(_) => return Err(self.unreachable("the answer broke off")),
             };
-            self.idle.lock().await.push(connection);
+            self.idle.lock().await.push((clock::monotonic(), connection));
             return if status.is_success() {
                 Ok(bytes)
             } else {
@@ -230,7 +234,9 @@ impl Client {
     }
 
     async fn take_idle(&self) -> Option<SendRequest<Full<Bytes>>> {
-        self.idle.lock().await.pop()
+        let (since, connection) = self.idle.lock().await.pop()?;
+        // Those below lie there for longer still.
+        (clock::monotonic().duration_since(since) < REUSE).then_some(connection)
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {

@@ -89,6 +89,54 @@ impl Keyring {
             .ok_or_else(|| Failure::new(Code::PassphraseMissing, "no passphrase was given"))
     }
 
+    /// The file of a new key of this machine: under the passphrase of those that are there. Only whoever can open these gets one more: two
+    /// passphrases in one folder help nobody. Where there are none, under a new passphrase, but in a lab.
+    pub fn wrap(&self, key: &SecretKey, there: &[(String, Stored)], lab: bool) -> Result<Zeroizing<String>> {
+        let encrypted = there.iter().find(|(_, known)| known.is_encrypted());
+        let pem = match encrypted {
+            Some((_, known)) => {
+                known.secret()?;
+                seal(key, self.passphrase()?, Cost::RECOMMENDED)?
+            }
+            None if lab => return Ok(key.to_pem()),
+            None => {
+                if self.0.passphrase.get().is_none() {
+                    let _ = self.0.passphrase.set(Passphrase::new()?);
+                }
+                seal(key, self.passphrase()?, Cost::RECOMMENDED)?
+            }
+        };
+        Ok(Zeroizing::new(pem))
+    }
+
+    /// Puts every key of `dir` under `new`. Each file is replaced whole, after what is written was opened again: whenever this ends, each
+    /// key opens with the passphrase before or with the new one, and calling it again with both goes on. Returns which were changed.
+    pub fn rewrap_all(
+        &self,
+        dir: &Path,
+        new: &Passphrase,
+        cost: Cost,
+        replace: impl Fn(&Path, &[u8]) -> std::io::Result<()>,
+    ) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for path in home::key_files(dir)? {
+            let stored = self.stored(&path)?;
+            let key = match stored.secret() {
+                Ok(key) => key,
+                // Changed already, by a run that was cut off.
+                Err(e) if e.code == Code::PassphraseWrong && stored.opens_with(new) => continue,
+                Err(e) => return Err(e),
+            };
+            files.push((path, seal(&key, new, cost)?));
+        }
+        let mut done = Vec::new();
+        for (path, pem) in files {
+            replace(&path, pem.as_bytes()).map_err(|e| Failure::io("write", &path, &e))?;
+            done.push(path);
+        }
+        Ok(done)
+    }
+
     fn opened(&self) -> MutexGuard<'_, BTreeMap<PublicKey, SecretKey>> {
         self.0.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,6 +213,30 @@ impl Stored {
         matches!(self.form, Form::Sealed(_))
     }
 
+    fn opens_with(&self, passphrase: &Passphrase) -> bool {
+        match &self.form {
+            Form::Plain(_) => false,
+            Form::Sealed(sealed) => sealed.open(passphrase.bytes()).is_ok(),
+        }
+    }
+
+    /// The private key of a file that came from elsewhere, under a passphrase of its own.
+    pub fn secret_with(&self, passphrase: &Passphrase) -> Result<SecretKey> {
+        match &self.form {
+            Form::Plain(key) => Ok(key.clone()),
+            Form::Sealed(sealed) => sealed.open(passphrase.bytes()).map_err(|e| self.refused(e)),
+        }
+    }
+
+    fn refused(&self, e: SealError) -> Failure {
+        let code = if e == SealError::Passphrase {
+            Code::PassphraseWrong
+        } else {
+            Code::Failed
+        };
+        Failure::new(code, format!("{}: {e}", self.path.display()))
+    }
+
     /// The private key. Asks for the passphrase where there is one and nobody has asked yet.
     pub fn secret(&self) -> Result<SecretKey> {
         let sealed = match &self.form {
@@ -174,14 +246,9 @@ impl Stored {
         if let Some(key) = self.keyring.opened().get(&sealed.public()) {
             return Ok(key.clone());
         }
-        let key = sealed.open(self.keyring.passphrase()?.bytes()).map_err(|e| {
-            let code = if e == SealError::Passphrase {
-                Code::PassphraseWrong
-            } else {
-                Code::Failed
-            };
-            Failure::new(code, format!("{}: {e}", self.path.display()))
-        })?;
+        let key = sealed
+            .open(self.keyring.passphrase()?.bytes())
+            .map_err(|e| self.refused(e))?;
         self.keyring.opened().insert(sealed.public(), key.clone());
         Ok(key)
     }
@@ -257,6 +324,46 @@ mod tests {
             let rest = keyring("correct horse").encrypt_all(dir.path(), COST, replace).unwrap();
             assert_eq!(rest.len(), KeyRole::ALL.len() - ends_at);
             assert_eq!(all_there(dir.path(), "correct horse"), KeyRole::ALL.len());
+        }
+    }
+
+    #[test]
+    fn a_change_of_the_passphrase_loses_no_key_wherever_it_ends() {
+        for ends_at in 0..=KeyRole::ALL.len() {
+            let dir = plain_keys();
+            keyring("correct horse").encrypt_all(dir.path(), COST, replace).unwrap();
+            let new = "battery staple".into();
+            let written = Cell::new(0);
+            let result = keyring("correct horse").rewrap_all(dir.path(), &new, COST, |path, bytes| {
+                if written.replace(written.get() + 1) == ends_at {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                replace(path, bytes)
+            });
+            assert_eq!(result.is_ok(), ends_at == KeyRole::ALL.len());
+            let opens = |with: &str| {
+                let keyring = keyring(with);
+                let opens = |role: &&KeyRole| {
+                    let stored = keyring.stored(&home::key_path(dir.path(), **role)).unwrap();
+                    stored.secret().is_ok_and(|k| k.seed() == key(**role).seed())
+                };
+                KeyRole::ALL.iter().filter(opens).count()
+            };
+            assert_eq!(
+                (opens("correct horse"), opens("battery staple")),
+                (KeyRole::ALL.len() - ends_at, ends_at)
+            );
+            if ends_at < KeyRole::ALL.len() {
+                let wrong = keyring("a third one")
+                    .rewrap_all(dir.path(), &new, COST, replace)
+                    .unwrap_err();
+                assert_eq!(wrong.code, Code::PassphraseWrong);
+            }
+            let rest = keyring("correct horse")
+                .rewrap_all(dir.path(), &new, COST, replace)
+                .unwrap();
+            assert_eq!(rest.len(), KeyRole::ALL.len() - ends_at);
+            assert_eq!(all_there(dir.path(), "battery staple"), KeyRole::ALL.len());
         }
     }
 

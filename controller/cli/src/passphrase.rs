@@ -35,10 +35,26 @@ impl Passphrase {
         }
     }
 
+    /// That of a key from elsewhere: from this file, else typed.
+    pub fn of_file(key: &Path, file: Option<&Path>) -> Result<Self> {
+        match file {
+            Some(path) => from_file(path),
+            None => Quiet::on(&terminal()?)?.ask(&format!(
+                "Passphrase of {}: ",
+                ensign_bundle::text::printable(&key.to_string_lossy(), 300)
+            )),
+        }
+    }
+
     /// One for new keys: typed twice.
     pub fn new() -> Result<Self> {
-        if let Some(path) = file() {
-            let new = from_file(&path)?;
+        Self::next(file().as_deref())
+    }
+
+    /// One that takes the place of the one there is: from this file, else typed twice.
+    pub fn next(file: Option<&Path>) -> Result<Self> {
+        if let Some(path) = file {
+            let new = from_file(path)?;
             new.check_length()?;
             return Ok(new);
         }

@@ -22,6 +22,34 @@ pub enum KeyVerb {
         #[arg(value_name = "NAME")]
         name: String,
     },
+    /// Take over a private key from a file: from a backup, or from another machine.
+    ///
+    /// It is kept under the passphrase of the keys that are there. The file stays: destroy it, or lock it away.
+    #[command(after_help = "Example:
+  ensign key import /media/stick/deploy.pem --name deploy")]
+    Import {
+        /// The private key (PEM), plain or encrypted.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Its name here [default: the name of the file].
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// File whose first line is the passphrase of FILE [default: that of the keys here, else it is asked for].
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Change the passphrase of the keys on this machine.
+    ///
+    /// Cut off at any moment, each key opens with the passphrase before or with the new one; run again with both, it goes on.
+    #[command(after_help = "Example:
+  ensign key passwd
+
+The passphrase before is asked for on the terminal, or read from the file that ENSIGN_PASSPHRASE_FILE names.")]
+    Passwd {
+        /// File whose first line is the new passphrase [default: asked for twice].
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
     /// Print the public half of a key (PEM).
     #[command(after_help = "Example:
   ensign key export-pub deploy > deploy.pub")]

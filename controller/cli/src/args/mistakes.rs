@@ -144,8 +144,13 @@ const OTHER_WORDS: &[(&str, &[&str], &str)] = &[
     ("key", &["export", "pub"], "`ensign key export-pub ROLE`"),
     (
         "key",
-        &["import", "new", "create"],
-        "`ensign key gen NAME` makes a key; a file that is there is copied beside those of `ensign key ls`",
+        &["new", "create", "make"],
+        "`ensign key gen NAME` makes a key, `ensign key import FILE` takes one over",
+    ),
+    (
+        "key",
+        &["password", "passphrase"],
+        "`ensign key passwd` changes the passphrase",
     ),
     ("product", &["list"], "`ensign product ls`"),
     (
