@@ -21,6 +21,7 @@ const VERBS: &[(&str, bool)] = &[
     ("key ls", false),
     ("key export-pub deploy", false),
     ("key gen next", true),
+    ("key import home/keys/acme/deploy.pem --name other", true),
     ("key root show", false),
     ("product ls", false),
     ("product show app", false),
@@ -42,6 +43,7 @@ const VERBS: &[(&str, bool)] = &[
     ("device unsuspend dev1", true),
     ("device revoke dev1", true),
     ("device label dev1 --label a=b", true),
+    ("device regrant dev1", true),
     ("device hold dev1", true),
     ("device unhold dev1", true),
     (
@@ -76,8 +78,8 @@ const VERBS: &[(&str, bool)] = &[
     ("rollout why dev1", false),
 ];
 
-/// Those that print something else: scripts and pages.
-const OTHERS: [&str; 2] = ["completion", "man"];
+/// Those that print something else (scripts and pages), and what there is nothing to do for in a lab.
+const OTHERS: [&str; 3] = ["completion", "key passwd", "man"];
 
 fn run(fleet: &Fleet, words: &[&str]) -> Result<Output> {
     let out = fleet.command("ensign").args(words).output()?;

@@ -11,7 +11,7 @@ use crate::plan::statements::{Cancel, Grant, Hold, Subject};
 use crate::reason::Refusal;
 use crate::refuse;
 use crate::selector;
-use crate::statement;
+use crate::statement::{self, Signed};
 
 impl Trusted {
     /// The newest labels that operators granted to the device; empty before any grant.
@@ -83,7 +83,7 @@ impl Trusted {
     }
 
     /// Takes newer labels of the device. The first grant is that of the token it joined with; what changes a protected label needs
-    /// the scopes of old and new labels. The same one again changes nothing.
+    /// the scopes of old and new labels. The same one again changes nothing, also where others have signed it.
     pub fn take_grant(&mut self, bytes: &[u8], device: &DeviceId, name: &str) -> Result<Labels, Refusal> {
         if self
             .memory
@@ -93,12 +93,20 @@ impl Trusted {
         {
             return Ok(self.labels(device));
         }
-        let grant = self.open_grant(bytes, device, name)?;
+        let signed = self.open_grant(bytes, device, name)?;
+        let again = signed.digest();
+        let grant = signed.body;
         let seq = match grant.subject {
             Subject::Device(named) if named != *device => return refuse!(WrongDevice, "a grant of device {named}"),
             Subject::Device(_) => grant.label_seq,
             Subject::Token { .. } => 0,
         };
+        if let Some(held) = self.memory.grants.get_mut(device)
+            && statement::open_unverified::<Grant>(&held.envelope).is_ok_and(|held| held.digest() == again)
+        {
+            held.envelope = ByteBuf::from(bytes);
+            return Ok(grant.labels);
+        }
         if let Some(held) = self.label_seq(device)
             && held >= seq
         {
@@ -113,7 +121,7 @@ impl Trusted {
         Ok(grant.labels)
     }
 
-    fn open_grant(&self, bytes: &[u8], device: &DeviceId, name: &str) -> Result<Grant, Refusal> {
+    fn open_grant(&self, bytes: &[u8], device: &DeviceId, name: &str) -> Result<Signed<Grant>, Refusal> {
         // Which scopes must have signed depends on the labels inside, so these are read before the signatures are counted; nothing
         // else is done with them.
         let claimed = statement::open_unverified::<Grant>(bytes)?.body.labels;
@@ -124,7 +132,7 @@ impl Trusted {
             labels: &labels,
         };
         let scopes = Scopes::of_change(self.root(), before, &claimed)?;
-        Ok(scope::open::<Grant>(bytes, &scopes, self.fleet())?.body)
+        scope::open::<Grant>(bytes, &scopes, self.fleet())
     }
 }
 

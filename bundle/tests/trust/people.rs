@@ -168,6 +168,14 @@ fn a_device_remembers_its_newest_labels() {
     let older = sign(&device_grant(id, 3, &[("site", "paris")]), &[5]);
     assert_eq!(take(&older), Err(Code::RollbackRefused));
     assert_eq!(take(&joined.grant), Err(Code::RollbackRefused));
+    let anew = sign(&device_grant(id, 4, &[("site", "nice")]), &[5, 51]);
+    assert_eq!(
+        take(&anew),
+        Ok(labels(&[("site", "nice")])),
+        "others have signed it too"
+    );
+    let same_number = sign(&device_grant(id, 4, &[("site", "paris")]), &[5]);
+    assert_eq!(take(&same_number), Err(Code::RollbackRefused));
     let other = sign(&device_grant(Device::new(2).id(), 9, &[]), &[5]);
     assert_eq!(take(&other), Err(Code::WrongDevice));
     assert_eq!(

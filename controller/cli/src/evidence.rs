@@ -11,6 +11,7 @@ use ensign_bundle::statement;
 
 use crate::app::Session;
 use crate::failure::{Result, fail};
+use crate::seen::{self, Seen};
 use crate::units::show_count;
 
 /// A device whose evidence holds, with what the controller says of its state.
@@ -26,6 +27,8 @@ pub struct Known {
 #[derive(Debug, Default)]
 pub struct Inventory {
     pub known: Vec<Known>,
+    /// Shown with labels older than those that this machine has seen, and the number of those. Refused too.
+    pub older: Vec<(Known, u64)>,
     /// Name and reason, foreign text.
     pub refused: Vec<(String, Refusal)>,
 }
@@ -46,6 +49,7 @@ impl Inventory {
         let mut invitations: BTreeMap<Digest, Result<Invitation, Refusal>> = BTreeMap::new();
         let mut bindings: BTreeMap<Digest, u32> = BTreeMap::new();
         let (root, fleet) = (session.trust.root(), session.fleet());
+        let seen = Seen::load(&session.context)?;
         for row in rows {
             let invitation = invitations
                 .entry(Digest::of(&row.token_grant.0))
@@ -64,15 +68,25 @@ impl Inventory {
                             show_count(u64::from(uses), "use")
                         );
                     }
-                    inventory.known.push(Known {
+                    let (device, seq) = (member.device, member.label_seq);
+                    let known = Known {
                         member,
                         state: row.state,
                         hold_seq: hold_seq(row),
-                    });
+                    };
+                    match seen.check(&device, seq) {
+                        Ok(()) => inventory.known.push(known),
+                        Err(refusal) => {
+                            inventory.refused.push((row.name.clone(), refusal));
+                            inventory.older.push((known, seen.labels(&device).unwrap_or(seq)));
+                        }
+                    }
                 }
                 Err(refusal) => inventory.refused.push((row.name.clone(), refusal)),
             }
         }
+        let labels = inventory.known.iter().map(|k| (k.member.device, k.member.label_seq));
+        seen::remember(&session.context, &labels.collect::<Vec<_>>())?;
         Ok(inventory)
     }
 }

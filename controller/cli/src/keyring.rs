@@ -224,12 +224,12 @@ impl Stored {
     pub fn secret_with(&self, passphrase: &Passphrase) -> Result<SecretKey> {
         match &self.form {
             Form::Plain(key) => Ok(key.clone()),
-            Form::Sealed(sealed) => sealed.open(passphrase.bytes()).map_err(|e| self.refused(e)),
+            Form::Sealed(sealed) => sealed.open(passphrase.bytes()).map_err(|e| self.refused(&e)),
         }
     }
 
-    fn refused(&self, e: SealError) -> Failure {
-        let code = if e == SealError::Passphrase {
+    fn refused(&self, e: &SealError) -> Failure {
+        let code = if *e == SealError::Passphrase {
             Code::PassphraseWrong
         } else {
             Code::Failed
@@ -248,7 +248,7 @@ impl Stored {
         }
         let key = sealed
             .open(self.keyring.passphrase()?.bytes())
-            .map_err(|e| self.refused(e))?;
+            .map_err(|e| self.refused(&e))?;
         self.keyring.opened().insert(sealed.public(), key.clone());
         Ok(key)
     }

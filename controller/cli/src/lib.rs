@@ -29,6 +29,7 @@ mod random;
 mod release;
 mod rollout;
 mod scopes;
+mod seen;
 mod signing;
 mod token;
 mod trust;

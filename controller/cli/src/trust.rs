@@ -125,6 +125,34 @@ impl Trust {
         (keys, scopes.iter().map(|s| s.role.threshold).max().unwrap_or(1))
     }
 
+    /// Every root up to the one in force, newest first: what a statement counted by before keys changed. Verified from root 1 on.
+    pub async fn roots(&self, client: &Client, first: &Digest) -> Result<Vec<Root>> {
+        let documents: Vec<Metadata> = client.get("/v1/metadata?root=0").await?;
+        let mut roots = documents.iter().filter(|d| d.kind == MetadataKind::Root);
+        let missing = || {
+            Failure::new(
+                Code::MetadataMissing,
+                "the controller does not have every root of the fleet",
+            )
+        };
+        let one = roots.next().ok_or_else(missing)?;
+        let state = TrustState::new(&one.bytes.0, first, self.trusted.fleet())?;
+        let mut walk = Trusted::decode(&state.encode()?)?;
+        let mut all = vec![walk.root().clone()];
+        for root in roots {
+            if all.last().is_some_and(|last| last.version >= self.root().version) {
+                break;
+            }
+            walk.update_root(&root.bytes.0, clock::now())?;
+            all.push(walk.root().clone());
+        }
+        if walk.root_bytes() != self.trusted.root_bytes() {
+            return Err(missing());
+        }
+        all.reverse();
+        Ok(all)
+    }
+
     /// A published release, verified from root down to its document. The document is fetched where it is not held.
     pub async fn release(&mut self, client: &Client, product: &Ident, version: &Version) -> Result<Release> {
         let name = ReleaseName {

@@ -10,6 +10,7 @@ use ensign_bundle::statement;
 use ensign_bundle::text::printable;
 use ensign_rollout::{DeviceState, Event};
 
+use super::resign::Anew;
 use super::rows::{DeviceRow, StatementRow, key};
 use super::state::State;
 
@@ -91,6 +92,18 @@ impl State {
         };
         if subject != *id {
             return refuse!(WrongDevice, "the grant is for {subject}, not for {id}");
+        }
+        if let Some(held) = row.grant {
+            match self.signed_anew(&held.digest, envelope)? {
+                Anew::Other => {}
+                Anew::Same => return Ok(()),
+                Anew::Signed(joined) => {
+                    let statement = self.keep_statement(&joined, held.seq)?;
+                    self.device_mut(id)?.grant = Some(statement);
+                    tracing::info!(device = %id, "the grant of a device was signed anew");
+                    return self.put_device(id);
+                }
+            }
         }
         let scopes = Scopes::of_change(self.roles.root(), subject_of(row), &grant.body.labels)?;
         scopes.require(&grant.envelope, &self.fleet.fleet)?;

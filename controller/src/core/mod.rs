@@ -22,6 +22,7 @@ mod plans;
 mod progress;
 mod reconcile;
 mod releases;
+mod resign;
 mod rollouts;
 pub mod rows;
 mod sessions;

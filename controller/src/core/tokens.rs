@@ -2,11 +2,14 @@
 
 use ensign_api::Time;
 use ensign_bundle::plan::membership::Invitation;
+use ensign_bundle::plan::statements::{Grant, Subject};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
+use ensign_bundle::statement;
 use ensign_bundle::text::printable;
 use ensign_crypto::PublicKey;
 
+use super::resign::Anew;
 use super::rows::{TokenRow, key};
 use super::state::State;
 
@@ -16,8 +19,11 @@ const USES: u32 = 1_000_000;
 const LIFE_S: u64 = 400 * 24 * 3600;
 
 impl State {
-    /// Takes a token's grant. The same envelope again changes nothing.
+    /// Takes a token's grant. The same one again changes nothing but the signatures that are new.
     pub fn create_token(&mut self, envelope: &[u8]) -> Result<TokenRow, Refusal> {
+        if let Some(row) = self.sign_token_anew(envelope)? {
+            return Ok(row);
+        }
         let invitation = Invitation::verify(self.roles.root(), &self.fleet.fleet, envelope)?;
         let payload = invitation.signed.digest();
         let Invitation {
@@ -27,10 +33,7 @@ impl State {
             expires,
             approve,
         } = invitation;
-        if let Some(row) = self.tokens.get(&token) {
-            if row.grant_payload == payload {
-                return Ok(row.clone());
-            }
+        if self.tokens.contains_key(&token) {
             return refuse!(Conflict, "there is a token {token} with another grant");
         }
         if uses == 0 || uses > USES {
@@ -67,6 +70,29 @@ impl State {
         self.tokens.insert(token, row.clone());
         tracing::info!(token = %token, uses, expires = %Time(expires), "a join token was made");
         Ok(row)
+    }
+
+    /// Adds what is new among the signatures of a grant that is there.
+    fn sign_token_anew(&mut self, envelope: &[u8]) -> Result<Option<TokenRow>, Refusal> {
+        let grant = statement::open_unverified::<Grant>(envelope)?.body;
+        let Subject::Token { key: token, .. } = grant.subject else {
+            return Ok(None);
+        };
+        let Some(row) = self.tokens.get(&token) else {
+            return Ok(None);
+        };
+        let mut row = row.clone();
+        match self.signed_anew(&row.grant, envelope)? {
+            Anew::Other => return Ok(None),
+            Anew::Same => {}
+            Anew::Signed(joined) => {
+                row.grant = self.keep_document(&joined)?;
+                self.put(key::token(&token), &row)?;
+                self.tokens.insert(token, row.clone());
+                tracing::info!(token = %token, "the grant of a join token was signed anew");
+            }
+        }
+        Ok(Some(row))
     }
 
     /// Ends a token; devices that joined with it stay.

@@ -54,7 +54,16 @@ pub(super) async fn evidence(State(app): State<App>, caller: Caller) -> Answer<V
     caller.require(Permission::Read)?;
     let rows = app
         .core
-        .read(|state| state.devices.values().cloned().collect::<Vec<_>>())
+        .read(|state| {
+            let mut rows: Vec<_> = state.devices.values().cloned().collect();
+            for row in &mut rows {
+                // As it is signed now, not as it was when the device joined.
+                if let Some(token) = state.tokens.get(&row.token) {
+                    row.token_grant = token.grant;
+                }
+            }
+            rows
+        })
         .await?;
     let store = app.parts.documents.clone();
     let evidence = blocking(move || {

@@ -329,6 +329,15 @@ A key is a label, `name` or `id`: status, reason and version are no labels. --re
         #[arg(long, value_name = "KEY")]
         remove: Vec<String>,
     },
+    /// Sign the grants of devices anew where root's deploy keys changed: word for word, with this machine's key.
+    ///
+    /// A device is in new plans while enough of today's deploy keys have signed the grant of the token it joined with, and that of its own
+    /// labels. Where a key was dropped or more must sign, each key holder runs this once; the signatures add up. Only what counted under
+    /// an earlier root is signed. Devices that this machine never verified meanwhile are signed for where they are named.
+    #[command(after_help = "Example:
+  ensign device regrant --select all --dry-run
+  ensign device regrant --select all")]
+    Regrant(Devices),
     /// Take devices out of every update (signed).
     #[command(after_help = "Example:
   ensign device hold dev1 --reason 'demo today'")]

@@ -18,6 +18,7 @@ use crate::args::{RootVerb, Rotate};
 use crate::client::spki_digest;
 use crate::clock;
 use crate::difference::{Difference, of_root};
+use crate::evidence::Inventory;
 use crate::failure::{Failure, Result};
 use crate::fleet::said_unheard;
 use crate::home::{self, Context};
@@ -245,7 +246,7 @@ fn warn_of_deploy_keys(old: &Root, next: &Root) {
     });
     if let Some(key) = gone {
         Shell::warn(&format!(
-            "root drops the deploy key {}: devices whose join token it signed are in no new plan until they join anew",
+            "root drops the deploy key {}: devices whose join token it signed are in no new plan until `ensign device regrant` signs for them",
             key.id()
         ));
     }
@@ -283,6 +284,7 @@ async fn publish(app: &App, file: Option<&Path>) -> Result<()> {
         &format!("This will publish root {} to every device. Go on?", draft.body.version),
         "the root in force stays",
     )?;
+    remember_members(&session, &draft.body).await;
     let body = NewRoot {
         root: Base64(bytes),
         targets: targets.map(Base64),
@@ -291,6 +293,18 @@ async fn publish(app: &App, file: Option<&Path>) -> Result<()> {
     session.trust.refresh(&session.client).await?;
     forget(&own, &draft)?;
     app.shell.print(&shown(&session, None, &draft))
+}
+
+/// Before deploy scopes change, whose grants count now is looked at: `device regrant` signs for those that this machine has verified.
+async fn remember_members(session: &Session, next: &Root) {
+    if session.trust.root().scopes == next.scopes {
+        return;
+    }
+    if let Err(e) = Inventory::fetch(session).await {
+        Shell::warn(&format!(
+            "who is in the fleet could not be verified before the change: {e}"
+        ));
+    }
 }
 
 /// The next targets, where the ones in force would not count under `next` any more: signed here, with the keys that `next` names.

@@ -1,6 +1,9 @@
 //! Verbs that change devices: what the controller may do by itself, and what an operator signs (labels, holds).
 
+use std::collections::BTreeMap;
+
 use ensign_api::{Change, Device};
+use ensign_bundle::digest::DeviceId;
 use ensign_bundle::ids::{Label, Labels};
 use ensign_bundle::plan::statements::{Grant, Hold, Subject};
 use ensign_bundle::text::printable;
@@ -12,7 +15,8 @@ use crate::clock;
 use crate::device::{which, why};
 use crate::evidence::Inventory;
 use crate::failure::{Failure, Result};
-use crate::output::some_of;
+use crate::output::{Shell, some_of};
+use crate::seen;
 use crate::token;
 
 /// Devices of which `unhold` says what they do now.
@@ -59,12 +63,24 @@ pub async fn label(app: &App, words: &Devices, add: &[(String, String)], remove:
     let inventory = Inventory::fetch(&session).await?;
     let mut changed: Vec<Device> = Vec::new();
     let mut would = Vec::new();
-    for known in which::several(&inventory.known, words)? {
+    let older: BTreeMap<DeviceId, u64> = inventory.older.iter().map(|(k, seq)| (k.member.device, *seq)).collect();
+    let mut rows = inventory.known;
+    rows.extend(inventory.older.into_iter().map(|(known, _)| known));
+    for known in which::several(&rows, words)? {
         let member = &known.member;
+        let newest = older.get(&member.device);
         let mut labels: Labels = member.labels.clone();
+        if newest.is_some() {
+            // The newest ones are not known here: those given are all that it gets.
+            Shell::warn(&format!(
+                "{}: the controller shows labels from before the newest; it gets these labels and no others",
+                printable(&member.name, 63)
+            ));
+            labels.clear();
+        }
         labels.retain(|key, _| !remove.contains(key));
         labels.extend(add.clone());
-        if labels == member.labels {
+        if labels == member.labels && newest.is_none() {
             continue;
         }
         let difference = format!(
@@ -78,15 +94,17 @@ pub async fn label(app: &App, words: &Devices, add: &[(String, String)], remove:
             continue;
         }
         app.shell.note(&difference);
+        let label_seq = next(newest.copied().unwrap_or(0).max(member.label_seq));
         let grant = session.sign_deploy(&Grant {
             format: FORMAT,
             issued: clock::now(),
             subject: Subject::Device(member.device),
             labels,
-            label_seq: next(member.label_seq),
+            label_seq,
         })?;
         let path = format!("/v1/devices/{}/grant", member.device);
         changed.push(session.client.post_bytes(&path, grant).await?);
+        seen::remember(&session.context, &[(member.device, label_seq)])?;
     }
     if app.shell.dry_run {
         return app.shell.would_all(would);

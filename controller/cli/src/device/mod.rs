@@ -1,6 +1,7 @@
 //! `ensign device ...`
 
 mod change;
+mod regrant;
 mod show;
 mod which;
 mod why;
@@ -25,6 +26,7 @@ pub async fn run(app: &App, verb: DeviceVerb) -> Result<()> {
         DeviceVerb::Unsuspend(which) => change::state(app, "unsuspend", &which).await,
         DeviceVerb::Revoke(which) => change::state(app, "revoke", &which).await,
         DeviceVerb::Label { which, label, remove } => change::label(app, &which, &label, &remove).await,
+        DeviceVerb::Regrant(which) => regrant::run(app, &which).await,
         DeviceVerb::Hold(which) => change::hold(app, &which, true).await,
         DeviceVerb::Unhold(which) => change::hold(app, &which, false).await,
     }

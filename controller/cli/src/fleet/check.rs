@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use ensign_api::{DeviceState, Fleet};
+use ensign_api::DeviceState;
 use serde::Serialize;
 
 use super::status::{Finding, Level, Status};
@@ -41,9 +41,7 @@ pub async fn check(app: &App) -> Result<ExitCode> {
 }
 
 async fn ask(app: &App) -> Result<Status> {
-    let session = app.session()?;
-    let fleet: Fleet = session.client.get("/v1/fleet").await?;
-    Ok(Status::of(fleet))
+    Status::ask(&mut app.session()?).await
 }
 
 impl Check {
@@ -113,6 +111,7 @@ impl Document for Check {
 
 #[cfg(test)]
 mod tests {
+    use ensign_api::Fleet;
     use ensign_api::{Frozen, Time};
     use ensign_bundle::reason::Code;
 

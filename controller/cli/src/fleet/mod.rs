@@ -5,6 +5,7 @@ mod check;
 mod files;
 mod founding;
 mod freeze;
+mod grants;
 mod init;
 mod set;
 mod status;

@@ -9,7 +9,8 @@ use ensign_bundle::trust::roles::Role;
 use ensign_crypto::KeyId;
 use serde::Serialize;
 
-use crate::app::App;
+use super::grants;
+use crate::app::{App, Session};
 use crate::clock;
 use crate::failure::Result;
 use crate::output::{Document, Facts, Paint, Shell};
@@ -103,12 +104,19 @@ pub async fn show(app: &App) -> Result<()> {
 }
 
 pub async fn status(app: &App) -> Result<()> {
-    let session = app.session()?;
-    let fleet: Fleet = session.client.get("/v1/fleet").await?;
-    app.shell.print(&Status::of(fleet))
+    let status = Status::ask(&mut app.session()?).await?;
+    app.shell.print(&status)
 }
 
 impl Status {
+    /// What the controller says, and what this machine verifies itself.
+    pub async fn ask(session: &mut Session) -> Result<Self> {
+        let fleet: Fleet = session.client.get("/v1/fleet").await?;
+        let mut status = Self::of(fleet);
+        status.findings.extend(grants::finding(session).await);
+        Ok(status)
+    }
+
     pub fn of(fleet: Fleet) -> Self {
         let findings = findings(&fleet, clock::now());
         Self { fleet, findings }

@@ -293,7 +293,7 @@ pub mod tests {
         };
         Inventory {
             known: (0..n).map(|i| known(i, &labels(i))).collect(),
-            refused: Vec::new(),
+            ..Inventory::default()
         }
     }
 
