@@ -227,9 +227,29 @@ fn the_first_failing_check_of_a_file_decides() {
         let refusal = apply(&bundle);
         assert_eq!(refusal.code.exit(), 23, "{}", refusal.text);
     }
+    let mut elsewhere = recipe("3.0.0");
+    elsewhere.arch = vec!["pdp11".to_owned()];
+    assert_eq!(apply(&elsewhere.build().bundle).code, Code::HardwareMismatch);
     let mut floor = recipe("4.0.0");
     floor.security_floor = 4_000_000_000_000;
     device.update(&mut fleet, &floor.build());
     device.link().offer(&device, &fleet, None);
     assert_eq!(apply(&recipe("3.0.0").build().bundle).code, Code::BelowFloor);
+}
+
+#[test]
+fn a_file_with_more_than_its_product_may_carry_is_refused() {
+    let fleet = Fleet::with(|product| product.units = vec!["pos-*.service".to_owned()]);
+    let device = Device::enrolled(&fleet);
+    device.link().offer(&device, &fleet, None);
+    let bundle = Recipe::new("1.0.0", files(&[("page", b"one")]))
+        .unit("sshd.service")
+        .build()
+        .bundle;
+    let refusal = applier::verify_file(&device.paths, &scratch(&bundle))
+        .unwrap()
+        .refusal
+        .unwrap();
+    assert_eq!(refusal.code, Code::OutsideDelegation);
+    assert_eq!(device.refusal(&ToAdmin::Apply, Some(&scratch(&bundle))), refusal);
 }

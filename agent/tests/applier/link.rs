@@ -12,6 +12,7 @@ use ensign_bundle::codec;
 use ensign_bundle::digest::{DeviceId, Digest, Nonce};
 use ensign_bundle::reason::Code;
 use ensign_bundle::wire::{DocKind, Phase};
+use ensign_testkit::DAY;
 use serde_bytes::ByteBuf;
 
 use crate::kit::bed::{Bed, bare_offer, joined, no_files, pieces};
@@ -109,6 +110,10 @@ fn documents_in_what_is_no_file_are_malformed() {
     for (what, file) in no_files(&bed) {
         let refusal = link.refused(&bare_offer(pieces(&documents)), &[&file]);
         assert_eq!(refusal.code, Code::Malformed, "{what}: {}", refusal.text);
+        // Nothing is read from what is no file, for it might never answer.
+        let is_file = ["a name alone", "a file for writing"].contains(&what);
+        let unread = refusal.text == "documents are handed over in a file";
+        assert_eq!(unread, !is_file, "{what}: {}", refusal.text);
     }
     bed.goes_on();
 }
@@ -351,7 +356,8 @@ fn forged_and_replayed_leases_are_lease_missing() {
     let mut link = bed.device.link();
     let nonce = link.state.nonce;
     let plan = bed.rollout.plan.clone();
-    let mut damaged = Fleet::lease(&plan, bed.device.id, nonce, 900, 0);
+    // Of tomorrow: taken for one, every honest one of today would be a step back.
+    let mut damaged = Fleet::lease(&plan, bed.device.id, nonce, 900, DAY);
     let last = damaged.len() - 1;
     damaged[last] ^= 1;
     let leases = [
@@ -383,8 +389,10 @@ fn forged_and_replayed_leases_are_lease_missing() {
             (Phase::Waiting, Code::LeaseMissing),
             "{what}"
         );
+        assert_eq!(state.nonce, nonce, "{what}");
     }
     bed.goes_on();
+    assert_eq!(bed.device.link().state.nonce, nonce, "the honest lease was the first");
 }
 
 /// The session is the controller's: its word on the time counts under its key, for this device and this start of the applier alone.

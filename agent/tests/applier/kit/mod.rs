@@ -67,6 +67,7 @@ pub(crate) struct Recipe {
     pub signer: u8,
     /// What it is for; empty = everything.
     pub hardware: Vec<String>,
+    pub arch: Vec<String>,
     /// Seconds since it was signed.
     pub age_s: u64,
 }
@@ -83,6 +84,7 @@ impl Recipe {
             security_floor: 0,
             signer: 12,
             hardware: Vec::new(),
+            arch: Vec::new(),
             age_s: 0,
         }
     }
@@ -101,7 +103,7 @@ impl Recipe {
         let version = Version::parse(self.version).unwrap();
         let mut draft = Draft::new(ident(self.product), version.clone(), version.counter().unwrap());
         draft.security_floor = self.security_floor;
-        draft.compatible.hardware = self.hardware;
+        (draft.compatible.hardware, draft.compatible.arch) = (self.hardware, self.arch);
         draft.health.probes = self.probes;
         draft.health.window_s = self.window_s;
         draft.health.deadline_s = self.deadline_s;
