@@ -144,6 +144,34 @@ mod tests {
         insta::assert_snapshot!(answer(why, &device).table(Paint(false)));
     }
 
+    /// After `unhold`.
+    #[test]
+    fn a_line_says_what_a_device_does_now() {
+        let mut why = Why {
+            device: DeviceId([0xab; 32]),
+            rollout: None,
+            release: None,
+            wave: None,
+            status: "idle".to_owned(),
+            status_of: None,
+            reason: None,
+            next_eligible: None,
+            hint: String::new(),
+        };
+        let device = crate::device::show::tests::device(1, "dev1", "1.0.0", DeviceStatus::Idle);
+        let said = |why: &Why| answer(why.clone(), &device).in_a_line();
+        assert_eq!(said(&why), "dev1 takes part again: nothing holds it");
+        why.reason = Some(Reason {
+            code: Code::Soaking,
+            text: "wave 1 must stay healthy for 10m".to_owned(),
+        });
+        why.hint = "`ensign rollout status app -w`".to_owned();
+        assert_eq!(
+            said(&why),
+            "dev1 takes part again: wave 1 must stay healthy for 10m (soaking); next: `ensign rollout status app -w`"
+        );
+    }
+
     /// Every hint of the planner's snapshots is made of commands that this program has.
     #[test]
     fn hints_are_commands_that_exist() {
