@@ -3,9 +3,10 @@
 use super::{Bench, bench};
 use crate::fleet::*;
 use ensign_bundle::digest::Digest;
-use ensign_bundle::plan::evidence::{Gate, Membership, ReceiptState};
+use ensign_bundle::plan::evidence::{Gate, Membership, Receipt, ReceiptState};
 use ensign_bundle::plan::statements::{Cohort, Evidence, GateKind, Promote};
 use ensign_bundle::reason::Code;
+use ensign_bundle::statement;
 use ensign_bundle::trust::roles::FORMAT;
 use serde_bytes::ByteBuf;
 
@@ -128,18 +129,32 @@ fn a_gate_opens_on_receipts() {
         gate.receipts[1].receipt = b.open_gate().receipts[0].receipt.clone();
     });
     spoiled(Code::ReceiptInvalid, &|_, gate| gate.receipts[1].member.index ^= 1);
+    // Right in all but the device that it speaks of, or the release.
+    let signed = |b: &Bench, change: &dyn Fn(&mut Receipt)| {
+        let owner = b.devices.iter().find(|d| d.id() == devices[1]).unwrap();
+        let whole = b.receipt(devices[1], ReceiptState::Confirmed, 600, 1).receipt;
+        let mut body = statement::open_unverified::<Receipt>(&whole).unwrap().body;
+        change(&mut body);
+        ByteBuf::from(statement::sign(&body, &[&owner.receipt], &FLEET).unwrap())
+    };
+    spoiled(Code::ReceiptInvalid, &|b, gate| {
+        gate.receipts[1].receipt = signed(b, &|r| r.device = devices[0]);
+    });
+    spoiled(Code::ReceiptInvalid, &|b, gate| {
+        gate.receipts[1].receipt = signed(b, &|r| r.release = Digest([1; 32]));
+    });
 }
 
 #[test]
 fn a_manual_gate_waits_for_a_promotion() {
     let mut bench = bench().second_wave();
     bench.plan.waves[1].gate = GateKind::Manual;
-    let with = |wave: u32, signers: &'static [u8]| {
+    let promoted = |plan: Option<Digest>, wave: u32, signers: &'static [u8]| {
         move |b: &mut Bench| {
             let promote = Promote {
                 format: FORMAT,
                 issued: START,
-                plan: b.digest(),
+                plan: plan.unwrap_or_else(|| b.digest()),
                 wave,
             };
             let mut gate = b.open_gate();
@@ -148,9 +163,11 @@ fn a_manual_gate_waits_for_a_promotion() {
         }
     };
     bench.refused(Code::GateNotOpen, |b| b.gate = Some(b.open_gate()));
-    bench.refused(Code::GateNotOpen, with(1, &[5]));
-    bench.refused(Code::GateNotOpen, with(2, &[7]));
-    assert_eq!(bench.both(with(2, &[5])), (None, None));
+    bench.refused(Code::GateNotOpen, promoted(None, 1, &[5]));
+    bench.refused(Code::GateNotOpen, promoted(None, 2, &[7]));
+    // Of the same wave of a plan before.
+    bench.refused(Code::GateNotOpen, promoted(Some(Digest([9; 32])), 2, &[5]));
+    assert_eq!(bench.both(promoted(None, 2, &[5])), (None, None));
 }
 
 #[test]
