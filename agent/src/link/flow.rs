@@ -402,6 +402,29 @@ async fn reports_are_sent_until_acknowledged_and_the_applier_is_told() {
 }
 
 #[tokio::test]
+async fn a_new_root_is_reported_without_anything_else_to_say() {
+    let (mut desired, content, _) = rollout(1);
+    desired.rollout = None;
+    let mut bench = Bench::start(script(desired, content));
+    let mut applier = bench.applier(1, Vec::new());
+    while !matches!(applier.next().await, ToApplier::Acknowledged { seq: 1 }) {}
+    let mut newer = state(1, 1, Phase::Idle);
+    newer.report.root = 2;
+    let changed = FromApplier::Changed(Box::new(newer));
+    bench.events.send(Event::Applier(changed)).unwrap();
+    // Long before the interval is over.
+    let reported = async {
+        loop {
+            match bench.fake.heard.recv().await.unwrap() {
+                FromDevice::Report(report) if report.root == 2 => return report.seq,
+                _ => {}
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, reported).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn the_time_is_shown_with_every_offer_and_again_after_one_that_may_let_it_count() {
     let (desired, content, _) = rollout(1);
     let mut again = desired.clone();
