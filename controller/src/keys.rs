@@ -4,7 +4,7 @@
 //! ```text
 //! keys new  ─▶  NAME-next.pem beside NAME.pem
 //! root names the new key   ─▶  it signs (or is shown, once root does not name the old one any more)
-//! next start               ─▶  NAME-next.pem takes the place of the NAME.pem that root no longer names
+//! that root is committed   ─▶  NAME-next.pem takes the place of the NAME.pem that root no longer names
 //! ```
 
 use std::path::{Path, PathBuf};

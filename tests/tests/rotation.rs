@@ -88,13 +88,22 @@ fn every_key_of_a_fleet_can_be_changed_while_it_updates() -> Result<()> {
     fleet.device("dev1")?.kill_all();
     fleet.start_device("dev1")?;
     all_follow(&fleet, 3)?;
+    // They have taken the places of the old ones by now: asked again, the controller makes the ones after them.
+    for name in ["timestamp", "snapshot", "controller"] {
+        let waiting = fleet.path(format!("controller/keys/{name}-next.pem"));
+        assert!(!waiting.exists(), "{} has not taken its place", waiting.display());
+    }
+    let root = fleet.root("dev1");
+    let check = fleet
+        .command("ensign-agent")
+        .args(["check", "--root"])
+        .arg(&root)
+        .output()?;
+    let said = String::from_utf8_lossy(&check.stdout);
+    assert!(said.contains("answers with the pinned key"), "{said}");
     fleet.controller()?.kill_all();
     fleet.start_controller()?;
     all_follow(&fleet, 3)?;
-    assert!(
-        !fleet.path("controller/keys/controller-next.pem").exists(),
-        "the new key has taken its place"
-    );
     update(&fleet, "1.2.0")?;
 
     // A device's own key: killed right after it was asked for, and again once it is running.

@@ -14,6 +14,8 @@ use super::auth::Caller;
 use super::error::{Answer, ApiError, Params, Path, Raw};
 use super::{App, blocking};
 use crate::core::read_document;
+use crate::keys;
+use crate::paths::Paths;
 use crate::roles::Permission;
 
 /// Roots in one answer to whoever has no login.
@@ -110,7 +112,22 @@ pub(super) async fn publish(
         _ => Err(Refusal::new(Code::NotFound, "only root and targets are published here")),
     };
     published?;
+    if role == "root" {
+        settle_keys(&app).await;
+    }
     current(&app, 0).await
+}
+
+/// The keys that wait for this root take their places, so that `keys new` makes the next ones. Only after it is committed: one that goes
+/// is gone. Whatever hinders it, the next start does it.
+async fn settle_keys(app: &App) {
+    let Ok(root) = app.core.read(|state| state.roles.root().clone()).await else {
+        return;
+    };
+    let paths = Paths::new(&app.parts.data);
+    if let Err(refusal) = blocking(move || keys::settle(&paths, &root)).await {
+        tracing::error!(code = %refusal.0.code, error = %refusal.0.text, "the new keys have not taken their places; they are used all the same");
+    }
 }
 
 async fn current(app: &App, above: u64) -> Answer<Vec<Metadata>> {
