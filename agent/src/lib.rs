@@ -12,3 +12,4 @@ pub mod link;
 pub mod log;
 pub mod paths;
 pub mod runner;
+pub mod sandbox;

@@ -65,6 +65,8 @@ impl Paths {
         /// The keys that `enroll` is joining with, until it is done.
         link_joining = "var/lib/ensign/link/joining.json";
         link_session = "var/lib/ensign/link/session";
+        /// What lasts: the folders below, and `labels.json`.
+        var = "var/lib/ensign";
         /// Receipt key, trust state, journal: the applier's.
         applier = "var/lib/ensign/applier";
         applier_lock = "var/lib/ensign/applier/lock";

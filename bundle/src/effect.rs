@@ -47,6 +47,8 @@ impl Code {
             | Self::InUse
             | Self::AgentNotRunning
             | Self::AgentTooOld
+            | Self::SandboxUnavailable
+            | Self::SandboxViolation
             | Self::ConfigRefused
             | Self::Offline
             | Self::Dark

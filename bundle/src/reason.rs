@@ -154,6 +154,11 @@ codes! {
     /// The agent is older than the release needs.
     AgentTooOld = "agent-too-old", 24, "update the agent first";
 
+    /// The kernel cannot confine what unpacks releases as this machine's configuration requires: nothing is unpacked.
+    SandboxUnavailable = "sandbox-unavailable", 24, "a kernel from 5.13 with Landlock in `lsm=` and with seccomp filters; or `applier.sandbox = \"best-available\"` in etc/ensign/agent.toml, then restart the applier";
+    /// What unpacks releases made a call that it may not make, and was ended: the bytes or this build are not as they should be.
+    SandboxViolation = "sandbox-violation", 1, "look at the device's log; `ensign-agent verify FILE` judges the same release; update the agent or release a higher version";
+
     /// A release in between has to be installed first.
     StepMissing = "step-missing", 24, "install the release in between first";
 

@@ -21,9 +21,9 @@ use super::shell::{Shell, ShellError};
 use super::staging::{self, Progress, Staging};
 use super::{generations, intake, sockets, tree};
 use crate::clock;
-use crate::config::Sandbox;
 use crate::durable;
 use crate::ipc::ToRunner;
+use crate::sandbox;
 
 /// A controller probe counts only where the controller was heard from so recently before the switch: an offline site keeps a good update.
 const LATELY: Duration = Duration::from_secs(24 * 3600);
@@ -67,15 +67,8 @@ impl Shell {
             return self.staged(digest);
         }
         drop(manifest);
-        if self.config.sandbox == Sandbox::Required {
-            let reason = Refusal::new(
-                Code::ConfigRefused,
-                "applier.sandbox is `required`: this version confines its worker by limits and descriptors only",
-            );
-            return self.fail_staging(digest, reason);
-        }
         let sources = self.sources(&digest);
-        match Staging::start(&self.paths, target.manifest, skip, sources) {
+        match Staging::start(&self.paths, self.config.sandbox, target.manifest, skip, sources) {
             Ok(staging) => self.staging = Some(staging),
             Err(reason) => return self.lose_worker(digest, reason),
         }
@@ -152,10 +145,13 @@ impl Shell {
             Progress::Working | Progress::Lacking => Ok(()),
             Progress::Failed(reason) => self.fail_staging(digest, reason),
             Progress::Lost(reason) => self.lose_worker(digest, reason),
-            Progress::Whole => {
+            Progress::Whole(links) => {
+                // From here on nobody else has a hand on what is staged.
+                self.end_staging();
                 let new = self.unfinished_trees();
                 tracing::debug!(trees = new.len(), "written");
-                let synced = staging::sync(&self.paths);
+                let made = links.make(&self.paths, &new);
+                let synced = made.and_then(|()| staging::sync(&self.paths));
                 tracing::debug!(ok = synced.is_ok(), "synced");
                 let kept = synced.and_then(|()| tree::publish(&self.paths, &new));
                 match kept {
@@ -185,6 +181,10 @@ impl Shell {
 
     /// A worker was killed or fell over. Another one takes up what it left, a few times over.
     pub(super) fn lose_worker(&mut self, manifest: Digest, reason: Refusal) -> Result<(), ShellError> {
+        if self.staging.as_mut().is_some_and(Staging::broke_out) {
+            // Another one would do the same with the same bytes.
+            return self.fail_staging(manifest, sandbox::violation());
+        }
         self.workers_lost += 1;
         if self.workers_lost > WORKERS {
             return self.fail_staging(manifest, reason);

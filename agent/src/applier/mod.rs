@@ -13,6 +13,7 @@ mod identity;
 mod intake;
 mod journal;
 mod labels;
+mod links;
 mod offer;
 mod pace;
 pub mod questions;
@@ -50,6 +51,7 @@ use crate::disk::File;
 use crate::durable;
 use crate::ipc::State;
 use crate::paths::Paths;
+use crate::sandbox;
 
 /// How long an applier waits for one that is just dying.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -60,6 +62,9 @@ pub fn main(paths: &Paths) -> ExitCode {
     let run = || -> Result<(), ShellError> {
         let config = Config::load(paths, Reader::Applier).map_err(|e| Refusal::new(Code::ConfigRefused, chain(&e)))?;
         let _lock = lock(paths)?;
+        // Landlock gives rights to places that are there.
+        directories(paths)?;
+        sandbox::applier(paths).map_err(|e| Refusal::new(Code::Io, format!("limits of this process: {e}")))?;
         Shell::start(paths.clone(), config.applier)?.run()
     };
     match run() {

@@ -1,4 +1,4 @@
-//! What the commands of a device ask of the applier's files when nothing needs to run: `ensign-applier state` and `verify`.
+//! What the commands of a device ask of the applier's files when nothing needs to run: `ensign-applier state`, `verify` and `sandbox`.
 //!
 //! Processes of their own, so that the link half, whose program the commands are, holds no code that decodes what it fetched.
 
@@ -17,6 +17,7 @@ use super::{Judged, state_from_files, verify_file};
 use crate::ipc::State;
 use crate::link::supervisor::Program;
 use crate::paths::Paths;
+use crate::sandbox::{self, Level};
 
 /// Largest answer, bytes: a row per release and component.
 const ANSWER_BYTES: u64 = 4 << 20;
@@ -29,19 +30,17 @@ pub enum Question {
     State,
     /// The file is standard input.
     Verify,
+    /// What confines the unpack worker on this machine.
+    Sandbox,
 }
 
 /// `ensign-applier state|verify`: the answer on standard output, CBOR, a refusal included.
 pub fn main(paths: &Paths, question: Question) -> ExitCode {
     let answer = match question {
-        Question::State => encode(&state_from_files(paths)),
-        Question::Verify => encode(
-            &io::stdin()
-                .as_fd()
-                .try_clone_to_owned()
-                .map_err(|e| Refusal::new(Code::Io, format!("standard input: {e}")))
-                .and_then(|file| verify_file(paths, &File::from(file))),
-        ),
+        Question::Sandbox => encode(&sandbox::offered().map_err(|e| limits(&e))),
+        Question::State | Question::Verify => sandbox::reader()
+            .map_err(|e| limits(&e))
+            .and_then(|_| look(paths, question)),
     };
     match answer.and_then(|bytes| {
         io::stdout()
@@ -56,6 +55,19 @@ pub fn main(paths: &Paths, question: Question) -> ExitCode {
     }
 }
 
+fn look(paths: &Paths, question: Question) -> Result<Vec<u8>, Refusal> {
+    if question == Question::State {
+        return encode(&state_from_files(paths));
+    }
+    encode(
+        &io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|e| Refusal::new(Code::Io, format!("standard input: {e}")))
+            .and_then(|file| verify_file(paths, &File::from(file))),
+    )
+}
+
 /// The applier's state from its files; `None` where there is none.
 pub fn state(paths: &Paths) -> Result<Option<State>, Refusal> {
     ask(paths, "state", Stdio::null())?
@@ -64,6 +76,11 @@ pub fn state(paths: &Paths) -> Result<Option<State>, Refusal> {
 /// What the device thinks of the bundle in `file`.
 pub fn verify(paths: &Paths, file: File) -> Result<Judged, Refusal> {
     ask(paths, "verify", Stdio::from(file))?
+}
+
+/// What confines the unpacking here.
+pub fn sandbox(paths: &Paths) -> Result<Level, Refusal> {
+    ask(paths, "sandbox", Stdio::null())?
 }
 
 fn ask<T: DeserializeOwned>(paths: &Paths, question: &str, input: Stdio) -> Result<T, Refusal> {
@@ -88,6 +105,10 @@ fn ask<T: DeserializeOwned>(paths: &Paths, question: &str, input: Stdio) -> Resu
         return refuse!(Failed, "{} {question} ended with {status}", program.display());
     }
     codec::decode(&answer, ANSWER_ITEMS).map_err(|e| Refusal::new(Code::Malformed, format!("{question}: {e}")))
+}
+
+fn limits(error: &io::Error) -> Refusal {
+    Refusal::new(Code::Io, format!("limits of this process: {error}"))
 }
 
 fn encode<T: Serialize>(answer: &T) -> Result<Vec<u8>, Refusal> {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, Stdio};
 
 use ensign_bundle::digest::Digest;
@@ -12,15 +12,19 @@ use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::trust::roles::FileRef;
 
+use super::links::Pending;
 use super::tree::{self, Room};
-use super::unpack::{FromWorker, Survey, ToWorker};
+use super::unpack::{FromWorker, PLACES, Survey, ToWorker};
 use crate::chain::chain;
+use crate::config::Sandbox;
 use crate::ipc::socket::Socket;
 use crate::ipc::{CacheSize, DESCRIPTORS, FETCH_BYTES};
 use crate::paths::Paths;
 
-/// Manifests of other releases that one message carries beside its own three descriptors.
-const SOURCES: usize = DESCRIPTORS - 3;
+/// How a process ends that makes a call which its filter has not.
+const SIGSYS: i32 = nix::sys::signal::Signal::SIGSYS as i32;
+/// Manifests of other releases that one message carries beside the one at hand.
+const SOURCES: usize = DESCRIPTORS - 1;
 
 /// A release being staged.
 #[derive(Debug)]
@@ -35,6 +39,7 @@ pub(super) struct Staging {
     socket: Socket,
     /// What is lacking; `None` = the worker is at work.
     need: Option<Vec<FileRef>>,
+    links: Pending,
 }
 
 /// What the worker's answer means.
@@ -44,8 +49,8 @@ pub(super) enum Progress {
     Working,
     /// More blobs are needed.
     Lacking,
-    /// Every tree is whole; not yet synced.
-    Whole,
+    /// Every tree is whole but for these; not yet synced.
+    Whole(Pending),
     /// Refused: another worker would say the same.
     Failed(Refusal),
     /// The worker ended on its own: another one goes on where it stood.
@@ -56,6 +61,7 @@ impl Staging {
     /// Starts a worker. `sources` are manifests (in `manifests/`) of releases whose trees stand.
     pub(super) fn start(
         paths: &Paths,
+        sandbox: Sandbox,
         manifest: FileRef,
         skip: Vec<Ident>,
         mut sources: Vec<FileRef>,
@@ -67,22 +73,18 @@ impl Staging {
             let child = Command::new("/proc/self/exe")
                 .arg0("ensign-applier")
                 .arg("unpack")
+                .args((sandbox == Sandbox::Required).then_some("--required"))
                 .current_dir("/")
                 .stdin(Stdio::from(theirs.into_fd()))
                 .stdout(Stdio::null())
                 .spawn()?;
-            let mut files = vec![File::open(paths.manifests().join(manifest.digest.to_string()))?];
             let (staging, trees) = (paths.disk().dir(&paths.staging())?, paths.disk().dir(&paths.trees())?);
+            socket.send_bytes(PLACES, &[staging.as_fd(), trees.as_fd()])?;
+            let mut files = vec![File::open(paths.manifests().join(manifest.digest.to_string()))?];
             for source in &sources {
                 files.push(File::open(paths.manifests().join(source.digest.to_string()))?);
             }
-            let descriptors: Vec<BorrowedFd<'_>> = files
-                .iter()
-                .take(1)
-                .map(AsFd::as_fd)
-                .chain([staging.as_fd(), trees.as_fd()])
-                .chain(files.iter().skip(1).map(AsFd::as_fd))
-                .collect();
+            let descriptors: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
             let message = ToWorker::Begin {
                 manifest,
                 skip,
@@ -97,6 +99,7 @@ impl Staging {
                 child,
                 socket,
                 need: None,
+                links: Pending::default(),
             })
         };
         begin().map_err(|e| Refusal::new(Code::Io, format!("the unpack worker cannot be started: {}", chain(&*e))))
@@ -147,6 +150,14 @@ impl Staging {
             return Err(Ended::Lost(reason));
         };
         match answer {
+            FromWorker::Confined(level) => {
+                tracing::info!(process = "unpack worker", %level, "confined by");
+                Ok(Progress::Working)
+            }
+            FromWorker::Links(links) => {
+                self.links.note(links)?;
+                Ok(Progress::Working)
+            }
             FromWorker::Surveyed(survey) => {
                 self.survey = survey;
                 self.left = survey.bytes;
@@ -164,9 +175,17 @@ impl Staging {
                 self.left = left;
                 Ok(Progress::Lacking)
             }
-            FromWorker::Staged => Ok(Progress::Whole),
+            FromWorker::Staged => Ok(Progress::Whole(std::mem::take(&mut self.links))),
             FromWorker::Failed(refusal) => Err(Ended::Refused(refusal)),
         }
+    }
+
+    /// Ends the worker. True = the kernel had ended it, for a call that it may not make.
+    pub(super) fn broke_out(&mut self) -> bool {
+        // One that is dead already keeps what it died of.
+        let _ = self.child.kill();
+        let ended = self.child.wait();
+        ended.is_ok_and(|status| status.signal() == Some(SIGSYS))
     }
 
     fn say(&self, message: &ToWorker, descriptors: &[BorrowedFd<'_>]) -> Result<(), Refusal> {

@@ -23,13 +23,20 @@ struct Arguments {
 enum Command {
     /// Decodes blocks into a staging directory; started by the applier itself.
     #[command(hide = true)]
-    Unpack,
+    Unpack {
+        /// Landlock and seccomp, or nothing is unpacked.
+        #[arg(long)]
+        required: bool,
+    },
     /// Answers `ensign-agent status`.
     #[command(hide = true)]
     State,
     /// Answers `ensign-agent verify`.
     #[command(hide = true)]
     Verify,
+    /// Answers `ensign-agent check`: what confines the unpacking here.
+    #[command(hide = true)]
+    Sandbox,
 }
 
 fn main() -> ExitCode {
@@ -37,9 +44,10 @@ fn main() -> ExitCode {
     durable::set_umask();
     log::start(log::Level::Normal);
     match arguments.command {
-        Some(Command::Unpack) => applier::unpack::main(),
+        Some(Command::Unpack { required }) => applier::unpack::main(required),
         Some(Command::State) => questions::main(&Paths::new(arguments.root), Question::State),
         Some(Command::Verify) => questions::main(&Paths::new(arguments.root), Question::Verify),
+        Some(Command::Sandbox) => questions::main(&Paths::new(arguments.root), Question::Sandbox),
         None => applier::main(&Paths::new(arguments.root)),
     }
 }

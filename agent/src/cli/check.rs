@@ -9,10 +9,10 @@ use ensign_crypto::{KeyId, SecretKey};
 use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
-use crate::applier;
+use crate::applier::{self, questions};
 use crate::chain::chain;
 use crate::clock;
-use crate::config::{Config, Reader};
+use crate::config::{Config, Reader, Sandbox};
 use crate::link::identity::Device;
 use crate::link::session::{self, ConnectError, Target};
 use crate::paths::Paths;
@@ -84,7 +84,12 @@ pub(super) fn lines(paths: &Paths, controller: &[String]) -> Vec<Line> {
             Err(error) => Line::fail("config", chain(error), "mend the named file"),
         },
         kernel(),
-        sandbox(),
+        sandbox(
+            paths,
+            config
+                .as_ref()
+                .map_or_else(|_| Sandbox::default(), |c| c.applier.sandbox),
+        ),
         systemd(paths),
         mount(paths),
         sharing(paths),
@@ -112,12 +117,22 @@ fn kernel() -> Line {
     }
 }
 
-fn sandbox() -> Line {
-    Line::warn(
-        "sandbox",
-        "limits, openat2 and descriptors only",
-        "Landlock and seccomp come with a later version; the units confine the applier meanwhile",
-    )
+/// What confines the process that unpacks releases, tried by a process that confines itself so.
+fn sandbox(paths: &Paths, wanted: Sandbox) -> Line {
+    const REMEDY: &str = "a kernel from 5.13 with Landlock in `lsm=`, and seccomp filters";
+    const OR: &str =
+        "a kernel from 5.13 with Landlock in `lsm=`, and seccomp filters; or `applier.sandbox = \"best-available\"`";
+    let required = wanted == Sandbox::Required;
+    match questions::sandbox(paths) {
+        Ok(level) if level.is_whole() => Line::ok("sandbox", level.to_string()),
+        Ok(level) if required => Line::fail("sandbox", format!("{level}; applier.sandbox is `required`"), OR),
+        Ok(level) => Line::warn("sandbox", level.to_string(), REMEDY),
+        Err(refusal) => Line::warn(
+            "sandbox",
+            format!("not known: {}", refusal.text),
+            "ensign-applier beside ensign-agent, or in PATH",
+        ),
+    }
 }
 
 fn systemd(paths: &Paths) -> Line {

@@ -342,6 +342,7 @@ mod tests {
             "runner.units = [\"a.service\"]",
             "applier.hardware = \"x\"",
             "applier.allow_lab = true",
+            "applier.sandbox = \"best-available\"",
         ] {
             let (_dir, paths) = root(&[("run/ensign/agent.toml", text)]);
             let error = Config::load(&paths, Reader::Applier).unwrap_err();

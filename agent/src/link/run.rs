@@ -44,6 +44,8 @@ pub fn run(paths: &Paths, ready_file: Option<&Path>) -> Result<(), Refusal> {
     durable::create_dir(&paths.run(), 0o755).map_err(|e| io(&e))?;
     durable::closed_dir(&paths.link(), identity::DIRECTORY_MODE).map_err(|e| io(&e))?;
     let _lock = lock(paths)?;
+    // Before there is a second thread: each would have to be confined by itself.
+    crate::sandbox::link(paths, ready_file).map_err(|e| io(&e))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)

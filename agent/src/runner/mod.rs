@@ -116,6 +116,7 @@ fn serve(paths: &Paths) -> Result<(), RunnerError> {
         Some(listener) => listener,
         None => Listener::bind(&paths.run(), sockets::RUNNER)?,
     };
+    crate::sandbox::runner();
     let mut runner = Runner::new(paths.clone(), &config);
     let parent = (!paths.is_system()).then(io::stdin);
     while ready(listener.as_fd(), parent.as_ref().map(AsFd::as_fd))? {

@@ -15,8 +15,8 @@ use ensign_bundle::refuse;
 use ensign_bundle::trust::roles::FileRef;
 use rustix::fs::FileType;
 
-use super::Survey;
 use super::worker::{TABLE, read};
+use super::{Links, Survey};
 use crate::applier::tree::{MODE_DIR, live_mode};
 use crate::disk::{self, Dir, hash};
 use crate::ipc::NEED_DIGESTS;
@@ -39,10 +39,13 @@ pub(super) struct Stage {
     open: Option<Open>,
     /// Index of the next component.
     next: usize,
+    /// What the applier is to link; the last one may still grow.
+    links: Vec<Links>,
     /// Reused for every block.
     plain: Vec<u8>,
 }
 
+#[derive(Clone)]
 struct Source {
     tree: Digest,
     path: String,
@@ -50,7 +53,10 @@ struct Source {
 
 /// One component being written.
 struct Open {
+    tree: Digest,
     dir: Dir,
+    /// Content that the applier links from a standing tree: no bytes of it are here.
+    linked: HashMap<Digest, Source>,
     /// By entry: bytes that are still to be written; `None` = nothing (whole, or no file).
     left: Vec<Option<u64>>,
     entries: Vec<Entry>,
@@ -89,7 +95,30 @@ impl Stage {
             sources,
             open: None,
             next: 0,
+            links: Vec::new(),
             plain: Vec::new(),
+        }
+    }
+
+    /// The links that came up since this was asked last.
+    pub(super) fn take_links(&mut self) -> Vec<Links> {
+        std::mem::take(&mut self.links)
+    }
+
+    fn link(&mut self, to: Digest, from: Option<Digest>, path: &str, source: &str) {
+        let source = if path == source { "" } else { source };
+        let pair = (path.to_owned(), source.to_owned());
+        match self.links.last_mut() {
+            Some(last)
+                if (last.to, last.from) == (to, from) && last.bytes() + path.len() + source.len() < Links::BYTES =>
+            {
+                last.paths.push(pair);
+            }
+            _ => self.links.push(Links {
+                to,
+                from,
+                paths: vec![pair],
+            }),
         }
     }
 
@@ -247,12 +276,14 @@ impl Stage {
             if self.skip.contains(&component.name) {
                 continue;
             }
-            let name = component.tree_digest().to_string();
+            let tree = component.tree_digest();
+            let name = tree.to_string();
             ensure_dir(&self.staging, &name, MODE_STAGING).map_err(|e| io_at(&name, &e))?;
             let dir = self.staging.dir(&name).map_err(|e| io_at(&name, &e))?;
             let entries: Vec<Entry> = component.entries().collect();
             let mut left = vec![None; entries.len()];
             let mut first: HashSet<Digest> = HashSet::new();
+            let mut linked = HashMap::new();
             for (entry, left) in entries.iter().zip(&mut left) {
                 let path = entry.path().as_str();
                 place(&dir, entry).map_err(|e| io_at(path, &e))?;
@@ -263,15 +294,27 @@ impl Stage {
                 if *size == 0 || !first.insert(*digest) {
                     continue;
                 }
-                if is_whole(&dir, entry) || self.reuse(&dir, entry).map_err(|e| io_at(path, &e))? {
+                if is_whole(&dir, entry) {
                     continue;
                 }
-                dir.remove(path).map_err(|e| io_at(path, &e))?;
-                *left = Some(*size);
+                match self.reuse(&dir, entry).map_err(|e| io_at(path, &e))? {
+                    Reused::Written => {}
+                    Reused::ToLink => {
+                        if let Some(Some(source)) = self.sources.get(digest) {
+                            linked.insert(*digest, source.clone());
+                        }
+                    }
+                    Reused::Not => {
+                        dir.remove(path).map_err(|e| io_at(path, &e))?;
+                        *left = Some(*size);
+                    }
+                }
             }
             let complete = left.iter().all(Option::is_none);
             self.open = Some(Open {
+                tree,
                 dir,
+                linked,
                 left,
                 entries,
                 // Nothing lacking: the table is not needed either.
@@ -284,8 +327,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Takes a file's content from a tree that stands, checked. False = it is not there, or not what it was.
-    fn reuse(&self, dir: &Dir, entry: &Entry) -> io::Result<bool> {
+    /// Takes a file's content from a tree that stands, checked.
+    fn reuse(&self, dir: &Dir, entry: &Entry) -> io::Result<Reused> {
         let Entry::File {
             path,
             mode,
@@ -294,18 +337,18 @@ impl Stage {
             ..
         } = entry
         else {
-            return Ok(false);
+            return Ok(Reused::Not);
         };
         let Some(Some(source)) = self.sources.get(digest) else {
-            return Ok(false);
+            return Ok(Reused::Not);
         };
         let Ok(tree) = self.trees.dir(&source.tree.to_string()) else {
-            return Ok(false);
+            return Ok(Reused::Not);
         };
         materialise(&tree, &source.path, dir, path.as_str(), *mode, (*digest, *size))
     }
 
-    /// Copies within the component, and modes.
+    /// Copies within the component, and links.
     fn finish_open(&mut self) -> Result<(), Refusal> {
         let Some(open) = self.open.take() else { return Ok(()) };
         let mut first: HashMap<Digest, &str> = HashMap::new();
@@ -324,18 +367,36 @@ impl Stage {
             if *size == 0 {
                 open.dir.remove(path).map_err(fail)?;
                 set_mode(&open.dir.create(path).map_err(fail)?, *mode).map_err(fail)?;
-            } else if let Some(first) = first.get(digest) {
-                if !is_whole(&open.dir, entry) {
-                    let made = materialise(&open.dir, first, &open.dir, path, *mode, (*digest, *size)).map_err(fail)?;
-                    if !made {
-                        return refuse!(ContentMismatch, "{path}: its first copy changed while it was read");
-                    }
+                continue;
+            }
+            let source = open.linked.get(digest);
+            let from = source.map(|source| source.tree);
+            let earlier = match (first.get(digest), source) {
+                (None, None) => {
+                    first.insert(*digest, path);
+                    continue;
                 }
-            } else {
-                first.insert(*digest, path);
+                (None, Some(source)) => {
+                    first.insert(*digest, path);
+                    self.link(open.tree, from, path, &source.path);
+                    continue;
+                }
+                (Some(_), Some(source)) => source.path.as_str(),
+                (Some(first), None) => *first,
+            };
+            if is_whole(&open.dir, entry) {
+                continue;
+            }
+            let standing = from.map(|tree| self.trees.dir(&tree.to_string())).transpose();
+            let standing = standing.map_err(fail)?;
+            let place = standing.as_ref().unwrap_or(&open.dir);
+            match materialise(place, earlier, &open.dir, path, *mode, (*digest, *size)).map_err(fail)? {
+                Reused::Written => {}
+                Reused::ToLink => self.link(open.tree, from, path, earlier),
+                Reused::Not => return refuse!(ContentMismatch, "{path}: its first copy changed while it was read"),
             }
         }
-        open.dir.set_mode(MODE_DIR).map_err(|e| io_at("", &e))
+        Ok(())
     }
 }
 
@@ -477,47 +538,50 @@ fn is_whole(dir: &Dir, entry: &Entry) -> bool {
             .is_ok_and(|(found, _)| found == *digest)
 }
 
-/// A file's content under another name: reflink, else hard link, else a copy. The source's bytes are hashed first, and a copy's
-/// again where it was written. False = the source is not what it should be.
-fn materialise(from: &Dir, source: &str, to: &Dir, path: &str, mode: u16, content: (Digest, u64)) -> io::Result<bool> {
+/// What became of content that is there already.
+enum Reused {
+    /// It is in its place.
+    Written,
+    /// It is a link's turn: nothing stands in its place.
+    ToLink,
+    /// It is not there, or not what it was.
+    Not,
+}
+
+/// A file's content under another name: reflink, else hard link, else a copy where the modes differ. The source's bytes are hashed first,
+/// and a copy's again where it was written.
+fn materialise(
+    from: &Dir,
+    source: &str,
+    to: &Dir,
+    path: &str,
+    mode: u16,
+    content: (Digest, u64),
+) -> io::Result<Reused> {
     let Ok(file) = from.read(source) else {
-        return Ok(false);
+        return Ok(Reused::Not);
     };
     if hash(&file)? != content {
-        return Ok(false);
+        return Ok(Reused::Not);
     }
     to.remove(path)?;
     let copy = to.create(path)?;
     if copy.clone_of(&file).is_ok() {
         set_mode(&copy, mode)?;
-        return Ok(true);
+        return Ok(Reused::Written);
     }
-    // A hard link shares the mode. It is safe here: nobody but this user can write to either name.
+    // A hard link shares the mode.
     if file.metadata()?.permissions().mode() & 0o777 == live_mode(mode) {
         drop(copy);
         to.remove(path)?;
-        if to.link(from, source, path).is_ok() {
-            return Ok(true);
-        }
-        return materialise_copy(&file, &to.create(path)?, to, path, mode, content);
+        return Ok(Reused::ToLink);
     }
-    materialise_copy(&file, &copy, to, path, mode, content)
-}
-
-fn materialise_copy(
-    file: &File,
-    copy: &disk::File,
-    to: &Dir,
-    path: &str,
-    mode: u16,
-    content: (Digest, u64),
-) -> io::Result<bool> {
-    disk::copy(file, copy)?;
+    disk::copy(&file, &copy)?;
     if hash(&to.read(path)?)? != content {
-        return Ok(false);
+        return Ok(Reused::Not);
     }
-    set_mode(copy, mode)?;
-    Ok(true)
+    set_mode(&copy, mode)?;
+    Ok(Reused::Written)
 }
 
 fn set_mode(file: &disk::File, mode: u16) -> io::Result<()> {

@@ -10,26 +10,33 @@ use ensign_bundle::manifest::Manifest;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::trust::roles::FileRef;
-use nix::sys::resource::{Resource, setrlimit};
 use rustix::fs::FileType;
 
 use super::stage::Stage;
 use super::{FromWorker, ToWorker};
 use crate::chain::chain;
-use crate::disk::Disk;
+use crate::disk::{Dir, Disk};
 use crate::ipc::socket::{Socket, SocketError};
+use crate::sandbox;
 
-/// Descriptors beside the ones of a message.
-const FILES: u64 = 128;
-/// Address space: two blocks, a manifest and its index, with room for the largest of each, bytes.
-const MEMORY: u64 = 1 << 30;
-
-/// `ensign-applier unpack`.
-pub fn main() -> ExitCode {
+/// `ensign-applier unpack`; `required` = Landlock and seccomp, or nothing is unpacked.
+pub fn main(required: bool) -> ExitCode {
     let run = || -> Result<(), SocketError> {
-        confine()?;
         let socket = Socket::from_fd(std::io::stdin().as_fd().try_clone_to_owned()?);
-        serve(&socket, &Disk::default())
+        let Some((_, places)) = socket.receive_bytes()? else {
+            return Ok(());
+        };
+        let Ok([staging, trees]) = <[OwnedFd; 2]>::try_from(places) else {
+            return Err(std::io::Error::other("the two places are missing").into());
+        };
+        // Before the first byte that anybody else wrote.
+        let level = sandbox::unpack(staging.as_fd(), trees.as_fd())?;
+        if required && let Err(refusal) = level.require() {
+            return socket.send(&FromWorker::Failed(refusal), &[]);
+        }
+        socket.send(&FromWorker::Confined(level), &[])?;
+        let disk = Disk::default();
+        serve(&socket, (disk.dir_of(staging), disk.dir_of(trees)))
     };
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,16 +47,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// No core files, no children, few descriptors, bounded memory: before the first foreign byte.
-fn confine() -> std::io::Result<()> {
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    setrlimit(Resource::RLIMIT_NPROC, 0, 0)?;
-    setrlimit(Resource::RLIMIT_NOFILE, FILES, FILES)?;
-    setrlimit(Resource::RLIMIT_AS, MEMORY, MEMORY)?;
-    Ok(())
-}
-
-fn serve(socket: &Socket, disk: &Disk) -> Result<(), SocketError> {
+/// `places`: the staging directory, the directory of trees.
+fn serve(socket: &Socket, places: (Dir, Dir)) -> Result<(), SocketError> {
+    let mut places = Some(places);
     let mut stage: Option<Stage> = None;
     while let Some((message, descriptors)) = socket.receive::<ToWorker>()? {
         let answer = match message {
@@ -57,7 +57,7 @@ fn serve(socket: &Socket, disk: &Disk) -> Result<(), SocketError> {
                 manifest,
                 skip,
                 sources,
-            } => begin(disk, &manifest, &skip, &sources, descriptors).map(|begun| {
+            } => begin(&manifest, &skip, &sources, descriptors, &mut places).map(|begun| {
                 let survey = begun.survey();
                 stage = Some(begun);
                 FromWorker::Surveyed(survey)
@@ -74,6 +74,9 @@ fn serve(socket: &Socket, disk: &Disk) -> Result<(), SocketError> {
             }),
         };
         let answer = answer.unwrap_or_else(FromWorker::Failed);
+        for links in stage.iter_mut().flat_map(Stage::take_links) {
+            socket.send(&FromWorker::Links(links), &[])?;
+        }
         socket.send(&answer, &[])?;
     }
     Ok(())
@@ -98,12 +101,15 @@ fn next(stage: &mut Stage) -> Result<FromWorker, Refusal> {
 }
 
 fn begin(
-    disk: &Disk,
     manifest: &FileRef,
     skip: &[ensign_bundle::ids::Ident],
     sources: &[FileRef],
     descriptors: Vec<OwnedFd>,
+    places: &mut Option<(Dir, Dir)>,
 ) -> Result<Stage, Refusal> {
+    let Some((staging, trees)) = places.take() else {
+        return refuse!(Malformed, "the unpack worker was begun twice");
+    };
     let mut descriptors = descriptors.into_iter();
     let mut next = || {
         descriptors
@@ -111,7 +117,6 @@ fn begin(
             .ok_or_else(|| Refusal::new(Code::Malformed, "a descriptor is missing"))
     };
     let own = parse(&File::from(next()?), manifest)?;
-    let (staging, trees) = (disk.dir_of(next()?), disk.dir_of(next()?));
     let mut stage = Stage::new(own, skip, staging, trees);
     for source in sources {
         // One source at a time in memory.

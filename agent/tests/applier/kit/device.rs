@@ -106,6 +106,30 @@ impl Device {
         self.process = Some(child);
     }
 
+    /// As on a kernel that has not these calls.
+    pub(crate) fn start_lacking(&mut self, calls: &[i64]) {
+        use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
+        let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+        let missing = SeccompAction::Errno(nix::libc::ENOSYS.unsigned_abs());
+        let arch = std::env::consts::ARCH.try_into().unwrap();
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, missing, arch).unwrap();
+        let filter: seccompiler::BpfProgram = filter.try_into().unwrap();
+        // A filter holds for the thread that takes it and for what that starts.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                apply_filter(&filter).unwrap();
+                self.start();
+            });
+        });
+    }
+
+    /// The one worker.
+    pub(crate) fn worker(&self) -> nix::unistd::Pid {
+        let children = self.children();
+        assert_eq!(children.len(), 1, "{children:?}");
+        nix::unistd::Pid::from_raw(children[0].parse().unwrap())
+    }
+
     /// How a process ended that ends by itself.
     pub(crate) fn ended(&mut self) -> std::process::ExitStatus {
         let deadline = ensign_agent::clock::boot() + PATIENCE;
