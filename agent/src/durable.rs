@@ -80,6 +80,30 @@ mod tests {
         assert_eq!(read(&path, 3).unwrap(), None);
     }
 
+    /// As under a unit with `RestrictSUIDSGID=`, which the link half has.
+    #[test]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    fn files_are_replaced_without_openat2_too() {
+        use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+        let rules = [(nix::libc::SYS_openat2, Vec::new())].into();
+        let missing = SeccompAction::Errno(nix::libc::ENOSYS.unsigned_abs());
+        let arch = std::env::consts::ARCH.try_into().unwrap();
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, missing, arch).unwrap();
+        let filter: BpfProgram = filter.try_into().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("session");
+        // A filter holds for the thread that takes it.
+        let written = std::thread::spawn(move || {
+            seccompiler::apply_filter(&filter).unwrap();
+            create_dir(&path.with_file_name("d"), 0o700)?;
+            write(&path, b"1", 0o600)?;
+            write_lossy(&path, b"2", 0o600)?;
+            rename(&path, &path.with_file_name("d/moved"))?;
+            remove(&path.with_file_name("d/moved"))
+        });
+        written.join().unwrap().unwrap();
+    }
+
     #[test]
     fn each_directory_has_its_mode_whatever_the_umask() {
         let dir = tempfile::tempdir().unwrap();
