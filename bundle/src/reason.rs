@@ -219,7 +219,7 @@ codes! {
     /// Not allowed.
     NotAuthorised = "not-authorised", 31, "check the API token and its role";
     /// The join token is unknown.
-    TokenUnknown = "token-unknown", 31, "`ensign token create`";
+    TokenUnknown = "token-unknown", 31, "`ensign token publish GRANT` where its grant is not published yet, else `ensign token create`";
     /// The join token is past its expiry.
     TokenExpired = "token-expired", 31, "`ensign token create --ttl 1h`";
     /// The join token has no uses left.

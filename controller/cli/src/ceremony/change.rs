@@ -102,6 +102,14 @@ pub fn role(role: &mut Role, change: &Keys) -> Result<()> {
         }
     }
     role.threshold = change.threshold.unwrap_or(role.threshold);
+    let (asked, there) = (role.threshold, role.keys.len());
+    if asked == 0 || usize::try_from(asked).is_ok_and(|asked| asked > there) {
+        return Err(Failure::new(
+            Code::KeysRefused,
+            format!("{asked} of {there} keys would have to sign: 1 to {there} are possible"),
+        )
+        .hint("--add FILE.pub for one more key, or another --threshold"));
+    }
     Ok(())
 }
 
