@@ -192,6 +192,7 @@ fn refusals_have_their_exit_codes() -> Result<()> {
         2,
     )?;
     expect("ensign", &["device", "why", "nobody"], 32)?;
+    expect("ensign", &["device", "why", "dev1", "--product", "nothing"], 32)?;
     let other = fleet.path("other").display().to_string();
     expect(
         "ensign-agent",

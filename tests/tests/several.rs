@@ -510,6 +510,11 @@ fn a_plan_file_that_is_not_what_it_says_is_refused_by_its_signers() -> Result<()
         body.expires = body.issued + 24 * 3600;
     })?;
     check("late.plan", 22, "plan-expired", &["expired at", "it is"], again);
+    forged(&shop, "early.plan", |_, body| {
+        body.issued += 10 * 24 * 3600;
+        body.expires = body.issued + 24 * 3600;
+    })?;
+    check("early.plan", 22, "lifetime-refused", &["issued at", "it is"], "");
     forged(&shop, "unknown.plan", |_, body| {
         body.release.version = "9.9.9".parse().unwrap();
     })?;

@@ -1,10 +1,28 @@
 //! Releases that do not get healthy: a probe that hangs, a unit that keeps falling over, a unit that cannot be started.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use ensign_bundle::reason::Code;
 use ensign_tests::harness::{ALL_AT_ONCE, Fleet, Profile, build, put, write_tree};
+
+/// A device on 1.0.0, and 1.1.0 whose probe is this script.
+fn with_probe(script: &str, deadline: &str) -> Result<(Fleet, PathBuf)> {
+    let (fleet, first) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;
+    let tree = fleet.path("second");
+    write_tree(&tree, &[("check!", script), ("version", "1.1.0")])?;
+    let health = [
+        "--health",
+        "exec:check",
+        "--health-window",
+        "1s",
+        "--health-deadline",
+        deadline,
+    ];
+    fleet.release("1.1.0", &[("web", &tree)], &health)?;
+    Ok((fleet, first))
+}
 
 /// 1.1.0 halts its rollout, the device goes back by itself and says why with one of these codes.
 fn comes_back(fleet: &Fleet, codes: &[Code], values: &[&str]) -> Result<()> {
@@ -30,21 +48,9 @@ fn comes_back(fleet: &Fleet, codes: &[Code], values: &[&str]) -> Result<()> {
 
 #[test]
 fn a_probe_that_hangs_does_not_hold_the_device() -> Result<()> {
-    let (fleet, first) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;
-    let tree = fleet.path("second");
     // Found again by its number, which is this run's own.
     let sleep = format!("86400.{}", std::process::id());
-    let hang = format!("#!/bin/sh\nsleep {sleep} &\nexec sleep {sleep}\n");
-    write_tree(&tree, &[("check!", &hang), ("version", "1.1.0")])?;
-    let health = [
-        "--health",
-        "exec:check",
-        "--health-window",
-        "1s",
-        "--health-deadline",
-        "3s",
-    ];
-    fleet.release("1.1.0", &[("web", &tree)], &health)?;
+    let (fleet, first) = with_probe(&format!("#!/bin/sh\nsleep {sleep} &\nexec sleep {sleep}\n"), "3s")?;
     comes_back(&fleet, &[Code::TrialDeadline, Code::Unhealthy], &[])?;
     fleet.runs("dev1", &first)?;
     fleet.wait_for("nothing of the probe is left", |_| {
@@ -60,21 +66,7 @@ fn a_probe_that_hangs_does_not_hold_the_device() -> Result<()> {
 /// The runner is the parent of its probes, and of the same user.
 #[test]
 fn a_probe_that_kills_the_runner_does_not_stay() -> Result<()> {
-    let (fleet, first) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;
-    let tree = fleet.path("second");
-    write_tree(
-        &tree,
-        &[("check!", "#!/bin/sh\nkill -9 $PPID\nsleep 5\n"), ("version", "1.1.0")],
-    )?;
-    let health = [
-        "--health",
-        "exec:check",
-        "--health-window",
-        "1s",
-        "--health-deadline",
-        "20s",
-    ];
-    fleet.release("1.1.0", &[("web", &tree)], &health)?;
+    let (fleet, first) = with_probe("#!/bin/sh\nkill -9 $PPID\nsleep 5\n", "20s")?;
     comes_back(
         &fleet,
         &[Code::Unhealthy, Code::TrialDeadline],
@@ -88,25 +80,9 @@ fn a_probe_that_kills_the_runner_does_not_stay() -> Result<()> {
 /// A stopped process keeps its connections: nothing tells the applier that no answer will come.
 #[test]
 fn a_runner_that_hangs_does_not_hold_the_device_past_the_deadline() -> Result<()> {
-    let (fleet, first) = Fleet::with_first_release(&build(Profile::Dev)?, 1)?;
-    let tree = fleet.path("second");
-    write_tree(
-        &tree,
-        &[
-            // So that the runner goes on at last, whatever becomes of the test.
-            ("check!", "#!/bin/sh\nkill -STOP $PPID\nsleep 60\nkill -CONT $PPID\n"),
-            ("version", "1.1.0"),
-        ],
-    )?;
-    let health = [
-        "--health",
-        "exec:check",
-        "--health-window",
-        "1s",
-        "--health-deadline",
-        "5s",
-    ];
-    fleet.release("1.1.0", &[("web", &tree)], &health)?;
+    // So that the runner goes on at last, whatever becomes of the test.
+    let script = "#!/bin/sh\nkill -STOP $PPID\nsleep 60\nkill -CONT $PPID\n";
+    let (fleet, first) = with_probe(script, "5s")?;
     comes_back(&fleet, &[Code::TrialDeadline], &["web/check", "has not answered"])?;
     fleet.runs("dev1", &first)
 }
