@@ -192,6 +192,21 @@ fn a_products_own_floors_rise_and_only_root_starts_them_anew() {
 }
 
 #[test]
+fn a_reset_is_one_step_and_never_taken_back() {
+    let mut fleet = Fleet::new();
+    fleet.next_root(|root| root.floors.reset_epoch = 1, &[]);
+    let trusted = fleet.fresh();
+    let next = |epoch: u64| {
+        let mut next = fleet.root.clone();
+        next.version += 1;
+        next.floors.reset_epoch = epoch;
+        trusted.check_next_root(&next, fleet.now).err().map(|r| r.code)
+    };
+    let refused = Some(Code::RollbackRefused);
+    assert_eq!([0, 1, 2, 3].map(next), [refused, None, None, refused]);
+}
+
+#[test]
 fn what_signers_no_longer_keep_is_not_installed_even_where_it_is_listed() {
     let mut bench = bench();
     let two = version("2.0.0").counter().unwrap();

@@ -4,7 +4,7 @@ use ensign_bundle::digest::{DeviceId, Digest};
 use ensign_bundle::plan::cohort::CutWave;
 use ensign_bundle::plan::evidence::{Gate, Membership, ReceiptState};
 use ensign_bundle::plan::gate::{self, Needed};
-use ensign_bundle::plan::statements::{Cohort, Evidence, GateKind, Plan};
+use ensign_bundle::plan::statements::{Cohort, Evidence, GateKind, Plan, Reverts};
 use ensign_bundle::reason::Code;
 use ensign_bundle::statement;
 use serde_bytes::ByteBuf;
@@ -92,7 +92,19 @@ fn a_plan_asks_for_evidence_that_can_be_given() {
         Some(Code::Malformed)
     );
     assert_eq!(seal(&|p| p.waves.clear()), Some(Code::LimitExceeded));
-    assert_eq!(seal(&|p| p.expires = p.issued + 31 * DAY), Some(Code::LifetimeRefused));
+    for life in [0, 31 * DAY] {
+        assert_eq!(seal(&|p| p.expires = p.issued + life), Some(Code::LifetimeRefused));
+    }
+    assert_eq!(seal(&|p| p.expires = p.issued - 1), Some(Code::LifetimeRefused));
+    let reverts = |failures: u32| Reverts {
+        plan: Digest([1; 32]),
+        from: Digest([2; 32]),
+        to: Digest([3; 32]),
+        revert_for_s: DAY,
+        failures,
+    };
+    assert_eq!(seal(&|p| p.reverts = Some(reverts(1))), None);
+    assert_eq!(seal(&|p| p.reverts = Some(reverts(0))), Some(Code::Malformed));
     let selector = |p: &mut Plan, expr: &str| {
         p.waves[0].cohort = Cohort::Selector {
             expr: expr.into(),

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use ensign_bundle::codec::{self, Ext};
-use ensign_bundle::digest::Digest;
+use ensign_bundle::digest::{CutSeed, Digest};
 use ensign_bundle::each_document;
 use ensign_bundle::ids::{Label, Labels};
+use ensign_bundle::plan::cohort::{Waves, cut};
 use ensign_bundle::plan::evidence::{Binding, Gate};
 use ensign_bundle::plan::statements::{Cancel, Evidence, Grant, Hold, Plan, Reverts};
 use ensign_bundle::reason::{Code, Refusal};
@@ -144,6 +145,12 @@ const ROWS: &[Row] = &[
         plan.waves.truncate(1);
         plan.waves.resize(usize::try_from(n).unwrap(), later);
         unsealed(&plan)
+    }),
+    ("waves that are asked for", 64, Code::Usage, |n| refusal(waves(n))),
+    ("waves with that of the canaries", 64, Code::Usage, |n| {
+        let mut candidates: Vec<_> = (0..3).map(|n| Device::new(n).candidate()).collect();
+        candidates[1].canary = true;
+        refusal(cut(&candidates, &waves(n - 1).unwrap(), &CutSeed([9; 16])))
     }),
     ("receipts that a wave asks for", 64, Code::Malformed, |n| {
         let mut plan = plan();
@@ -364,6 +371,11 @@ fn plan() -> Plan {
     let app = fleet.release("app", "1.0.0", |_| {});
     let devices: Vec<_> = (0..3).map(Device::new).collect();
     fleet.plan(&app, &devices, "1,100%").0
+}
+
+/// So many waves, each of all devices.
+fn waves(many: u64) -> Result<Waves, Refusal> {
+    Waves::parse(&vec!["100%"; usize::try_from(many).unwrap()].join(","))
 }
 
 fn label(text: &str) -> Label {
