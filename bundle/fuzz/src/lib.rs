@@ -6,18 +6,19 @@ use ensign_bundle::blocks::{BlockKind, BlockRow, BlockTable, decode_block};
 use ensign_bundle::codec;
 use ensign_bundle::container;
 use ensign_bundle::digest::Digest;
+use ensign_bundle::each_document;
 use ensign_bundle::limits;
 use ensign_bundle::manifest::Manifest;
 use ensign_bundle::path::TreePath;
-use ensign_bundle::plan::evidence::{Binding, Gate, Lease, Receipt, TimeAttestation};
-use ensign_bundle::plan::statements::{Cancel, Grant, Hold, Plan, Promote};
+use ensign_bundle::plan::evidence::Gate;
+use ensign_bundle::plan::file::{self, PlanFile};
 use ensign_bundle::plan::token::Token;
 use ensign_bundle::selector::Selector;
 use ensign_bundle::statement::{self, Document};
 use ensign_bundle::text::printable;
 use ensign_bundle::trust::Trusted;
-use ensign_bundle::trust::roles::{FileRef, Release, Root, Snapshot, Targets, Timestamp};
-use ensign_bundle::wire::{FromDevice, Request, ToDevice, frame};
+use ensign_bundle::trust::roles::FileRef;
+use ensign_bundle::wire::{Enroll, EnrollReply, FromDevice, Request, ToDevice, frame};
 use ensign_crypto::{Envelope, cbor};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -45,22 +46,10 @@ pub fn cbor(data: &[u8]) {
 /// The payload of every signed document, as if its signatures were good: of an envelope, or after a byte that says which.
 pub fn documents(data: &[u8]) {
     type Check = (&'static str, fn(&[u8]));
-    const CHECKS: [Check; 14] = [
-        (Root::KIND, document::<Root>),
-        (Targets::KIND, document::<Targets>),
-        (Release::KIND, document::<Release>),
-        (Snapshot::KIND, document::<Snapshot>),
-        (Timestamp::KIND, document::<Timestamp>),
-        (Plan::KIND, document::<Plan>),
-        (Cancel::KIND, document::<Cancel>),
-        (Grant::KIND, document::<Grant>),
-        (Hold::KIND, document::<Hold>),
-        (Promote::KIND, document::<Promote>),
-        (Binding::KIND, document::<Binding>),
-        (Receipt::KIND, document::<Receipt>),
-        (Lease::KIND, document::<Lease>),
-        (TimeAttestation::KIND, document::<TimeAttestation>),
-    ];
+    macro_rules! checks {
+        ($($document:ty),* $(,)?) => { &[$((<$document>::KIND, document::<$document>)),*] };
+    }
+    const CHECKS: &[Check] = each_document!(checks);
     if let Ok(envelope) = Envelope::parse(data, limits::TARGETS_BYTES) {
         if let Some((_, check)) = CHECKS.iter().find(|(kind, _)| *kind == envelope.kind()) {
             check(envelope.payload());
@@ -69,6 +58,15 @@ pub fn documents(data: &[u8]) {
         match CHECKS.get(usize::from(*kind)) {
             Some((_, check)) => check(payload),
             None => drop(Gate::decode(payload)),
+        }
+    }
+}
+
+/// A plan on its way between its signers, and one whose magic is right.
+pub fn plan_file(data: &[u8]) {
+    for bytes in [data.to_vec(), [&file::MAGIC, data].concat()] {
+        if let Ok(file) = PlanFile::parse(&bytes) {
+            assert_eq!(file.encode().expect("it was decoded"), bytes);
         }
     }
 }
@@ -138,6 +136,8 @@ pub fn frames(data: &[u8]) {
     message::<FromDevice>(frame::decode(body).ok());
     message::<ToDevice>(frame::decode(body).ok());
     message::<Request>(frame::decode(body).ok());
+    message::<Enroll>(frame::decode(body).ok());
+    message::<EnrollReply>(frame::decode(body).ok());
 }
 
 /// Packets between the processes of a device.
