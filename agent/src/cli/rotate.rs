@@ -36,19 +36,25 @@ impl Document {
 
 /// Prepares the change. Run again before it is done, it changes nothing.
 pub(super) fn run(paths: &Paths) -> Result<Document, Failure> {
-    let (Some(device), Some(old)) = (
-        Device::load(paths).map_err(|e| io(&e))?,
-        identity::key(paths).map_err(|e| io(&e))?,
-    ) else {
-        return Err(Failure::new(Code::NotFound, "this device has not joined a fleet")
-            .hint("`ensign-agent enroll --token-file FILE`"));
+    let joined = Device::load(paths).map_err(|e| io(&e))?;
+    let Some(device) = joined else {
+        return Err(not_joined());
+    };
+    let Some(_preparing) = rotation::Preparing::begin(paths).map_err(|e| io(&e))? else {
+        return Err(
+            Failure::new(Code::InUse, "another `ensign-agent rotate-key` is at work")
+                .hint("wait for its end: `ensign-agent status`"),
+        );
+    };
+    let Some(old) = identity::key(paths).map_err(|e| io(&e))? else {
+        return Err(not_joined());
     };
     let admin = Admin::connect(paths)?;
     let binding = durable::read(&paths.binding(), STATEMENT_BYTES)
         .map_err(|e| durable::refusal(paths.binding().display(), &e))?
         .ok_or_else(|| Failure::new(Code::NeedsReprovision, "the binding of this device is gone"))?;
     let receipt_key = statement::open_unverified::<Binding>(&binding)?.body.receipt_key;
-    let new = rotation::next_key(paths).map_err(|e| io(&e))?;
+    let new = rotation::next_key(paths, &old.public()).map_err(|e| io(&e))?;
     let body = rotation::body(clock::unix(), device.id, &old, &new, receipt_key);
     let mut envelope = seal(&body)?;
     let aad = aad(&device.fleet.0);
@@ -73,6 +79,10 @@ pub(super) fn run(paths: &Paths) -> Result<Document, Failure> {
         old: old.public().id(),
         new: new.public().id(),
     })
+}
+
+fn not_joined() -> Failure {
+    Failure::new(Code::NotFound, "this device has not joined a fleet").hint("`ensign-agent enroll --token-file FILE`")
 }
 
 fn io(error: &IdentityError) -> Failure {

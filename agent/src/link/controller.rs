@@ -414,7 +414,7 @@ mod tests {
         };
         assert!(!ends().await, "nothing was asked for");
         // A crash between the last two steps: the key in use is the one that was changed to.
-        let next = rotation::next_key(&paths).unwrap();
+        let next = rotation::next_key(&paths, &current).unwrap();
         announce(&paths, &key(1), &next);
         assert!(!ends().await, "of a key that is not in use");
         let old = identity::key(&paths).unwrap().unwrap();

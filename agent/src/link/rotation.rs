@@ -4,11 +4,13 @@
 //! tls-next.pem, then rotation.cbor          asked for
 //! session with the old key: announced       the controller accepts both
 //! session with the new key: welcomed        the controller refuses the old one
-//! tls-next.pem ─▶ tls.pem                    done
+//! tls.pem is the key that was welcomed       done
 //! ```
 //!
 //! What is in the files decides what is done next, so a crash anywhere is a repetition of the step it cut. The old key is given up only
 //! after the controller has welcomed the new one.
+
+use std::fs::{File, TryLockError};
 
 use ensign_bundle::digest::DeviceId;
 use ensign_bundle::plan::rotation::Rotation;
@@ -43,9 +45,24 @@ impl Pending {
 
     /// The controller has welcomed the new key: it takes the place of the old one.
     pub fn done(&self, paths: &Paths) -> Result<(), IdentityError> {
-        let (from, to) = (paths.link_next_key(), paths.link_key());
-        durable::rename(&from, &to).map_err(|source| IdentityError::Io { path: from, source })?;
+        self.take_place(paths)?;
+        self.drop_next(paths)?;
         self.drop_statement(paths)
+    }
+
+    /// The key that was welcomed, whatever lies in `tls-next.pem` by now.
+    fn take_place(&self, paths: &Paths) -> Result<(), IdentityError> {
+        identity::write(paths.link_key(), self.new.to_pem().as_bytes(), 0o600)
+    }
+
+    fn drop_next(&self, paths: &Paths) -> Result<(), IdentityError> {
+        let path = paths.link_next_key();
+        match identity::key_in(path.clone())? {
+            Some(next) if next.public() == self.new.public() => {
+                durable::remove(&path).map_err(|source| IdentityError::Io { path, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The controller does not want it: the old key stays.
@@ -55,10 +72,35 @@ impl Pending {
     }
 }
 
-/// The key that is to come next; made where there is none. One that was made before is used, whatever became of its announcement: the
-/// controller may have it.
-pub fn next_key(paths: &Paths) -> Result<SecretKey, IdentityError> {
-    if let Some(key) = identity::key_in(paths.link_next_key())? {
+/// Held by whoever prepares a change: two at once would announce one key and keep the other.
+#[derive(Debug)]
+pub struct Preparing {
+    _held: File,
+}
+
+impl Preparing {
+    /// None while another process prepares one. It ends with the process that holds it.
+    pub fn begin(paths: &Paths) -> Result<Option<Self>, IdentityError> {
+        let path = paths.link();
+        let io = |source| IdentityError::Io {
+            path: path.clone(),
+            source,
+        };
+        let folder = File::open(&path).map_err(io)?;
+        match folder.try_lock() {
+            Ok(()) => Ok(Some(Self { _held: folder })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(io(source)),
+        }
+    }
+}
+
+/// The key that is to come next; made where there is none but the one of today. One that was made before is used, whatever became of its
+/// announcement: the controller may have it.
+pub fn next_key(paths: &Paths, current: &PublicKey) -> Result<SecretKey, IdentityError> {
+    if let Some(key) = identity::key_in(paths.link_next_key())?
+        && key.public() != *current
+    {
         return Ok(key);
     }
     let mut seed = [0; ensign_crypto::KEY_BYTES];
@@ -118,7 +160,7 @@ mod tests {
                 pending
             } else {
                 step()?;
-                let new = next_key(paths).unwrap();
+                let new = next_key(paths, &old.public()).unwrap();
                 step()?;
                 let body = body(1, device, &old, &new, receipt.public());
                 begin(paths, &statement::sign(&body, &[&old, &new, receipt], &FLEET).unwrap()).unwrap();
@@ -136,7 +178,9 @@ mod tests {
                 assert!(controller.welcomes(&pending.new.public()));
             }
             step()?;
-            durable::rename(&paths.link_next_key(), &paths.link_key()).unwrap();
+            pending.take_place(paths).unwrap();
+            step()?;
+            pending.drop_next(paths).unwrap();
             step()?;
             pending.drop_statement(paths).unwrap();
             Some(())
@@ -147,8 +191,8 @@ mod tests {
     #[test]
     fn e71_a_rotation_cut_at_any_step_converges_and_locks_nobody_out() {
         // Two crashes at any two places, then a run to the end.
-        for first in 0..9 {
-            for second in 0..9 {
+        for first in 0..10 {
+            for second in 0..10 {
                 let dir = tempfile::tempdir().unwrap();
                 let paths = Paths::new(dir.path());
                 let old = identity::create_key(&paths).unwrap();
@@ -176,5 +220,37 @@ mod tests {
                 assert!(Pending::load(&paths, &now).unwrap().is_none());
             }
         }
+    }
+
+    /// Somebody else's next key came to lie there after this one was announced.
+    #[test]
+    fn the_key_that_was_welcomed_is_the_one_that_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        let old = identity::create_key(&paths).unwrap();
+        let pending = Pending {
+            new: next_key(&paths, &old.public()).unwrap(),
+            statement: Vec::new(),
+        };
+        let other = SecretKey::from_seed([8; 32]);
+        identity::write(paths.link_next_key(), other.to_pem().as_bytes(), 0o600).unwrap();
+        pending.done(&paths).unwrap();
+        let kept = identity::key(&paths).unwrap().unwrap().public();
+        assert_eq!(kept, pending.new.public());
+        assert_eq!(next_key(&paths, &kept).unwrap().public(), other.public());
+        // What a crash leaves of a change that is done is no next key.
+        identity::write(paths.link_next_key(), pending.new.to_pem().as_bytes(), 0o600).unwrap();
+        assert_ne!(next_key(&paths, &kept).unwrap().public(), kept);
+    }
+
+    #[test]
+    fn one_change_is_prepared_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Paths::new(dir.path());
+        identity::create_key(&paths).unwrap();
+        let first = Preparing::begin(&paths).unwrap().unwrap();
+        assert!(Preparing::begin(&paths).unwrap().is_none());
+        drop(first);
+        assert!(Preparing::begin(&paths).unwrap().is_some());
     }
 }
