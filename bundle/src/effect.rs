@@ -60,6 +60,7 @@ impl Code {
             | Self::GenerationTampered
             | Self::PlanExpired
             | Self::PlanReplayed
+            | Self::NumberAhead
             | Self::PlanCancelled
             | Self::StepMissing
             | Self::ControllerUnreachable

@@ -85,5 +85,7 @@ pub const PLAN_LIFE_S: u64 = 30 * 24 * 3600;
 pub const LATEST_TIME: u64 = 7_258_118_400;
 /// Issued further ahead of a synchronised clock than this is refused, seconds.
 pub const ISSUED_AHEAD_S: u64 = 24 * 3600;
+/// The number of a plan, a hold or a grant is at most this much above its `issued`: numbers are unix seconds, or the last one and 1.
+pub const NUMBER_AHEAD_S: u64 = 24 * 3600;
 /// Longest lease, seconds of the boot clock.
 pub const LEASE_S: u64 = 15 * 60;

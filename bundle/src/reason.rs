@@ -126,6 +126,8 @@ codes! {
     PlanExpired = "plan-expired", 22, "start a new rollout";
     /// Issued too far in the future, or valid for longer than its role may be.
     LifetimeRefused = "lifetime-refused", 22, "check the clocks of signer and device";
+    /// The number of a plan, a hold or a grant runs ahead of the time at which it was issued: it would block all that come after it.
+    NumberAhead = "number-ahead", 22, "check the clock of the signer; numbers that are too high already are freed by a root: `ensign key root rotate --reset`";
 
     /// The clock is not synchronised, or behind what signed documents prove.
     ClockSuspect = "clock-suspect", 22, "synchronise the clock, or connect to the controller once";

@@ -133,10 +133,20 @@ fn the_table_has_every_verb() {
 
 #[test]
 fn every_verb_prints_one_document_in_each_format() -> Result<()> {
-    let fleet = Fleet::start(&build(Profile::Dev)?, 1)?;
+    let fleet = Fleet::start(&build(Profile::Dev)?, 2)?;
     write_tree(&fleet.path("tree"), &[("file", "content")])?;
     fleet.release("1.0.0", &[("app", &fleet.path("tree"))], &[])?;
-    assert_eq!(fleet.rollout("1.0.0", &["--waves", "100%", "--soak", "0s"])?, 0);
+    // A rollout whose second wave a promotion opens, and that is over: nothing of it changes by itself.
+    let gated = ["--waves", "1,100%", "--soak", "0s", "--gate", "manual", "--yes"];
+    let start = ["rollout", "start", "--product", "app", "--version", "1.0.0"];
+    fleet.ensign(start, gated)?;
+    fleet.wait_for("the second wave waits for an operator", |f| {
+        Ok(f.json(["rollout", "status"])?["waves"][0]["state"] == "done")
+    })?;
+    fleet.ensign(["rollout", "promote"], [""; 0])?;
+    fleet.wait_for("the rollout is done", |f| {
+        Ok(f.json(["rollout", "status"])?["state"] == "done")
+    })?;
     let token = fleet.json(["token", "ls"])?[0]["key"]
         .as_str()
         .context("a key")?

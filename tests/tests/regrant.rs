@@ -211,10 +211,10 @@ fn labels_that_go_back_are_noticed_and_signed_anew_by_name() -> Result<()> {
     ensure!(code == 32, "{code}: {text}");
     let would = run(&fleet, "device label dev1 --label pilot=yes")?;
     assert!(would.contains("from before the newest"), "{would}");
-    // Older labels are no base for new ones.
+    // Older labels are no base for new ones: the newest are, which this machine has seen.
     assert_eq!(
         json(&fleet, "device show dev1")?["labels"],
-        serde_json::json!({"pilot": "yes"})
+        serde_json::json!({"pilot": "yes", "site": "paris"})
     );
     fleet.wait_for("the device takes them", |fleet| {
         let file = fleet.root("dev1").join("var/lib/ensign/labels.json");

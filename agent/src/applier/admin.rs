@@ -224,12 +224,13 @@ fn check_enrolment(
     let key = identity::receipt_key(&shell.paths)?.ok_or_else(missing)?;
     let bytes = documents.of(DocKind::Hold).next().ok_or_else(missing)?;
     let grant = documents.of(DocKind::Grant).next().ok_or_else(missing)?;
-    let invitation = Invitation::verify(trusted.root(), fleet, grant)?;
-    let member = Member::join(trusted.root(), fleet, bytes, &invitation)?;
+    let authority = trusted.authority(shell.wall.clock());
+    let invitation = Invitation::verify(&authority, grant)?;
+    let member = Member::join(&authority, bytes, &invitation)?;
     if member.receipt_key != key.public() {
         return refuse!(IdentityChanged, "the binding names another receipt key");
     }
-    trusted.take_grant(grant, &member.device, &member.name)?;
+    trusted.take_grant(grant, &member.device, &member.name, shell.wall.clock())?;
     let binding = bytes.to_vec();
     Ok(Enrolment {
         trusted,

@@ -163,7 +163,7 @@ fn judge_offer(shell: &mut Shell, offer: &Offer, documents: &Documents) -> Resul
     }
     let clock = shell.wall.clock();
     remember_floors(trusted, &shell.device);
-    let stated = documents.take_statements(trusted, &identity.id, &identity.name);
+    let stated = documents.take_statements(trusted, &identity.id, &identity.name, clock);
     let held = documents.rollout(offer, trusted, &mut shell.leases, &identity.id, clock::boot())?;
     let opened = held.as_ref().map(|held| {
         open_plan(

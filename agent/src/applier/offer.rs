@@ -121,13 +121,19 @@ impl Documents {
     }
 
     /// Takes statements about this device. Old ones again are no news; the first other refusal is returned, the rest is taken.
-    pub(super) fn take_statements(&self, trusted: &mut Trusted, device: &DeviceId, name: &str) -> Result<(), Refusal> {
+    pub(super) fn take_statements(
+        &self,
+        trusted: &mut Trusted,
+        device: &DeviceId,
+        name: &str,
+        clock: Clock,
+    ) -> Result<(), Refusal> {
         let mut first = Ok(());
         for (kind, bytes) in &self.0 {
             let taken = match kind {
-                DocKind::Cancel => trusted.take_cancel(bytes, device, name).map(drop),
-                DocKind::Hold => trusted.take_hold(bytes, device, name).map(drop),
-                DocKind::Grant => trusted.take_grant(bytes, device, name).map(drop),
+                DocKind::Cancel => trusted.take_cancel(bytes, device, name, clock).map(drop),
+                DocKind::Hold => trusted.take_hold(bytes, device, name, clock).map(drop),
+                DocKind::Grant => trusted.take_grant(bytes, device, name, clock).map(drop),
                 _ => Ok(()),
             };
             match taken {

@@ -307,7 +307,7 @@ impl Judge<'_> {
             gate.as_ref(),
             self.offer.dwell_s,
             self.scopes,
-            self.trusted.fleet(),
+            &self.trusted.authority(self.clock),
         )
     }
 

@@ -17,6 +17,7 @@ use crate::limits;
 use crate::reason::{Code, Refusal};
 use crate::refuse;
 use crate::statement;
+use crate::trust::Authority;
 use crate::trust::roles::FORMAT;
 
 /// What has to be shown before a device of a wave may start.
@@ -104,7 +105,7 @@ pub fn check(
     gate: Option<&Gate>,
     dwell_s: u64,
     scopes: &Scopes<'_>,
-    fleet: &FleetId,
+    authority: &Authority<'_>,
 ) -> Result<(), Refusal> {
     if let Some(gate) = gate
         && (gate.plan != *digest || gate.wave != number)
@@ -134,7 +135,7 @@ pub fn check(
             // The gate of a revert carries receipts of the forward plan's failures too: those open nothing here.
             let forward = plan.reverts.as_ref().map(|reverts| reverts.plan);
             let shown = shown.iter().filter(|r| forward.is_none() || plan_of(r) != forward);
-            let found = newest(plan, digest, shown, fleet)?;
+            let found = newest(plan, digest, shown, authority.fleet)?;
             let good = found.values().filter(|(at, receipt)| {
                 *at == wave && receipt.state == ReceiptState::Confirmed && receipt.healthy_for_s >= min_soak_s
             });
@@ -148,7 +149,7 @@ pub fn check(
         }
     }
     if needs_promotion(plan, number) {
-        check_promotion(digest, number, gate, scopes, fleet)?;
+        check_promotion(digest, number, gate, scopes, authority)?;
     }
     Ok(())
 }
@@ -288,13 +289,14 @@ fn check_promotion(
     number: u32,
     gate: Option<&Gate>,
     scopes: &Scopes<'_>,
-    fleet: &FleetId,
+    authority: &Authority<'_>,
 ) -> Result<(), Refusal> {
     let Some(bytes) = gate.and_then(|gate| gate.promote.as_ref()) else {
         return refuse!(GateNotOpen, "wave {number} waits for an operator to promote it");
     };
     // Nobody but operators can make one that counts, so one that does not count is none.
-    let promote = scope::open::<Promote>(bytes, scopes, fleet)
+    let promote = scope::open::<Promote>(bytes, scopes, authority.fleet)
+        .and_then(|promote| authority.check_issued(&promote.body).map(|()| promote))
         .map_err(|refusal| Refusal::new(Code::GateNotOpen, format!("the promotion is none: {refusal}")))?;
     if promote.body.plan != *digest || promote.body.wave != number {
         return refuse!(

@@ -9,13 +9,14 @@ use ensign_crypto::PublicKey;
 
 use super::evidence::Binding;
 use super::scope::{self, Scopes};
-use super::statements::{Grant, Subject};
-use crate::digest::{DeviceId, Digest, FleetId};
+use super::statements::{Grant, Hold, Subject};
+use crate::digest::{DeviceId, Digest};
 use crate::ids::Labels;
 use crate::reason::Refusal;
 use crate::refuse;
 use crate::selector::{self, Selector};
 use crate::statement::{self, Signed};
+use crate::trust::Authority;
 use crate::trust::roles::Root;
 
 /// Signatures of a binding: token, TLS key, receipt key.
@@ -52,32 +53,31 @@ pub struct Invitation {
 impl Member {
     /// The evidence of one device: its binding, the grant of its token, and any later grants in any order (the newest counts).
     pub fn verify(
-        root: &Root,
-        fleet: &FleetId,
+        authority: &Authority<'_>,
         binding: &[u8],
         token_grant: &[u8],
         grants: &[&[u8]],
     ) -> Result<Self, Refusal> {
-        let invitation = Invitation::verify(root, fleet, token_grant)?;
-        let mut member = Self::join(root, fleet, binding, &invitation)?;
+        let invitation = Invitation::verify(authority, token_grant)?;
+        let mut member = Self::join(authority, binding, &invitation)?;
         let mut opened = Vec::new();
         for bytes in grants {
             opened.push((statement::open_unverified::<Grant>(bytes)?.body.label_seq, *bytes));
         }
         opened.sort_unstable_by_key(|(seq, _)| *seq);
         for (_, bytes) in opened {
-            member.relabel(root, fleet, bytes)?;
+            member.relabel(authority, bytes)?;
         }
         Ok(member)
     }
 
     /// A device that joins now: its binding against the invitation it names.
-    pub fn join(root: &Root, fleet: &FleetId, binding: &[u8], invitation: &Invitation) -> Result<Self, Refusal> {
+    pub fn join(authority: &Authority<'_>, binding: &[u8], invitation: &Invitation) -> Result<Self, Refusal> {
         // The keys to verify with stand in the document itself; what ties them to the fleet is the grant that names the token.
         let opened = statement::open_unverified::<Binding>(binding)?;
         let body = &opened.body;
         let keys = [body.token, body.key, body.receipt_key];
-        statement::count(&opened.envelope, &keys, BINDING_KEYS, fleet)?;
+        statement::count(&opened.envelope, &keys, BINDING_KEYS, authority.fleet)?;
         if body.token != invitation.key || body.grant != invitation.signed.digest() {
             return refuse!(
                 NotAuthorised,
@@ -86,7 +86,7 @@ impl Member {
             );
         }
         for key in keys {
-            if let Some(role) = root.role_of(&key) {
+            if let Some(role) = authority.role_of(&key) {
                 return refuse!(
                     KeysRefused,
                     "key {} of device {} stands in the role {role}",
@@ -108,10 +108,11 @@ impl Member {
     }
 
     /// Takes a newer grant of this device.
-    pub fn relabel(&mut self, root: &Root, fleet: &FleetId, grant: &[u8]) -> Result<(), Refusal> {
+    pub fn relabel(&mut self, authority: &Authority<'_>, grant: &[u8]) -> Result<(), Refusal> {
         let claimed = statement::open_unverified::<Grant>(grant)?.body;
-        let scopes = Scopes::of_change(root, self.subject(), &claimed.labels)?;
-        let grant = scope::open::<Grant>(grant, &scopes, fleet)?.body;
+        let scopes = Scopes::of_change(authority.root, self.subject(), &claimed.labels)?;
+        let grant = scope::open::<Grant>(grant, &scopes, authority.fleet)?.body;
+        authority.check_issued(&grant)?;
         if grant.subject != Subject::Device(self.device) {
             return refuse!(WrongDevice, "the grant is not of device {}", self.device);
         }
@@ -126,6 +127,11 @@ impl Member {
         self.labels = grant.labels;
         self.label_seq = grant.label_seq;
         Ok(())
+    }
+
+    /// The hold of this device in an envelope, verified.
+    pub fn hold(&self, authority: &Authority<'_>, hold: &[u8]) -> Result<Hold, Refusal> {
+        self.scopes(authority.root)?.open_hold(hold, &self.device, authority)
     }
 
     /// What selectors look at.
@@ -150,7 +156,7 @@ impl Member {
 
 impl Invitation {
     /// A token's grant, signed for the labels it gives.
-    pub fn verify(root: &Root, fleet: &FleetId, grant: &[u8]) -> Result<Self, Refusal> {
+    pub fn verify(authority: &Authority<'_>, grant: &[u8]) -> Result<Self, Refusal> {
         let claimed = statement::open_unverified::<Grant>(grant)?.body;
         let Subject::Token {
             key,
@@ -161,9 +167,10 @@ impl Invitation {
         else {
             return refuse!(Malformed, "the grant is not of a token");
         };
-        let scopes = Self::scopes(root, &claimed.labels)?;
-        let signed = scope::open::<Grant>(grant, &scopes, fleet)?;
-        if let Some(role) = root.role_of(&key) {
+        let scopes = Self::scopes(authority.root, &claimed.labels)?;
+        let signed = scope::open::<Grant>(grant, &scopes, authority.fleet)?;
+        authority.check_issued(&signed.body)?;
+        if let Some(role) = authority.role_of(&key) {
             return refuse!(KeysRefused, "the token's key {} stands in the role {role}", key.id());
         }
         Ok(Self {

@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 
 use ensign_crypto::Envelope;
 
-use crate::digest::FleetId;
+use super::statements::Hold;
+use crate::digest::{DeviceId, FleetId};
 use crate::ids::{Label, Labels};
 use crate::reason::{Code, Refusal};
+use crate::refuse;
 use crate::selector::{Selector, Subject};
 use crate::statement::{self, Document, Signed};
+use crate::trust::Authority;
 use crate::trust::roles::{Root, Scope};
 
 /// Scopes whose thresholds must all be met. Never empty: a device that no scope covers takes nothing.
@@ -68,6 +71,20 @@ impl<'a> Scopes<'a> {
             }
         }
         Err(first.unwrap_or_else(nobody))
+    }
+
+    /// Opens a hold of the device that is in these scopes: holding needs any one of them, letting go all.
+    pub fn open_hold(&self, bytes: &[u8], device: &DeviceId, authority: &Authority<'_>) -> Result<Hold, Refusal> {
+        let opened = statement::open_with::<Hold>(bytes, |envelope| self.require_any(envelope, authority.fleet))?;
+        let hold = opened.body;
+        if !hold.held {
+            self.require(&opened.envelope, authority.fleet)?;
+        }
+        authority.check_issued(&hold)?;
+        if hold.device != *device {
+            return refuse!(WrongDevice, "a hold of device {}", hold.device);
+        }
+        Ok(hold)
     }
 
     fn collect(root: &'a Root, covers: impl Fn(&Selector) -> bool) -> Result<Self, Refusal> {

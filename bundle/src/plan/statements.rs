@@ -267,6 +267,12 @@ pub enum Subject {
     },
 }
 
+/// What an operator asks, with the time of asking.
+pub trait Asked: Document {
+    /// Unix seconds.
+    fn issued(&self) -> u64;
+}
+
 impl Document for Plan {
     const KIND: &'static str = "plan";
     const MAX_BYTES: usize = limits::PLAN_BYTES;
@@ -320,7 +326,7 @@ impl Document for Plan {
                 limits::PLAN_LIFE_S
             );
         }
-        Ok(())
+        check_number(Self::KIND, self.seq, self.issued)
     }
 }
 
@@ -381,8 +387,20 @@ macro_rules! small_statement {
 pub(super) use small_statement;
 
 small_statement!(Cancel, "cancel");
-small_statement!(Hold, "hold");
 small_statement!(Promote, "promote");
+
+impl Document for Hold {
+    const KIND: &'static str = "hold";
+    const MAX_BYTES: usize = limits::STATEMENT_BYTES;
+
+    fn check(&self) -> Result<(), Refusal> {
+        check_format(Self::KIND, self.format)
+    }
+
+    fn check_lifetime(&self) -> Result<(), Refusal> {
+        check_number(Self::KIND, self.seq, self.issued)
+    }
+}
 
 impl Document for Grant {
     const KIND: &'static str = "grant";
@@ -400,6 +418,34 @@ impl Document for Grant {
         }
         Ok(())
     }
+
+    fn check_lifetime(&self) -> Result<(), Refusal> {
+        check_number(Self::KIND, self.label_seq, self.issued)
+    }
+}
+
+macro_rules! asked {
+    ($($type:ty),+) => {
+        $(impl Asked for $type {
+            fn issued(&self) -> u64 {
+                self.issued
+            }
+        })+
+    };
+}
+asked!(Plan, Cancel, Hold, Promote, Grant);
+
+/// Numbers follow the clock: one that ran ahead of it would block every later statement for as long. With the bound on `issued` nobody
+/// gets them near their end.
+fn check_number(kind: &str, number: u64, issued: u64) -> Result<(), Refusal> {
+    let most = issued.saturating_add(limits::NUMBER_AHEAD_S);
+    if number > most {
+        return refuse!(
+            NumberAhead,
+            "{kind} number {number} is ahead of the clock: issued at {issued}, at most {most} is allowed"
+        );
+    }
+    Ok(())
 }
 
 pub(super) fn check_format(kind: &str, format: u16) -> Result<(), Refusal> {

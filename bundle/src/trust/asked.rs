@@ -3,6 +3,7 @@
 use serde_bytes::ByteBuf;
 
 use super::memory::{ENTRIES, Granted, Standing};
+use super::time::Clock;
 use super::trusted::Trusted;
 use crate::digest::DeviceId;
 use crate::ids::Labels;
@@ -39,27 +40,33 @@ impl Trusted {
         Scopes::of_device(self.root(), subject)
     }
 
-    /// Ends a plan for ever. Any one scope of the device is enough: it only stops. Neither expiry nor clock matter.
-    pub fn take_cancel(&mut self, bytes: &[u8], device: &DeviceId, name: &str) -> Result<Cancel, Refusal> {
+    /// Ends a plan for ever. Any one scope of the device is enough: it only stops. It does not expire.
+    pub fn take_cancel(
+        &mut self,
+        bytes: &[u8],
+        device: &DeviceId,
+        name: &str,
+        clock: impl Into<Clock>,
+    ) -> Result<Cancel, Refusal> {
         let scopes = self.scopes(device, name)?;
-        let fleet = *self.fleet();
-        let cancel = statement::open_with::<Cancel>(bytes, |envelope| scopes.require_any(envelope, &fleet))?.body;
+        let authority = self.authority(clock);
+        let opened = statement::open_with::<Cancel>(bytes, |e| scopes.require_any(e, authority.fleet))?;
+        authority.check_issued(&opened.body)?;
+        let cancel = opened.body;
         self.memory.cancel(cancel.plan, cancel.issued);
         Ok(cancel)
     }
 
-    /// Holds the device, or lets it go: holding needs any one scope, letting go all of them. The same one again changes nothing.
-    pub fn take_hold(&mut self, bytes: &[u8], device: &DeviceId, name: &str) -> Result<Hold, Refusal> {
+    /// Holds the device, or lets it go. The same one again changes nothing.
+    pub fn take_hold(
+        &mut self,
+        bytes: &[u8],
+        device: &DeviceId,
+        name: &str,
+        clock: impl Into<Clock>,
+    ) -> Result<Hold, Refusal> {
         let scopes = self.scopes(device, name)?;
-        let fleet = *self.fleet();
-        let opened = statement::open_with::<Hold>(bytes, |envelope| scopes.require_any(envelope, &fleet))?;
-        let hold = opened.body;
-        if !hold.held {
-            scopes.require(&opened.envelope, &fleet)?;
-        }
-        if hold.device != *device {
-            return refuse!(WrongDevice, "a hold of device {}", hold.device);
-        }
+        let hold = scopes.open_hold(bytes, device, &self.authority(clock))?;
         let entry = Standing {
             seq: hold.seq,
             held: hold.held,
@@ -84,7 +91,13 @@ impl Trusted {
 
     /// Takes newer labels of the device. The first grant is that of the token it joined with; what changes a protected label needs
     /// the scopes of old and new labels. The same one again changes nothing, also where others have signed it.
-    pub fn take_grant(&mut self, bytes: &[u8], device: &DeviceId, name: &str) -> Result<Labels, Refusal> {
+    pub fn take_grant(
+        &mut self,
+        bytes: &[u8],
+        device: &DeviceId,
+        name: &str,
+        clock: impl Into<Clock>,
+    ) -> Result<Labels, Refusal> {
         if self
             .memory
             .grants
@@ -95,6 +108,7 @@ impl Trusted {
         }
         let signed = self.open_grant(bytes, device, name)?;
         let again = signed.digest();
+        self.authority(clock).check_issued(&signed.body)?;
         let grant = signed.body;
         let seq = match grant.subject {
             Subject::Device(named) if named != *device => return refuse!(WrongDevice, "a grant of device {named}"),

@@ -57,12 +57,15 @@ pub(super) struct Granted {
 }
 
 impl Memory {
-    /// Follows a new root: its floors hold from now on; a new reset epoch forgets what was remembered of plans and releases.
+    /// Follows a new root: its floors hold from now on; a new reset epoch forgets what was remembered of plans and releases,
+    /// and the numbers of holds.
     pub(super) fn follow(&mut self, root: &Root) {
         if root.floors.reset_epoch > self.reset_epoch {
             self.reset_epoch = root.floors.reset_epoch;
             self.started.clear();
             self.security.clear();
+            // Who is held stays held, by a number that any later one is above.
+            self.holds.values_mut().for_each(|standing| standing.seq = 0);
             if let Some(time) = root.time_reset {
                 self.time.reset(time);
             }

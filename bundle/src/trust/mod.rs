@@ -4,6 +4,7 @@
 //! what ships; [`Trusted`] ties them to what a device remembers, [`TrustState`] is its stored form.
 
 mod asked;
+mod authority;
 pub mod ensign;
 pub mod format;
 pub mod issue;
@@ -15,6 +16,7 @@ mod state;
 mod time;
 mod trusted;
 
+pub use authority::Authority;
 pub use ensign::ReleaseName;
 pub use machine::Step;
 pub use memory::Started;

@@ -2,6 +2,7 @@
 
 use ensign_crypto::PublicKey;
 
+use super::authority::Authority;
 use super::ensign::{DocName, Ensign, ReleaseName};
 use super::format::{At, Candidate, Profile as _};
 use super::machine::{Machine, Step};
@@ -434,6 +435,16 @@ impl Trusted {
     pub fn hold(&self, device: &DeviceId) -> Option<&str> {
         let held = self.memory.holds.get(device).filter(|held| held.held);
         held.map(|held| held.reason.as_str())
+    }
+
+    /// What evidence and orders are judged by.
+    pub fn authority(&self, clock: impl Into<Clock>) -> Authority<'_> {
+        Authority {
+            root: self.root(),
+            targets: self.targets(),
+            fleet: self.fleet(),
+            latest_issue: self.memory.time.latest_issue(clock.into()),
+        }
     }
 
     fn release_at(&self, name: &ReleaseName, at: &At) -> Result<(&Release, &Product), Refusal> {

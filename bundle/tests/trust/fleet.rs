@@ -15,7 +15,7 @@ use ensign_bundle::trust::issue::{self, NewFleet, Next};
 use ensign_bundle::trust::roles::{
     Compatible, Controller, FORMAT, FileRef, Listed, ListedRelease, Release, Root, Snapshot, Targets, Timestamp,
 };
-use ensign_bundle::trust::{ReleaseName, Source, Step, TrustState, Trusted, Want};
+use ensign_bundle::trust::{Authority, ReleaseName, Source, Step, TrustState, Trusted, Want};
 use ensign_crypto::{PublicKey, SecretKey};
 
 pub(crate) use ensign_testkit::{DAY, ident, key};
@@ -139,6 +139,16 @@ impl Fleet {
         let mut trusted = self.trust();
         self.refresh(&mut trusted).unwrap();
         trusted
+    }
+
+    /// What somebody who has everything current and no clock judges by.
+    pub(crate) fn authority(&self) -> Authority<'_> {
+        Authority {
+            root: &self.root,
+            targets: Some(&self.targets),
+            fleet: &FLEET,
+            latest_issue: None,
+        }
     }
 
     pub(crate) fn refresh(&self, trusted: &mut Trusted) -> Result<Step, Refusal> {

@@ -255,7 +255,7 @@ fn plan_file() -> (PlanFile, Vec<Member>) {
         let binding = device.binding(60, digest);
         let grant = (number == 0).then(|| sign(&device_grant(id, 1, &[("site", "nice")]), &[5]));
         let grants: Vec<&[u8]> = grant.iter().map(Vec::as_slice).collect();
-        members.push(Member::verify(&fleet.root, &FLEET, &binding, &token, &grants).unwrap());
+        members.push(Member::verify(&fleet.authority(), &binding, &token, &grants).unwrap());
         file.devices.push(PlanDevice {
             wave,
             token: 0,
@@ -327,7 +327,12 @@ fn a_stored_trust_state() {
     trusted.find_release(&app, &mut docs, fleet.now, online).unwrap();
     let id = Device::new(0).id();
     trusted
-        .take_grant(&sign(&device_grant(id, 1, &[("site", "lyon")]), &[5]), &id, "dev1")
+        .take_grant(
+            &sign(&device_grant(id, 1, &[("site", "lyon")]), &[5]),
+            &id,
+            "dev1",
+            START,
+        )
         .unwrap();
     let (plan, _) = fleet.plan(&app, &[Device::new(0)], "100%");
     trusted.started(&plan, Digest([1; 32])).unwrap();

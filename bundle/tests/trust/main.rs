@@ -29,6 +29,8 @@ mod model;
 #[cfg(test)]
 mod noticed;
 #[cfg(test)]
+mod numbers;
+#[cfg(test)]
 mod people;
 #[cfg(test)]
 mod proptest_documents;

@@ -80,7 +80,7 @@ fn a_key_of_a_role_invites_nobody() {
     for seed in [1, 3, 5, 6, 7, 8] {
         let grant = sign(&token_grant(seed, &[("site", "lyon")]), &[5]);
         assert_eq!(
-            code(Invitation::verify(&fleet.root, &FLEET, &grant)),
+            code(Invitation::verify(&fleet.authority(), &grant)),
             Code::KeysRefused,
             "{seed}"
         );
@@ -182,7 +182,7 @@ fn what_is_remembered_of_devices_has_an_end() {
             held: true,
             reason: String::new(),
         };
-        trusted.take_hold(&sign(&hold, &[5]), &hold.device, "dev")
+        trusted.take_hold(&sign(&hold, &[5]), &hold.device, "dev", START)
     };
     for n in 0..4096 {
         take(n).unwrap();
@@ -191,7 +191,7 @@ fn what_is_remembered_of_devices_has_an_end() {
     let mut take = |n: u32| {
         let device = DeviceId(Digest::of(&n.to_be_bytes()).0);
         let grant = sign(&device_grant(device, 1, &[("site", "lyon")]), &[5]);
-        trusted.take_grant(&grant, &device, "dev")
+        trusted.take_grant(&grant, &device, "dev", START)
     };
     for n in 0..4096 {
         take(n).unwrap();

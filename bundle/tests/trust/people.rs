@@ -3,10 +3,12 @@
 use ensign_bundle::digest::Digest;
 use ensign_bundle::ids::Label;
 use ensign_bundle::plan::membership::{Invitation, Member};
+use ensign_bundle::plan::statements::Grant;
 use ensign_bundle::reason::Code;
 use ensign_bundle::selector::Selector;
 use ensign_bundle::statement;
-use ensign_bundle::trust::roles::Root;
+use ensign_bundle::trust::Authority;
+use ensign_bundle::trust::roles::{Root, Targets};
 
 use crate::fleet::*;
 
@@ -14,15 +16,15 @@ const TOKEN: u8 = 60;
 
 struct Joined {
     root: Root,
+    targets: Option<Targets>,
+    latest_issue: Option<u64>,
     device: Device,
     grant: Vec<u8>,
     binding: Vec<u8>,
 }
 
 fn digest_of(grant: &[u8]) -> Digest {
-    statement::open_unverified::<ensign_bundle::plan::statements::Grant>(grant)
-        .unwrap()
-        .digest()
+    statement::open_unverified::<Grant>(grant).unwrap().digest()
 }
 
 fn joined() -> Joined {
@@ -30,6 +32,8 @@ fn joined() -> Joined {
     let device = Device::new(1);
     Joined {
         root: Fleet::new().root,
+        targets: Some(Fleet::new().targets),
+        latest_issue: None,
         binding: device.binding(TOKEN, digest_of(&grant)),
         device,
         grant,
@@ -37,8 +41,17 @@ fn joined() -> Joined {
 }
 
 impl Joined {
+    fn authority(&self) -> Authority<'_> {
+        Authority {
+            root: &self.root,
+            targets: self.targets.as_ref(),
+            fleet: &FLEET,
+            latest_issue: self.latest_issue,
+        }
+    }
+
     fn verify(&self, grants: &[&[u8]]) -> Result<Member, Code> {
-        Member::verify(&self.root, &FLEET, &self.binding, &self.grant, grants).map_err(|r| r.code)
+        Member::verify(&self.authority(), &self.binding, &self.grant, grants).map_err(|r| r.code)
     }
 }
 
@@ -101,10 +114,52 @@ fn what_is_no_evidence() {
     assert_eq!(good.verify(&[&same, &same]), Err(Code::RollbackRefused));
 }
 
+/// Seed 4 signs releases: nobody else's key may be that one, whoever reads the evidence.
+#[test]
+fn a_release_key_is_no_token_and_no_device() {
+    let good = joined();
+    let release = good.targets.as_ref().unwrap().products[0].role.keys[0];
+    assert_eq!(release, public(4));
+    let digest = digest_of(&good.grant);
+    let of_release = |device: Device| Joined {
+        binding: device.binding(TOKEN, digest),
+        ..joined()
+    };
+    let (tls, receipt) = (good.device.tls.clone(), good.device.receipt.clone());
+    for device in [Device { tls: key(4), receipt }, Device { tls, receipt: key(4) }] {
+        assert_eq!(of_release(device).verify(&[]), Err(Code::KeysRefused));
+    }
+    let grant = sign(&token_grant(4, &[("site", "lyon")]), &[5]);
+    let mut joined = Joined {
+        binding: good.device.binding(4, digest_of(&grant)),
+        grant,
+        ..joined()
+    };
+    assert_eq!(joined.verify(&[]), Err(Code::KeysRefused));
+    // A device that joins has seen no targets yet.
+    joined.targets = None;
+    assert!(joined.verify(&[]).is_ok());
+}
+
+/// A grant of the day after tomorrow is of a clock that is wrong, here or there.
+#[test]
+fn evidence_of_the_future_is_none() {
+    let mut joined = joined();
+    joined.latest_issue = Some(START);
+    joined.verify(&[]).unwrap();
+    let late = |seq| Grant {
+        issued: START + 1,
+        ..device_grant(joined.device.id(), seq, &[])
+    };
+    assert_eq!(joined.verify(&[&sign(&late(1), &[5])]), Err(Code::LifetimeRefused));
+    joined.latest_issue = Some(START - 1);
+    assert_eq!(joined.verify(&[]), Err(Code::LifetimeRefused));
+}
+
 #[test]
 fn a_token_is_good_for_its_uses_and_its_time() {
     let joined = joined();
-    let invitation = Invitation::verify(&joined.root, &FLEET, &joined.grant).unwrap();
+    let invitation = Invitation::verify(&joined.authority(), &joined.grant).unwrap();
     assert!(invitation.approve);
     assert_eq!(invitation.check_open(2, START + 3599), Ok(()));
     assert_eq!(invitation.check_open(3, START).unwrap_err().code, Code::TokenUsedUp);
@@ -113,7 +168,7 @@ fn a_token_is_good_for_its_uses_and_its_time() {
         Code::TokenExpired
     );
     let of_device = sign(&device_grant(joined.device.id(), 1, &[]), &[5]);
-    let refused = Invitation::verify(&joined.root, &FLEET, &of_device).unwrap_err();
+    let refused = Invitation::verify(&joined.authority(), &of_device).unwrap_err();
     assert_eq!(refused.code, Code::Malformed);
 }
 
@@ -160,7 +215,7 @@ fn a_device_remembers_its_newest_labels() {
     let joined = joined();
     let mut trusted = Fleet::new().fresh();
     let id = joined.device.id();
-    let mut take = |bytes: &[u8]| trusted.take_grant(bytes, &id, "dev1").map_err(|r| r.code);
+    let mut take = |bytes: &[u8]| trusted.take_grant(bytes, &id, "dev1", START).map_err(|r| r.code);
     assert_eq!(take(&joined.grant), Ok(labels(&[("site", "lyon")])));
     assert_eq!(take(&joined.grant), Ok(labels(&[("site", "lyon")])), "the same again");
     let newer = sign(&device_grant(id, 4, &[("site", "nice")]), &[5]);

@@ -33,7 +33,7 @@ fn labelled(of: &[(&str, &str)]) -> Bench {
     let mut bench = bench_with(two_scopes, "app", |_| {});
     let id = bench.facts.id;
     let grant = sign(&device_grant(id, 1, of), &[5, 50, 51]);
-    bench.trusted.take_grant(&grant, &id, "dev1").unwrap();
+    bench.trusted.take_grant(&grant, &id, "dev1", START).unwrap();
     bench
 }
 
@@ -68,10 +68,10 @@ fn protected_labels_change_by_the_threshold_of_old_and_new() {
         two_scopes(&mut fleet);
         let mut trusted = fleet.fresh();
         let before = sign(&device_grant(id, 1, from), &[5, 50, 51]);
-        trusted.take_grant(&before, &id, "dev1").unwrap();
+        trusted.take_grant(&before, &id, "dev1", START).unwrap();
         let grant = sign(&device_grant(id, 2, to), signers);
         let stored = trusted.encode().unwrap();
-        let result = trusted.take_grant(&grant, &id, "dev1").err().map(|r| r.code);
+        let result = trusted.take_grant(&grant, &id, "dev1", START).err().map(|r| r.code);
         if result.is_some() {
             assert_eq!(trusted.encode().unwrap(), stored, "a refusal changes nothing");
         }
@@ -115,7 +115,7 @@ fn any_scope_stops_and_all_of_them_let_go() {
         };
         sign(&hold, signers)
     };
-    let take = |trusted: &mut Trusted, bytes: &[u8]| trusted.take_hold(bytes, &id, &name).err().map(|r| r.code);
+    let take = |trusted: &mut Trusted, bytes: &[u8]| trusted.take_hold(bytes, &id, &name, START).err().map(|r| r.code);
     bench.signers = vec![5, 50, 51];
     assert_eq!(
         take(&mut bench.trusted, &hold(1, true, &[50])),
@@ -153,7 +153,7 @@ fn any_scope_stops_and_all_of_them_let_go() {
         product: ident("app"),
         reason: "wrong".into(),
     };
-    let taken = bench.trusted.take_cancel(&sign(&cancel, &[5]), &id, &name);
+    let taken = bench.trusted.take_cancel(&sign(&cancel, &[5]), &id, &name, START);
     assert!(taken.is_ok());
     bench.refused(Code::PlanCancelled, |_| {});
 }
@@ -176,9 +176,9 @@ fn labels_change_by_the_scopes_of_the_device_before_and_after() {
     let take = |from: &str, to: &str, signers: &[u8]| {
         let mut trusted = fleet.fresh();
         let before = sign(&device_grant(id, 1, &[("site", from)]), &[5, 50]);
-        trusted.take_grant(&before, &id, "dev1").unwrap();
+        trusted.take_grant(&before, &id, "dev1", START).unwrap();
         let grant = sign(&device_grant(id, 2, &[("site", to)]), signers);
-        trusted.take_grant(&grant, &id, "dev1").err().map(|r| r.code)
+        trusted.take_grant(&grant, &id, "dev1", START).err().map(|r| r.code)
     };
     // No label is protected here: only who covers the device has a say, where it comes from and where it goes.
     assert_eq!(take("lyon", "paris", &[5]), Some(Code::RoleNotAuthorised));

@@ -31,6 +31,7 @@
 //! | `POST /v1/rollouts/{id}/{pause,resume}` | [`Change`] | [`Rollout`] |
 //! | `POST /v1/rollouts/{id}/{cancel,promote}` | envelope | [`Rollout`] |
 //! | `POST /v1/rollouts/{id}/release` | [`ReleaseSlots`] | [`Rollout`] |
+//! | `GET /v1/rollouts/{id}/plan` | | [`SignedPlan`] |
 //! | `GET /v1/rollouts/{id}/why` | [`WhyQuery`] | [`Why`] |
 #![warn(missing_debug_implementations)]
 
@@ -48,7 +49,7 @@ pub use fleet::{
 };
 pub use release::{BatchHeader, Component, Digests, Missing, Release, SignatureRow, Stored};
 pub use rollout::{
-    Away, Member, ReleaseSlots, Rollout, RolloutQuery, RolloutState, StartRollout, TransferBytes, Waiting, WaveState,
-    WaveStatus, Why, WhyQuery,
+    Away, Member, ReleaseSlots, Rollout, RolloutQuery, RolloutState, SignedPlan, StartRollout, TransferBytes, Waiting,
+    WaveState, WaveStatus, Why, WhyQuery,
 };
 pub use value::{Base64, ErrorBody, ErrorDocument, Reason, Time};

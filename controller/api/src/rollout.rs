@@ -19,6 +19,17 @@ pub struct StartRollout {
     pub waves: Vec<Vec<Member>>,
 }
 
+/// The plan of a rollout as it was signed: what people who sign about it look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SignedPlan {
+    /// Envelope of the plan.
+    pub plan: Base64,
+    /// The devices under its Merkle roots, wave by wave.
+    pub waves: Vec<Vec<Member>>,
+    /// Envelopes of the promotions that were given so far.
+    pub promotes: Vec<Base64>,
+}
+
 /// A leaf of a listed cohort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Member {

@@ -157,23 +157,6 @@ impl Home {
     }
 }
 
-impl Context {
-    #[cfg(test)]
-    pub fn for_test(dir: &Path) -> Self {
-        Self {
-            file: ContextFile {
-                format: FORMAT,
-                fleet: FleetId([1; 32]),
-                name: Ident::parse("acme").unwrap(),
-                address: "127.0.0.1:1".to_owned(),
-                root_hash: Digest([2; 32]),
-            },
-            dir: dir.to_owned(),
-            keys: dir.to_owned(),
-            keyring: Keyring::default(),
-        }
-    }
-
     /// What the controller's API knows this operator by.
     pub fn api_token(&self) -> Result<String> {
         if let Some(token) = std::env::var("ENSIGN_API_TOKEN").ok().filter(|t| !t.is_empty()) {

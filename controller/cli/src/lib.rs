@@ -21,6 +21,7 @@ mod grant;
 mod home;
 mod key;
 mod keyring;
+mod numbers;
 mod output;
 mod passphrase;
 mod product;

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use ensign_api::{Metadata, MetadataKind};
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::ids::{Ident, Version};
+use ensign_bundle::plan::statements::Plan;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::statement::{self, Document as _, Signed};
 use ensign_bundle::trust::roles::{Product, Release, Root, Snapshot, Targets, Timestamp};
-use ensign_bundle::trust::{ReleaseName, Source, TrustState, Trusted, Want};
+use ensign_bundle::trust::{Authority, ReleaseName, Source, TrustState, Trusted, Want};
 use ensign_crypto::{Envelope, PublicKey};
 
 use crate::client::Client;
@@ -105,6 +106,21 @@ impl Trust {
 
     pub fn targets(&self) -> &Targets {
         self.trusted.targets().unwrap_or(&self.first_targets)
+    }
+
+    /// What evidence and orders are judged by.
+    pub fn authority(&self) -> Authority<'_> {
+        Authority {
+            targets: Some(self.targets()),
+            ..self.trusted.authority(clock::now())
+        }
+    }
+
+    /// Remembers a plan that is signed here, or verified: the next one of its product gets a higher number. Stored before anything is done.
+    pub fn saw_plan(&mut self, plan: &Plan, digest: Digest) -> Result<()> {
+        let _lock = self.lock()?;
+        self.trusted.started(plan, digest)?;
+        self.store()
     }
 
     /// The delegation that covers a product.

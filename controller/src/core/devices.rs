@@ -2,11 +2,11 @@
 
 use ensign_bundle::digest::{DeviceId, Digest};
 use ensign_bundle::plan::scope::Scopes;
-use ensign_bundle::plan::statements::{Grant, Hold, Subject as GrantSubject};
+use ensign_bundle::plan::statements::{Grant, Subject as GrantSubject};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::selector::Subject;
-use ensign_bundle::statement;
+use ensign_bundle::statement::{self, Document as _};
 use ensign_bundle::text::printable;
 use ensign_rollout::{DeviceState, Event};
 
@@ -107,6 +107,8 @@ impl State {
         }
         let scopes = Scopes::of_change(self.roles.root(), subject_of(row), &grant.body.labels)?;
         scopes.require(&grant.envelope, &self.fleet.fleet)?;
+        grant.body.check_lifetime()?;
+        self.authority().check_issued(&grant.body)?;
         if is_repeated(row.grant.as_ref(), envelope, grant.body.label_seq, "label")? {
             return Ok(());
         }
@@ -122,31 +124,23 @@ impl State {
 
     /// Takes a signed hold, or its end.
     pub fn hold(&mut self, id: &DeviceId, envelope: &[u8], by: &str) -> Result<(), Refusal> {
-        let hold = statement::open_unverified::<Hold>(envelope)?;
-        if hold.body.device != *id {
-            return refuse!(WrongDevice, "the hold is for {}, not for {id}", hold.body.device);
-        }
         let row = self.device(id)?;
         let scopes = Scopes::of_device(self.roles.root(), subject_of(row))?;
         // As devices have it: any one scope stops, all of them let go.
-        if hold.body.held {
-            scopes.require_any(&hold.envelope, &self.fleet.fleet)?;
-        } else {
-            scopes.require(&hold.envelope, &self.fleet.fleet)?;
-        }
-        if is_repeated(row.hold.as_ref(), envelope, hold.body.seq, "hold")? {
+        let hold = scopes.open_hold(envelope, id, &self.authority())?;
+        if is_repeated(row.hold.as_ref(), envelope, hold.seq, "hold")? {
             return Ok(());
         }
-        let statement = self.keep_statement(envelope, hold.body.seq)?;
-        let order = self.order(&hold.body.reason, by).kept();
+        let statement = self.keep_statement(envelope, hold.seq)?;
+        let order = self.order(&hold.reason, by).kept();
         let row = self.device_mut(id)?;
         row.hold = Some(statement);
-        row.held = hold.body.held;
+        row.held = hold.held;
         row.held_by = order.clone();
         self.put_device(id)?;
         self.happened(&Event::Held {
             device: *id,
-            held: hold.body.held,
+            held: hold.held,
             order,
         });
         Ok(())

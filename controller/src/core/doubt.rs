@@ -7,6 +7,7 @@ use ensign_api::Reason;
 use ensign_bundle::limits;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::utc;
+use ensign_bundle::trust::Authority;
 
 use super::state::State;
 
@@ -52,6 +53,17 @@ impl State {
             );
             Some(Refusal::new(Code::ClockSuspect, text))
         })
+    }
+
+    /// What new evidence and orders are judged by. A clock that is not believed calls nothing too late.
+    pub(super) fn authority(&self) -> Authority<'_> {
+        let believed = self.clock_doubt(0).is_none();
+        Authority {
+            root: self.roles.root(),
+            targets: self.roles.targets().ok(),
+            fleet: &self.fleet.fleet,
+            latest_issue: believed.then_some(self.now.saturating_add(limits::ISSUED_AHEAD_S)),
+        }
     }
 
     pub(super) fn view_clock(&self) -> Option<Reason> {

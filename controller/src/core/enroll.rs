@@ -71,10 +71,10 @@ impl State {
             return refuse!(Usage, "{why}");
         }
         let token = self.usable_token(&body.token)?.clone();
-        let (root, fleet) = (self.roles.root(), &self.fleet.fleet);
-        let invitation = Invitation::verify(root, fleet, &self.document(&token.grant)?)?;
+        let authority = self.authority();
+        let invitation = Invitation::verify(&authority, &self.document(&token.grant)?)?;
         // Three signatures, and the grant that the token was made with.
-        Member::join(root, fleet, envelope, &invitation)?;
+        Member::join(&authority, envelope, &invitation)?;
         if body.issued.abs_diff(self.now) > BINDING_AGE_S {
             tracing::warn!(device = %body.device, "the clock of a joining device is far off");
         }
@@ -151,7 +151,7 @@ impl State {
         let taken = [binding.key, binding.receipt_key]
             .iter()
             .any(|key| self.used_keys.contains(key));
-        if taken || self.roles.names_key(&binding.receipt_key) || self.roles.names_key(&binding.key) {
+        if taken {
             return refuse!(KeysRefused, "a key of {} is in use elsewhere", binding.device);
         }
         Ok(())

@@ -49,7 +49,7 @@ impl State {
         if row.next.is_some_and(|next| next.key == rotation.new) {
             return Ok(());
         }
-        if self.used_keys.contains(&rotation.new) || self.roles.names_key(&rotation.new) {
+        if self.used_keys.contains(&rotation.new) || self.authority().role_of(&rotation.new).is_some() {
             return refuse!(KeysRefused, "key {} of {id} is in use elsewhere", rotation.new.id());
         }
         if row.rotations.len() >= ROTATIONS {

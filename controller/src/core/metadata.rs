@@ -15,7 +15,6 @@ use ensign_bundle::trust::format::At;
 use ensign_bundle::trust::machine::{Held, Machine};
 use ensign_bundle::trust::profile::Strict;
 use ensign_bundle::trust::roles::{Listed, Release, Root, Targets};
-use ensign_crypto::PublicKey;
 
 use super::online::{Online, due, listed, release_document, timestamp_life};
 use super::rows::{ReleaseRow, RoleRow, key};
@@ -70,15 +69,6 @@ impl Roles {
             Some(held) => Ok(&held.body),
             None => refuse!(MetadataMissing, "there are no valid targets: publish new ones"),
         }
-    }
-
-    /// Whether the key stands in any role.
-    pub fn names_key(&self, key: &PublicKey) -> bool {
-        self.root().role_of(key).is_some()
-            || self
-                .machine
-                .targets()
-                .is_some_and(|t| t.body.products.iter().any(|p| p.role.keys.contains(key)))
     }
 
     /// When the next role is due, seconds since the epoch.

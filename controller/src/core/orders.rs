@@ -85,6 +85,7 @@ impl State {
         if !allowed {
             return Err(last);
         }
+        self.authority().check_issued(&cancel.body)?;
         let row = self.keep_statement(envelope, 0)?;
         if let Some(entry) = self.rollouts.plans.get_mut(id) {
             entry.row.cancel = Some(row);
@@ -126,6 +127,7 @@ impl State {
             let row = self.device(&device)?;
             Scopes::of_device(self.roles.root(), subject_of(row))?.require(&promote.envelope, &self.fleet.fleet)?;
         }
+        self.authority().check_issued(&promote.body)?;
         let row = self.keep_statement(envelope, u64::from(wave))?;
         if let Some(entry) = self.rollouts.plans.get_mut(id) {
             entry.row.promotes.insert(wave, row);

@@ -71,13 +71,15 @@ pub(super) struct SignedPlan {
 impl Entry {
     /// The plan and its lists, as long as they can be read.
     pub(super) fn signed(&self) -> Result<&SignedPlan, Refusal> {
-        self.signed.as_ref().ok_or_else(|| {
-            let id = PlanId::of(&self.row.plan);
-            Refusal::new(
-                Code::PlanLost,
-                format!("the controller's copy of the plan of rollout {id} cannot be read"),
-            )
-        })
+        self.signed.as_ref().ok_or_else(|| self.lost())
+    }
+
+    pub(super) fn lost(&self) -> Refusal {
+        let id = PlanId::of(&self.row.plan);
+        Refusal::new(
+            Code::PlanLost,
+            format!("the controller's copy of the plan of rollout {id} cannot be read"),
+        )
     }
 }
 
@@ -96,6 +98,11 @@ impl SignedPlan {
         let body = statement::open_unverified::<Plan>(&document)?.body;
         let waves = decode_lists(&read_document(documents, &row.lists)?)?;
         Ok(Self::new(body, waves))
+    }
+
+    /// Who is in which wave.
+    pub(super) fn waves(&self) -> &[CutWave] {
+        &self.waves
     }
 
     /// Place of a device, with its proof.

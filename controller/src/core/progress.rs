@@ -1,8 +1,9 @@
 //! Rollouts as the API shows them.
 
-use ensign_api::{Away, Halted, Reason, Rollout, Time, TransferBytes, Waiting, Why};
+use ensign_api::{Away, Base64, Halted, Member, Reason, Rollout, SignedPlan, Time, TransferBytes, Waiting, Why};
 use ensign_bundle::digest::{DeviceId, PlanId};
 use ensign_bundle::ids::{Ident, Version};
+use ensign_bundle::plan::cohort::{CutWave, Listed};
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::text::printable;
 use ensign_bundle::words::{Fits, ROLLOUT_PREFIX, by_prefix};
@@ -48,6 +49,27 @@ impl State {
             seq: rollout.spec.seq,
             started: Time(rollout.started_at),
             expires: Time(rollout.spec.expires),
+        })
+    }
+
+    /// The plan of a rollout, for people who sign about it.
+    pub fn view_plan(&self, id: &PlanId) -> Result<SignedPlan, Refusal> {
+        let entry = self.rollouts.entry(id)?;
+        let signed = entry.signed()?;
+        let wave = |wave: &CutWave| {
+            let member = |m: &Listed| Member {
+                device: m.device,
+                receipt_key: m.receipt_key,
+            };
+            wave.members.iter().map(member).collect()
+        };
+        let promotes = entry.row.promotes.values();
+        Ok(SignedPlan {
+            plan: Base64(self.document(&entry.row.document.digest).map_err(|_| entry.lost())?),
+            waves: signed.waves().iter().map(wave).collect(),
+            promotes: promotes
+                .map(|row| self.document(&row.digest).map(Base64))
+                .collect::<Result<_, _>>()?,
         })
     }
 

@@ -36,6 +36,7 @@ impl State {
         let waves = check_lists(&plan.body, lists)?;
         self.check_members(&plan, &waves)?;
         plan.body.check_lifetime()?;
+        self.authority().check_issued(&plan.body)?;
         self.check_release(&plan.body)?;
         self.check_seq(&plan.body)?;
         check_supported(&plan.body)?;

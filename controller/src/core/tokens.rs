@@ -24,7 +24,7 @@ impl State {
         if let Some(row) = self.sign_token_anew(envelope)? {
             return Ok(row);
         }
-        let invitation = Invitation::verify(self.roles.root(), &self.fleet.fleet, envelope)?;
+        let invitation = Invitation::verify(&self.authority(), envelope)?;
         let payload = invitation.signed.digest();
         let Invitation {
             signed: grant,

@@ -89,6 +89,7 @@ fn described() -> OpenApiRouter<App> {
         .routes(routes!(releases::show))
         .routes(routes!(rollouts::list))
         .routes(routes!(rollouts::show))
+        .routes(routes!(rollouts::plan))
         .routes(routes!(rollouts::why))
         .routes(routes!(rollouts::act))
         .layer(DefaultBodyLimit::max(BODY_BYTES));
@@ -139,6 +140,7 @@ mod tests {
             "/v1/releases/{product}/{version}",
             "/v1/rollouts",
             "/v1/rollouts/{rollout}",
+            "/v1/rollouts/{rollout}/plan",
             "/v1/rollouts/{rollout}/why",
             "/v1/rollouts/{rollout}/{verb}",
         ] {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use ensign_api::{ErrorDocument, ReleaseSlots, Rollout, RolloutQuery, StartRollout, Why, WhyQuery};
+use ensign_api::{ErrorDocument, ReleaseSlots, Rollout, RolloutQuery, SignedPlan, StartRollout, Why, WhyQuery};
 use ensign_bundle::digest::PlanId;
 use ensign_bundle::reason::{Code, Refusal};
 
@@ -66,6 +66,18 @@ pub(super) async fn show(
             () = &mut deadline => return Ok(Json(rollout)),
         }
     }
+}
+
+/// The signed plan, the devices under its Merkle roots, and the promotions so far.
+#[utoipa::path(get, path = "/v1/rollouts/{rollout}/plan", tag = "rollouts", params(("rollout" = String, Path)),
+    responses((status = 200, body = SignedPlan), (status = 404, body = ErrorDocument), (status = 409, body = ErrorDocument)))]
+pub(super) async fn plan(State(app): State<App>, caller: Caller, Path(rollout): Path<String>) -> Answer<SignedPlan> {
+    caller.require(Permission::Read)?;
+    let plan = app.core.read(move |state| {
+        let id = state.find_rollout(&rollout)?;
+        state.view_plan(&id)
+    });
+    Ok(Json(plan.await??))
 }
 
 /// The rule that decides about a device just now.

@@ -1,6 +1,6 @@
 //! Plans whose documents are damaged on disk: their rollouts are halted or stay ended, everything else goes on.
 
-use ensign_api::{Base64, Rollout, RolloutState, StartRollout, Why};
+use ensign_api::{Base64, Rollout, RolloutState, SignedPlan, StartRollout, Why};
 use ensign_bundle::digest::Digest;
 use ensign_bundle::ids::Ident;
 use ensign_bundle::plan::statements::Cancel;
@@ -113,6 +113,14 @@ async fn a_rollout_under_way_is_halted_the_others_run_and_it_goes_on_with_its_pl
     let why: Why = client.get(&why).await.json();
     assert_eq!(why.reason.unwrap().code.name(), "plan-lost");
     assert_eq!(order(&client, &lost.id, "resume").await, Err("plan-lost".to_owned()));
+
+    // People who sign about it are told so, and see the plan of the other as it was signed.
+    let plan = |id: &str| format!("/v1/rollouts/{id}/plan");
+    assert_eq!(client.get(&plan(&lost.id)).await.refusal().0, "plan-lost");
+    let signed: SignedPlan = client.get(&plan(&other.id)).await.json();
+    let started: StartRollout = serde_json::from_value(other.body.clone()).unwrap();
+    assert_eq!((signed.plan, signed.waves), (started.plan, started.waves));
+    assert_eq!(signed.promotes, []);
 
     // The other one is in the same list, and serves its device.
     let all: Vec<Rollout> = client.get("/v1/rollouts").await.json();

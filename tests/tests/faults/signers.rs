@@ -20,6 +20,11 @@ use ensign_tests::hostile::{Stolen, copy_folder, unix_now};
 const START: [&str; 6] = ["rollout", "start", "--product", "app", "--version", "1.0.0"];
 const LABEL: [&str; 5] = ["device", "label", "dev1", "--label", "site=paris"];
 const TOKEN: [&str; 2] = ["token", "create"];
+const HOLD: [&str; 3] = ["device", "hold", "dev1"];
+const UNHOLD: [&str; 3] = ["device", "unhold", "dev1"];
+const PROMOTE: [&str; 2] = ["rollout", "promote"];
+const ABORT: [&str; 4] = ["rollout", "abort", "--keep", "--yes"];
+const ROOT: [&str; 5] = ["key", "root", "rotate", "--floor", "app.counter=1"];
 
 /// Two devices on 1.0.0, and 2.0.0 published: the operator has seen that.
 fn fleet() -> Result<Fleet> {
@@ -50,7 +55,7 @@ fn keep(fleet: &Fleet, bytes: &[u8]) -> Result<Digest> {
 
 /// None of the verbs that sign does, whatever it is asked for.
 fn nothing_is_signed(fleet: &Fleet, code: Code, values: &[&str]) -> Result<()> {
-    for verb in [&START[..], &LABEL, &TOKEN] {
+    for verb in [&START[..], &LABEL, &TOKEN, &HOLD, &UNHOLD, &PROMOTE, &ABORT, &ROOT] {
         fleet.fails("ensign", verb, code, values)?;
     }
     Ok(())

@@ -54,10 +54,10 @@ fn the_plan() {
         };
         let (id, name) = (b.facts.id, b.facts.name.clone());
         assert_eq!(
-            code(b.trusted.take_cancel(&sign(&cancel, &[7]), &id, &name)),
+            code(b.trusted.take_cancel(&sign(&cancel, &[7]), &id, &name, START)),
             Code::RoleNotAuthorised
         );
-        b.trusted.take_cancel(&sign(&cancel, &[5]), &id, &name).unwrap();
+        b.trusted.take_cancel(&sign(&cancel, &[5]), &id, &name, START).unwrap();
         b.trusted = Trusted::decode(&b.trusted.encode().unwrap()).unwrap();
     });
     let small = |fleet: &mut Fleet| fleet.next_root(|root| root.policy.first_wave_max = Some(3), &[]);
@@ -91,7 +91,7 @@ fn a_held_device_takes_nothing_until_it_is_let_go() {
     let mut take = |bytes: &[u8]| {
         bench
             .trusted
-            .take_hold(bytes, &id, "dev1")
+            .take_hold(bytes, &id, "dev1", START)
             .map(|_| ())
             .map_err(|r| r.code)
     };
@@ -102,7 +102,7 @@ fn a_held_device_takes_nothing_until_it_is_let_go() {
     let mut take = |bytes: &[u8]| {
         bench
             .trusted
-            .take_hold(bytes, &id, "dev1")
+            .take_hold(bytes, &id, "dev1", START)
             .map(|_| ())
             .map_err(|r| r.code)
     };

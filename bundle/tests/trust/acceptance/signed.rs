@@ -60,10 +60,13 @@ fn every_scope_that_covers_the_device_must_sign() {
     let paris = device_grant(id, 1, &[("site", "paris")]);
     let by_one = sign(&paris, &[5]);
     assert_eq!(
-        code(bench.trusted.take_grant(&by_one, &id, "dev1")),
+        code(bench.trusted.take_grant(&by_one, &id, "dev1", START)),
         Code::RoleNotAuthorised
     );
-    bench.trusted.take_grant(&sign(&paris, &[5, 50]), &id, "dev1").unwrap();
+    bench
+        .trusted
+        .take_grant(&sign(&paris, &[5, 50]), &id, "dev1", START)
+        .unwrap();
     assert_eq!(bench.both(|_| {}), (None, None));
     let none = bench_with(
         |f| f.next_root(|root| root.scopes[0].select = "x = y".into(), &[]),

@@ -52,7 +52,12 @@ fn a_selector_cohort_is_for_who_matches_and_falls_below_its_share() {
     let id = bench.facts.id;
     bench
         .trusted
-        .take_grant(&sign(&device_grant(id, 1, &[("site", "lyon")]), &[5]), &id, "dev1")
+        .take_grant(
+            &sign(&device_grant(id, 1, &[("site", "lyon")]), &[5]),
+            &id,
+            "dev1",
+            START,
+        )
         .unwrap();
     let bucket = ensign_bundle::plan::cohort::bucket(&bench.plan.cut_seed, &id);
     let with = |expr: &str, cumulative_bp: u32| {
@@ -149,11 +154,11 @@ fn a_gate_opens_on_receipts() {
 fn a_manual_gate_waits_for_a_promotion() {
     let mut bench = bench().second_wave();
     bench.plan.waves[1].gate = GateKind::Manual;
-    let promoted = |plan: Option<Digest>, wave: u32, signers: &'static [u8]| {
+    let issued = |issued: u64, plan: Option<Digest>, wave: u32, signers: &'static [u8]| {
         move |b: &mut Bench| {
             let promote = Promote {
                 format: FORMAT,
-                issued: START,
+                issued,
                 plan: plan.unwrap_or_else(|| b.digest()),
                 wave,
             };
@@ -162,7 +167,10 @@ fn a_manual_gate_waits_for_a_promotion() {
             b.gate = Some(gate);
         }
     };
+    let promoted = |plan, wave, signers| issued(START, plan, wave, signers);
     bench.refused(Code::GateNotOpen, |b| b.gate = Some(b.open_gate()));
+    let future = bench.fleet.now + DAY + 1;
+    bench.refused(Code::GateNotOpen, issued(future, None, 2, &[5]));
     bench.refused(Code::GateNotOpen, promoted(None, 1, &[5]));
     bench.refused(Code::GateNotOpen, promoted(None, 2, &[7]));
     // Of the same wave of a plan before.

@@ -130,7 +130,7 @@ fn e52_a_plan_that_ran_or_was_cancelled_never_runs_again() {
             reason: "wrong".into(),
         };
         let (id, name) = (b.facts.id, b.facts.name.clone());
-        b.trusted.take_cancel(&sign(&cancel, &[5]), &id, &name).unwrap();
+        b.trusted.take_cancel(&sign(&cancel, &[5]), &id, &name, START).unwrap();
     });
 }
 

@@ -192,7 +192,7 @@ fn plan() -> (Plan, Vec<CutWave>, Vec<Device>) {
         format: FORMAT,
         issued: START,
         product: ident("app"),
-        seq: u64::MAX,
+        seq: START + DAY,
         cut_seed: CutSeed([0; 16]),
         release: PlanRelease {
             version: version("1.2.3"),
@@ -263,7 +263,7 @@ fn more_of_what_is_asked() {
     more(&cancel, &[5, 15], &[]);
     let hold = Hold {
         format: FORMAT,
-        issued: WIDE[3],
+        issued: u64::MAX,
         device: id,
         seq: u64::MAX,
         held: false,
@@ -282,7 +282,7 @@ fn more_of_what_is_asked() {
         issued: 0,
         subject: Subject::Device(id),
         labels: labels(&[("9", "0"), ("Store/unit", "C.d_e-f"), ("site", "lyon")]),
-        label_seq: u64::MAX,
+        label_seq: DAY,
     };
     more(&grant, &[5, 15], &[]);
 }

@@ -287,7 +287,7 @@ impl World {
                 let bytes = sign(&cancel, &signers);
                 let (id, device) = (self.bench.facts.id, self.bench.facts.name.clone());
                 let counts = self.suffice(&signers);
-                let taken = self.bench.trusted.take_cancel(&bytes, &id, &device);
+                let taken = self.bench.trusted.take_cancel(&bytes, &id, &device, self.honest.now);
                 assert_eq!(taken.is_ok(), counts, "{taken:?}");
                 if counts {
                     self.cancelled.insert(digest);
@@ -428,7 +428,7 @@ impl World {
         let bytes = sign(&hold, &signers);
         let (id, name) = (self.bench.facts.id, self.bench.facts.name.clone());
         let counts = self.suffice(&signers);
-        let taken = self.bench.trusted.take_hold(&bytes, &id, &name);
+        let taken = self.bench.trusted.take_hold(&bytes, &id, &name, self.honest.now);
         assert_eq!(taken.is_ok(), counts, "{taken:?}");
         if counts {
             self.held = held;

@@ -1,9 +1,6 @@
 //! Verbs that change devices: what the controller may do by itself, and what an operator signs (labels, holds).
 
-use std::collections::BTreeMap;
-
 use ensign_api::{Change, Device};
-use ensign_bundle::digest::DeviceId;
 use ensign_bundle::ids::{Label, Labels};
 use ensign_bundle::plan::statements::{Grant, Hold, Subject};
 use ensign_bundle::text::printable;
@@ -11,13 +8,13 @@ use ensign_bundle::trust::roles::FORMAT;
 
 use crate::app::{App, Session};
 use crate::args::Devices;
-use crate::clock;
 use crate::device::{which, why};
-use crate::evidence::Inventory;
+use crate::evidence::{Inventory, Known};
 use crate::failure::{Failure, Result};
 use crate::output::{Shell, some_of};
-use crate::seen;
+use crate::seen::{self, How};
 use crate::token;
+use crate::{clock, numbers};
 
 /// Devices of which `unhold` says what they do now.
 const SAID: usize = 8;
@@ -60,27 +57,26 @@ pub async fn label(app: &App, words: &Devices, add: &[(String, String)], remove:
         .map(|key| Label::parse(key).map_err(|e| Failure::usage(e.to_string())))
         .collect::<Result<Vec<_>>>()?;
     let session = app.signing_session().await?;
-    let inventory = Inventory::fetch(&session).await?;
+    let mut inventory = Inventory::fetch(&session).await?;
+    inventory.say_refused();
+    // Who is shown with older labels than the newest gets new ones on top of the newest.
+    let stale = std::mem::take(&mut inventory.stale);
+    for known in &stale {
+        Shell::warn(&format!(
+            "{}: the controller shows labels from before the newest; what is signed for it is on top of the newest",
+            printable(&known.member.name, 63)
+        ));
+    }
+    inventory.known.extend(stale);
     let mut changed: Vec<Device> = Vec::new();
+    let mut signed: Vec<Known> = Vec::new();
     let mut would = Vec::new();
-    let older: BTreeMap<DeviceId, u64> = inventory.older.iter().map(|(k, seq)| (k.member.device, *seq)).collect();
-    let mut rows = inventory.known;
-    rows.extend(inventory.older.into_iter().map(|(known, _)| known));
-    for known in which::several(&rows, words)? {
+    for known in which::several(&inventory.known, words)? {
         let member = &known.member;
-        let newest = older.get(&member.device);
         let mut labels: Labels = member.labels.clone();
-        if newest.is_some() {
-            // The newest ones are not known here: those given are all that it gets.
-            Shell::warn(&format!(
-                "{}: the controller shows labels from before the newest; it gets these labels and no others",
-                printable(&member.name, 63)
-            ));
-            labels.clear();
-        }
         labels.retain(|key, _| !remove.contains(key));
         labels.extend(add.clone());
-        if labels == member.labels && newest.is_none() {
+        if labels == member.labels {
             continue;
         }
         let difference = format!(
@@ -94,21 +90,27 @@ pub async fn label(app: &App, words: &Devices, add: &[(String, String)], remove:
             continue;
         }
         app.shell.note(&difference);
-        let label_seq = next(newest.copied().unwrap_or(0).max(member.label_seq));
+        let mut next = known.clone();
+        next.member.labels = labels;
+        next.member.label_seq = numbers::next(
+            &format!("the labels of {}", printable(&member.name, 63)),
+            member.label_seq,
+        )?;
         let grant = session.sign_deploy(&Grant {
             format: FORMAT,
             issued: clock::now(),
             subject: Subject::Device(member.device),
-            labels,
-            label_seq,
+            labels: next.member.labels.clone(),
+            label_seq: next.member.label_seq,
         })?;
         let path = format!("/v1/devices/{}/grant", member.device);
         changed.push(session.client.post_bytes(&path, grant).await?);
-        seen::remember(&session.context, &[(member.device, label_seq)])?;
+        signed.push(next);
     }
     if app.shell.dry_run {
         return app.shell.would_all(would);
     }
+    seen::remember(&session, &signed, How::Named)?;
     app.shell.print(&changed[..])
 }
 
@@ -116,6 +118,7 @@ pub async fn label(app: &App, words: &Devices, add: &[(String, String)], remove:
 pub async fn hold(app: &App, words: &Devices, held: bool) -> Result<()> {
     let session = app.signing_session().await?;
     let inventory = Inventory::fetch(&session).await?;
+    inventory.say_refused();
     let chosen = which::several(&inventory.known, words)?;
     if app.shell.dry_run {
         let names: Vec<String> = chosen.iter().map(|k| k.member.name.clone()).collect();
@@ -123,19 +126,27 @@ pub async fn hold(app: &App, words: &Devices, held: bool) -> Result<()> {
         return app.shell.would(format!("{verb} {}", some_of(&names)));
     }
     let mut changed: Vec<Device> = Vec::new();
+    let mut signed: Vec<Known> = Vec::new();
     for known in chosen {
         let device = known.member.device;
+        let mut next = known.clone();
+        next.hold_seq = numbers::next(
+            &format!("the hold of {}", printable(&known.member.name, 63)),
+            known.hold_seq,
+        )?;
         let hold = session.sign_deploy(&Hold {
             format: FORMAT,
             issued: clock::now(),
             device,
-            seq: next(known.hold_seq),
+            seq: next.hold_seq,
             held,
             reason: app.shell.reason.clone(),
         })?;
         let path = format!("/v1/devices/{device}/hold");
         changed.push(session.client.post_bytes(&path, hold).await?);
+        signed.push(next);
     }
+    seen::remember(&session, &signed, How::Named)?;
     app.shell.print(&changed[..])?;
     if !held {
         say_what_follows(app, &session, &changed).await;
@@ -152,21 +163,5 @@ async fn say_what_follows(app: &App, session: &Session, devices: &[Device]) {
     }
     if devices.len() > SAID {
         app.shell.note("the others: `ensign device why DEVICE`");
-    }
-}
-
-/// Higher than the one before, and close to the clock, so that two operators do not take the same one.
-fn next(last: u64) -> u64 {
-    last.saturating_add(1).max(clock::now())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_only_go_up() {
-        assert!(next(0) > 1_000_000_000);
-        assert_eq!(next(u64::MAX - 1), u64::MAX);
     }
 }

@@ -14,6 +14,7 @@ use ensign_bundle::plan::scope::Scopes;
 use ensign_bundle::plan::statements::Grant;
 use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::statement;
+use ensign_bundle::trust::Authority;
 use ensign_bundle::trust::roles::{Root, Scope};
 use ensign_crypto::{Envelope, PublicKey};
 use serde::Serialize;
@@ -156,7 +157,7 @@ async fn send(session: &Session, statement: &Statement<'_>, envelope: &Envelope)
 
 /// Who the words mean and needs it; and who is left out, because this machine has never verified them and nobody names them.
 fn choose<'a>(session: &Session, all: &'a [Entitled], words: &Devices) -> Result<(Vec<&'a Entitled>, Vec<String>)> {
-    let seen = Seen::load(&session.context)?;
+    let seen = Seen::load(session)?;
     let mut chosen = which::several(all, words)?;
     chosen.retain(|e| e.token.is_some() || e.own.is_some());
     let named: BTreeSet<DeviceId> = if words.devices.is_empty() {
@@ -170,7 +171,7 @@ fn choose<'a>(session: &Session, all: &'a [Entitled], words: &Devices) -> Result
     };
     for entitled in &chosen {
         let member = &entitled.member;
-        if let Err(refusal) = seen.check(&member.device, member.label_seq) {
+        if let Err(refusal) = seen.check(member) {
             return fail!(RollbackRefused, "{}: {}", member.name, refusal.text);
         }
     }
@@ -226,10 +227,14 @@ fn entitled(
     row: &DeviceEvidence,
     tokens: &mut Tokens,
 ) -> Result<Result<Entitled, Refusal>> {
-    let fleet = session.fleet();
+    // Each root of the past, with what is known besides it now.
+    let under = |root| Authority {
+        root,
+        ..session.trust.authority()
+    };
     let found = tokens.found.entry(Digest::of(&row.token_grant.0)).or_insert_with(|| {
         let mut counted = roots.iter().enumerate();
-        counted.find_map(|(at, root)| Some((Invitation::verify(root, &fleet, &row.token_grant.0).ok()?, at)))
+        counted.find_map(|(at, root)| Some((Invitation::verify(&under(root), &row.token_grant.0).ok()?, at)))
     });
     let Some((invitation, at)) = found else {
         return Ok(Err(never()));
@@ -237,7 +242,7 @@ fn entitled(
     let Some(root) = roots.get(*at) else {
         return Ok(Err(never()));
     };
-    let mut member = match Member::join(root, &fleet, &row.binding.0, invitation) {
+    let mut member = match Member::join(&under(root), &row.binding.0, invitation) {
         Ok(member) if member.device == row.device => member,
         Ok(member) => {
             let text = format!("the evidence of {} is that of {}", row.device, member.device);
@@ -271,7 +276,7 @@ fn entitled(
         Some(grant) => {
             let counted = roots.iter().enumerate().find_map(|(at, root)| {
                 let mut labelled = member.clone();
-                labelled.relabel(root, &fleet, &grant.0).ok()?;
+                labelled.relabel(&under(root), &grant.0).ok()?;
                 Some((at, root.version, labelled))
             });
             let Some((at, until, labelled)) = counted else {

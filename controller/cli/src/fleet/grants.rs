@@ -34,7 +34,7 @@ pub async fn finding(session: &mut Session) -> Option<Finding> {
 async fn uncounted(session: &mut Session) -> Result<u64, Failure> {
     session.trust.refresh(&session.client).await?;
     let scopes = seen::scopes(session)?;
-    if Seen::load(&session.context)?.is_sound(&scopes) {
+    if Seen::load(session)?.is_sound(&scopes) {
         return Ok(0);
     }
     let mut rows: Vec<DeviceEvidence> = session.client.get("/v1/evidence").await?;
@@ -47,7 +47,7 @@ async fn uncounted(session: &mut Session) -> Result<u64, Failure> {
         .filter(|(_, refusal)| by_keys(refusal.code))
         .count();
     if devices == 0 {
-        seen::remember_sound(&session.context, scopes)?;
+        seen::remember_sound(session, scopes)?;
     }
     Ok(devices as u64)
 }

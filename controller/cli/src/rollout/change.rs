@@ -1,12 +1,17 @@
 //! Verbs that stop, go on or end a rollout.
 
-use ensign_api::{Change, Device, ReleaseSlots, Rollout, RolloutState, WaveState};
+use ensign_api::{Change, Device, ReleaseSlots, Rollout, RolloutState};
+use ensign_bundle::digest::{Digest, PlanId};
 use ensign_bundle::plan::statements::{Cancel, Promote};
 use ensign_bundle::reason::Code;
+use ensign_bundle::statement;
 use ensign_bundle::trust::roles::FORMAT;
 
 use crate::app::App;
+use crate::evidence::Inventory;
 use crate::failure::{Failure, Result};
+use crate::output::{Paint, Shell};
+use crate::rollout::running::Running;
 use crate::rollout::{self, wait};
 use crate::units::show_count;
 use crate::{clock, device};
@@ -62,6 +67,29 @@ pub async fn abort(app: &App, which: Option<&str>, keep: bool) -> Result<()> {
     }
     let session = app.signing_session().await?;
     let found = rollout::find(&session, which).await?;
+    let inventory = Inventory::fetch(&session).await?;
+    inventory.say_refused();
+    let plan = match Running::fetch(&session, &found, &inventory).await {
+        Ok(running) => {
+            app.shell.block(&running.difference(None).text(Paint::of_diagnostics()));
+            running.digest()
+        }
+        // The whole id names the plan, whoever shows it: nothing else can be ended by it.
+        Err(e) if e.code == Code::PlanLost && which == Some(&*found.id.to_string()) => {
+            if PlanId::of(&found.plan) != found.id {
+                return Err(unnamed(&found));
+            }
+            Shell::warn(&format!("{e}: nobody can say what it was"));
+            found.plan
+        }
+        Err(e) if e.code == Code::PlanLost => {
+            return Err(e.hint(format!(
+                "end it by its whole id: `ensign rollout abort {} --keep`",
+                found.id
+            )));
+        }
+        Err(e) => return Err(e),
+    };
     app.shell.confirm(
         &format!("End {} for ever? Updated devices stay as they are.", named(&found)),
         &format!("{} goes on as it was", named(&found)),
@@ -69,52 +97,70 @@ pub async fn abort(app: &App, which: Option<&str>, keep: bool) -> Result<()> {
     if app.shell.dry_run {
         return app.shell.would(format!("end {}", named(&found)));
     }
-    let cancel = session.sign_deploy(&Cancel {
+    let cancel = Cancel {
         format: FORMAT,
         issued: clock::now(),
-        plan: found.plan,
+        plan,
         product: found.product.clone(),
         reason: app.shell.reason.clone(),
-    })?;
+    };
+    app.shell
+        .note(&format!("signing the end of plan {plan}, sha256 {}", payload(&cancel)?));
+    let cancel = session.sign_deploy(&cancel)?;
     let path = format!("/v1/rollouts/{}/cancel", found.id);
     let changed = session.client.post_bytes(&path, cancel).await;
     let changed: Rollout = changed.map_err(|e| ended(e, &found))?;
     app.shell.print(&changed)
 }
 
-/// Opens a manual gate: a signed statement that the devices of the wave want to see.
+/// Opens a manual gate: a signed statement that the devices of the wave want to see. What is opened is what the signed plan says.
 pub async fn promote(app: &App, which: Option<&str>, wave: Option<u32>) -> Result<()> {
     let session = app.signing_session().await?;
     let found = rollout::find(&session, which).await?;
-    let wave = match wave {
-        Some(wave) => wave,
-        None => next_wave(&found)?,
+    let inventory = Inventory::fetch(&session).await?;
+    inventory.say_refused();
+    let running = Running::fetch(&session, &found, &inventory).await?;
+    let Some(wave) = wave.or_else(|| running.next_manual()) else {
+        return Err(Failure::new(
+            Code::Conflict,
+            format!("no wave of {} waits for a promotion", named(&found)),
+        )
+        .hint(format!("`ensign rollout status {}`", found.id)));
     };
+    running.check_manual(wave)?;
+    running.check_age(&session)?;
+    let difference = running.difference(Some(wave));
     if app.shell.dry_run {
-        return app.shell.would(format!("open wave {wave} of {}", named(&found)));
+        return app
+            .shell
+            .would_change(format!("open wave {wave} of {}", named(&found)), &difference);
     }
-    let promote = session.sign_deploy(&Promote {
+    let promote = Promote {
         format: FORMAT,
         issued: clock::now(),
-        plan: found.plan,
+        plan: running.digest(),
         wave,
-    })?;
+    };
+    app.shell.block(&difference.text(Paint::of_diagnostics()));
+    app.shell
+        .note(&format!("signing the promotion, sha256 {}", payload(&promote)?));
+    let promote = session.sign_deploy(&promote)?;
     let path = format!("/v1/rollouts/{}/promote", found.id);
     let changed = session.client.post_bytes(&path, promote).await;
     let changed: Rollout = changed.map_err(|e| ended(e, &found))?;
     app.shell.print(&changed)
 }
 
-/// The first wave that waits.
-fn next_wave(rollout: &Rollout) -> Result<u32> {
-    let waiting = rollout
-        .waves
-        .iter()
-        .find(|w| w.state == WaveState::Waiting && w.target > 0);
-    waiting.map(|w| w.index).ok_or_else(|| {
-        Failure::new(Code::Conflict, format!("every wave of {} is open", named(rollout)))
-            .hint("`ensign rollout status`")
-    })
+fn payload<T: statement::Document>(body: &T) -> Result<Digest> {
+    Ok(Digest(statement::seal(body)?.payload_digest()))
+}
+
+fn unnamed(found: &Rollout) -> Failure {
+    Failure::new(
+        Code::PlanMismatch,
+        format!("the controller calls the plan {} rollout {}", found.plan, found.id),
+    )
+    .hint("sign nothing; check the controller")
 }
 
 /// What the controller refuses because of where the rollout stands is seen in its status.

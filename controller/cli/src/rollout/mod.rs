@@ -3,6 +3,7 @@
 mod change;
 mod draft;
 mod preview;
+mod running;
 mod sign;
 mod start;
 mod travel;

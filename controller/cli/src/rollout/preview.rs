@@ -19,6 +19,7 @@ use crate::evidence::Inventory;
 use crate::output::{Document, Facts, Grid, Mood, Paint, bar, some_of, terminal_width};
 use crate::rollout::draft::Draft;
 use crate::rollout::view;
+use crate::seen::Changed;
 use crate::units;
 
 /// Cells of a wave's bar.
@@ -41,6 +42,8 @@ pub struct Preview {
     brakes: Brakes,
     /// Nothing starts before the fleet is unfrozen.
     frozen: Option<Frozen>,
+    /// Devices that are not what they were when this machine last looked.
+    changed: Changed,
     /// Devices that match and will not change, and why.
     refused: Vec<Refused>,
     /// Selected devices that are not connected now: they take part when they return.
@@ -205,6 +208,7 @@ impl Preview {
                 lease_s: LEASE_S,
             },
             frozen: seen.frozen.clone(),
+            changed: inventory.changed.clone(),
             refused,
             away,
             supersedes: supersedes(draft, &seen.rows),
@@ -486,6 +490,11 @@ impl Document for Preview {
                 out,
                 "{note} the start draws anew who comes first; --canary EXPR makes the first wave exactly those"
             );
+        }
+        if let Some(since) = self.changed.since {
+            for (what, who) in self.changed.lines() {
+                let _ = writeln!(out, "{note} {what} since {since}: {who}");
+            }
         }
         let lines = alike(&self.refused);
         for line in lines.iter().take(SHOWN) {

@@ -17,6 +17,7 @@ use crate::rollout::preview::{Preview, Seen};
 use crate::rollout::start;
 use crate::rollout::travel::{self, Verified};
 use crate::scopes::{self, ScopeCount};
+use crate::seen::{self, How};
 use crate::signing;
 use crate::units::show_count;
 
@@ -54,6 +55,11 @@ pub async fn run(app: &App, words: &SignFile) -> Result<()> {
             let counts = scopes::with_key(&scopes, &before, &public);
             let difference = of_plan(verified.plan(), &verified.names(), &verified.cut, &counts);
             show(app, &session, &verified, &difference).await?;
+            if !app.shell.dry_run {
+                verified.check_canaries(session.trust.root())?;
+            }
+            // Shown is known.
+            seen::remember(&session, &verified.inventory.known, How::Named)?;
             if app.shell.dry_run {
                 let what = format!("sign {} with the key {}", named(&verified, words), public.id());
                 return app.shell.would_change(what, &difference);

@@ -5,7 +5,9 @@ use std::path::Path;
 use ensign_api::{Base64, Fleet, Rollout, StartRollout};
 use ensign_bundle::digest::{CutSeed, PlanId};
 use ensign_bundle::ids::{Ident, Label};
+use ensign_bundle::plan::statements::Plan;
 use ensign_bundle::reason::Code;
+use ensign_bundle::statement;
 
 use crate::app::{App, Session};
 use crate::args::Start;
@@ -15,9 +17,10 @@ use crate::output::{Document as _, Paint, Shell};
 use crate::rollout::draft::{self, Draft, Moment, Open};
 use crate::rollout::preview::{Preview, Seen, Stuck};
 use crate::rollout::words::Words;
-use crate::rollout::{travel, wait};
+use crate::rollout::{running, travel, wait};
+use crate::seen::{self, How};
 use crate::units::show_count;
-use crate::{clock, device, random, scopes};
+use crate::{clock, device, numbers, random, scopes};
 
 /// On a terminal more devices than this are asked about.
 const ASK_ABOVE: u32 = 50;
@@ -42,7 +45,12 @@ pub async fn plan(app: &App, flags: &Start, out: Option<&Path>) -> Result<()> {
         travel::write(path, &packed.file)?;
         preview.written(PlanId::of(&packed.file.plan.digest()), path);
     }
-    app.shell.print(&preview)
+    if let Some(strangers) = inventory.changed.strange_canaries(&draft.cut, &inventory) {
+        Shell::warn(&strangers);
+    }
+    app.shell.print(&preview)?;
+    // Shown is known: what a later look differs from this one in is said again.
+    seen::remember(&session, &inventory.known, How::Shown)
 }
 
 pub async fn start(app: &App, flags: &Start) -> Result<()> {
@@ -53,6 +61,9 @@ pub async fn start(app: &App, flags: &Start) -> Result<()> {
     let preview = preview(&session, &draft, &inventory, flags.print_devices, app.shell.dry_run).await?;
     app.shell.block(&preview.table(Paint::of_diagnostics()));
     newer_everywhere(&draft, &preview)?;
+    inventory
+        .changed
+        .check_canaries(session.trust.root(), &draft.cut, &inventory)?;
     // What devices would refuse is not started: the thresholds of every scope that the plan touches.
     let scopes = travel::scopes(session.trust.root(), draft.chosen.iter().copied())?;
     scopes::alone(&session, &scopes, "the plan", SEVERAL)?;
@@ -69,7 +80,8 @@ pub async fn start(app: &App, flags: &Start) -> Result<()> {
         plan: Base64(session.sign_deploy(&draft.plan)?),
         waves: draft.cut.iter().map(travel::members).collect(),
     };
-    launch(app, &session, &preview, &body, flags).await
+    seen::remember(&session, &inventory.known, How::Shown)?;
+    launch(app, &mut session, &preview, &body, flags).await
 }
 
 /// Starts a plan file. Nothing is signed here: enough people must have done so.
@@ -86,6 +98,7 @@ pub async fn start_file(app: &App, path: &Path, flags: &Start) -> Result<()> {
     let preview = preview(&session, &draft, &verified.inventory, flags.print_devices, false).await?;
     app.shell.block(&preview.table(Paint::of_diagnostics()));
     newer_everywhere(&draft, &preview)?;
+    verified.check_canaries(session.trust.root())?;
     let shown = ensign_bundle::text::printable(&path.to_string_lossy(), 300);
     let scopes = verified.scopes(session.trust.root())?;
     scopes::require(
@@ -104,7 +117,7 @@ pub async fn start_file(app: &App, path: &Path, flags: &Start) -> Result<()> {
         ));
     }
     ask(app, &preview)?;
-    launch(app, &session, &preview, &verified.body(), flags).await
+    launch(app, &mut session, &preview, &verified.body(), flags).await
 }
 
 /// Nobody would take the release, or too few of a wave to open the next one.
@@ -136,7 +149,9 @@ fn ask(app: &App, preview: &Preview) -> Result<()> {
     Ok(())
 }
 
-async fn launch(app: &App, session: &Session, preview: &Preview, body: &StartRollout, flags: &Start) -> Result<()> {
+async fn launch(app: &App, session: &mut Session, preview: &Preview, body: &StartRollout, flags: &Start) -> Result<()> {
+    let plan = statement::open_unverified::<Plan>(&body.plan.0)?;
+    session.trust.saw_plan(&plan.body, plan.digest())?;
     let rollout: Rollout = session.client.post("/v1/rollouts", body).await?;
     let how = match preview.frozen() {
         Some(_) => "is signed and waits: the fleet is frozen (`ensign fleet unfreeze`)",
@@ -176,14 +191,11 @@ async fn prepare<'a>(app: &App, session: &mut Session, words: &Words, inventory:
         return Err(draft::withdrawn(&words.product, &words.version, why));
     }
     let rollouts: Vec<Rollout> = session.client.get("/v1/rollouts").await?;
-    let of_product = rollouts.iter().filter(|r| r.product == words.product);
-    let last = of_product.map(|r| r.seq).max().unwrap_or(0);
-    let floor = session.trust.trusted().plan_seq_floor(&words.product).max(last);
-    let now = clock::now();
+    let last = running::highest_seq(session, &rollouts, &words.product, inventory).await?;
     let moment = Moment {
-        now,
+        now: clock::now(),
         seed: CutSeed(random::bytes()?),
-        seq: floor.saturating_add(1).max(now),
+        seq: numbers::next(&format!("the plan of {}", words.product), last)?,
         reason: app.shell.reason.clone(),
     };
     let words = &with_own_selector(session, words)?;

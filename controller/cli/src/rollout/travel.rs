@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ensign_api::{Base64, DeviceEvidence, DeviceState, Member, Metadata, MetadataKind, StartRollout};
-use ensign_bundle::limits::{ISSUED_AHEAD_S, PLAN_FILE_BYTES};
+use ensign_bundle::digest::Digest;
+use ensign_bundle::limits::PLAN_FILE_BYTES;
 use ensign_bundle::plan::cohort::CutWave;
 use ensign_bundle::plan::file::{PlanDevice, PlanFile};
 use ensign_bundle::plan::statements::Plan;
 use ensign_bundle::reason::Code;
 use ensign_bundle::selector::Selector;
-use ensign_bundle::statement;
+use ensign_bundle::statement::{self, Document as _};
 use ensign_bundle::text::printable;
 use ensign_bundle::trust::ReleaseName;
 use ensign_bundle::trust::roles::{Release, Root, Scope};
@@ -61,6 +62,11 @@ impl Verified {
     /// Every scope that a device of the plan is in: each must reach its threshold.
     pub fn scopes<'a>(&self, root: &'a Root) -> Result<Vec<&'a Scope>> {
         scopes(root, self.inventory.known.iter())
+    }
+
+    /// Whoever opens the next wave should be known to this machine.
+    pub fn check_canaries(&self, root: &Root) -> Result<()> {
+        self.inventory.changed.check_canaries(root, &self.cut, &self.inventory)
     }
 
     /// What `POST /v1/rollouts` takes.
@@ -207,7 +213,7 @@ pub async fn open(session: &mut Session, path: &Path) -> Result<Verified> {
 fn verify(session: &Session, file: PlanFile, release: &Release, online: bool) -> Result<Verified> {
     let plan = &file.plan.body;
     check_release(plan, release)?;
-    check_time(session, plan)?;
+    check_time(session, plan, file.plan.digest())?;
     let inventory = inventory(session, &file)?;
     let members: Vec<_> = inventory.known.iter().map(|known| &known.member).collect();
     let cut = file.cut(&members)?;
@@ -241,7 +247,7 @@ fn check_release(plan: &Plan, release: &Release) -> Result<()> {
     }
 }
 
-fn check_time(session: &Session, plan: &Plan) -> Result<()> {
+fn check_time(session: &Session, plan: &Plan, digest: Digest) -> Result<()> {
     let again = "make the plan again: `ensign rollout plan --product PRODUCT --version VERSION --out PLAN`";
     let now = clock::now();
     let time = |t| ensign_api::Time(t).to_string();
@@ -249,15 +255,14 @@ fn check_time(session: &Session, plan: &Plan) -> Result<()> {
         let text = format!("the plan expired at {}, it is {}", time(plan.expires), time(now));
         return Err(Failure::new(Code::PlanExpired, text).hint(again));
     }
-    if plan.issued > now.saturating_add(ISSUED_AHEAD_S) {
-        return fail!(
-            LifetimeRefused,
-            "the plan was issued at {}, it is {}",
-            time(plan.issued),
-            time(now)
-        );
-    }
-    let floor = session.trust.trusted().plan_seq_floor(&plan.product);
+    session.trust.authority().check_issued(plan)?;
+    plan.check_lifetime()?;
+    let trusted = session.trust.trusted();
+    let floor = match trusted.last_started(&plan.product) {
+        // The same plan again, as when somebody starts it a second time.
+        Some(last) if last.plan == digest => session.trust.root().floor(&plan.product).plan_seq,
+        _ => trusted.plan_seq_floor(&plan.product),
+    };
     if plan.seq <= floor {
         let text = format!(
             "plan number {} of {}, numbers up to {floor} are retired",
@@ -284,7 +289,9 @@ fn inventory(session: &Session, file: &PlanFile) -> Result<Inventory> {
             hold: None,
         });
     }
-    let inventory = Inventory::verify(session, &rows)?;
+    let mut inventory = Inventory::verify(session, &rows)?;
+    // They are some of the fleet: who is not among them is not gone.
+    inventory.changed.gone.clear();
     match inventory.refused.first() {
         Some((name, refusal)) => Err(Failure::new(
             refusal.code,
