@@ -68,7 +68,13 @@ impl Shell {
         }
         drop(manifest);
         let sources = self.sources(&digest);
-        match Staging::start(&self.paths, self.config.sandbox, target.manifest, skip, sources) {
+        match Staging::start(
+            &self.paths,
+            (&self.unpacking, self.config.sandbox),
+            target.manifest,
+            skip,
+            sources,
+        ) {
             Ok(staging) => self.staging = Some(staging),
             Err(reason) => return self.lose_worker(digest, reason),
         }

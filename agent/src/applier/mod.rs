@@ -41,7 +41,8 @@ use ensign_bundle::reason::{Code, Refusal};
 use ensign_bundle::refuse;
 use ensign_bundle::trust::Trusted;
 
-pub use shell::{Shell, ShellError};
+pub use shell::{Shell, ShellError, Surroundings, Turn};
+pub use staging::Unpacking;
 pub use verify::{Judged, SignatureRow, Verified, verify_file};
 
 use crate::chain::chain;

@@ -1,6 +1,7 @@
 //! The applier's process: one loop that waits, asks the state machine what follows, makes that last, and does it.
 
 use std::collections::{HashSet, VecDeque};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use ensign_apply::{Action, Device, Event, Reality, Stage, Step, Target};
@@ -16,7 +17,7 @@ use super::journal::{self, Journal, Trouble};
 use super::offer::{HeldOffer, Leases};
 use super::runner_client::RunnerClient;
 use super::sockets::Sockets;
-use super::staging::Staging;
+use super::staging::{Staging, Unpacking};
 use super::trust_store::TrustStore;
 use super::wall::Wall;
 use super::{collect, generations, labels, sockets};
@@ -46,6 +47,25 @@ pub enum ShellError {
     },
 }
 
+/// What the process gives the shell. A test that runs one in a thread gives other things.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// When its other end closes, the shell ends.
+    pub parent: Option<OwnedFd>,
+    pub unpacking: Unpacking,
+}
+
+/// What a turn of the loop came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Something happened.
+    Taken,
+    /// Nothing did; by itself something will after this time (`None` = nothing will).
+    Idle(Option<Duration>),
+    /// The parent is gone.
+    Over,
+}
+
 /// Everything the process knows.
 #[derive(Debug)]
 pub struct Shell {
@@ -67,6 +87,7 @@ pub struct Shell {
     pub(super) leases: Leases,
     /// What the link half offered last; gone with a restart, offered again then.
     pub(super) offer: Option<HeldOffer>,
+    pub(super) unpacking: Unpacking,
     pub(super) staging: Option<Staging>,
     /// Bytes of the release staged last, without what the worker at work has taken.
     pub(super) transfer: (Digest, Transfer),
@@ -90,11 +111,32 @@ pub struct Shell {
     pub(super) todo: VecDeque<Action>,
 }
 
+impl Surroundings {
+    /// Under a root other than `/`, standard input is the parent's.
+    fn of_process(paths: &Paths) -> std::io::Result<Self> {
+        let parent = if paths.is_system() {
+            None
+        } else {
+            Some(std::io::stdin().as_fd().try_clone_to_owned()?)
+        };
+        Ok(Self {
+            parent,
+            unpacking: Unpacking::Process,
+        })
+    }
+}
+
 impl Shell {
     /// Reads everything, mends what a crash left, and listens.
     pub fn start(paths: Paths, config: config::Applier) -> Result<Self, ShellError> {
+        let surroundings = Surroundings::of_process(&paths).map_err(ShellError::Wait)?;
+        Self::start_in(surroundings, paths, config)
+    }
+
+    /// The same, in other surroundings.
+    pub fn start_in(around: Surroundings, paths: Paths, config: config::Applier) -> Result<Self, ShellError> {
         super::directories(&paths)?;
-        let sockets = Sockets::listen(&paths)?;
+        let sockets = Sockets::listen(&paths, around.parent)?;
         let (journal, device) = match journal::judge(&paths)? {
             (_, None) => {
                 let (journal, device) = Journal::open(paths.disk(), &paths.journal())?;
@@ -138,6 +180,7 @@ impl Shell {
             joining: None,
             leases,
             offer: None,
+            unpacking: around.unpacking,
             staging: None,
             transfer: (Digest([0; Digest::BYTES]), Transfer::default()),
             workers_lost: 0,
@@ -165,14 +208,25 @@ impl Shell {
 
     /// Until the parent is gone, or for ever.
     pub fn run(&mut self) -> Result<(), ShellError> {
-        loop {
-            self.settle()?;
-            sockets::answer_owed(self);
-            if !sockets::wait_and_take(self, self.pause())? {
-                return Ok(());
-            }
-            self.take_time()?;
-        }
+        while self.turn(None)? != Turn::Over {}
+        Ok(())
+    }
+
+    /// Does what is to be done, waits for what happens next, at most so long, and takes it.
+    pub fn turn(&mut self, most: Option<Duration>) -> Result<Turn, ShellError> {
+        let acted = !self.todo.is_empty();
+        self.settle()?;
+        let answered = sockets::answer_owed(self);
+        let pause = self.pause().into_iter().chain(self.sockets.rest()).min();
+        let Some(taken) = sockets::wait_and_take(self, pause.into_iter().chain(most).min())? else {
+            return Ok(Turn::Over);
+        };
+        self.take_time()?;
+        Ok(if taken == 0 && !acted && !answered && self.todo.is_empty() {
+            Turn::Idle(self.pause().into_iter().chain(self.sockets.rest()).min())
+        } else {
+            Turn::Taken
+        })
     }
 
     /// Tells the state machine, and notes what it wants done.

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
+use serde::Serialize;
 
 use super::pace::Pace;
 use super::shell::{Shell, ShellError};
 use super::{admin, intake, report};
 use crate::chain::chain;
 use crate::clock;
+use crate::disk::Disk;
 use crate::ipc::socket::{Listener, Peer, Socket, SocketError};
 use crate::ipc::{FromApplier, ToAdmin, ToApplier};
 use crate::paths::{Paths, sockets};
@@ -31,7 +33,7 @@ pub(super) struct Sockets {
     link: Option<Link>,
     pace: Pace,
     admins: Vec<Socket>,
-    /// Standard input, under a root other than `/`: its end is the parent's.
+    /// Its end is the parent's.
     parent: Option<OwnedFd>,
 }
 
@@ -54,15 +56,10 @@ enum Ready {
 }
 
 impl Sockets {
-    pub(super) fn listen(paths: &Paths) -> Result<Self, SocketError> {
+    pub(super) fn listen(paths: &Paths, parent: Option<OwnedFd>) -> Result<Self, SocketError> {
         let open = |inherited: &str, name| match Listener::inherited(inherited)? {
             Some(listener) => Ok(listener),
             None => Listener::bind(&paths.run(), name),
-        };
-        let parent = if paths.is_system() {
-            None
-        } else {
-            Some(std::io::stdin().as_fd().try_clone_to_owned()?)
         };
         let [applier, admin] = INHERITED;
         Ok(Self {
@@ -74,13 +71,20 @@ impl Sockets {
             parent,
         })
     }
+
+    /// How long the link half is not heard.
+    pub(super) fn rest(&mut self) -> Option<Duration> {
+        self.pace.rest(clock::boot())
+    }
 }
 
-/// Waits until something happens or the time is over, and takes it. False = the parent is gone.
-pub(super) fn wait_and_take(shell: &mut Shell, pause: Option<Duration>) -> Result<bool, ShellError> {
-    for ready in wait(shell, pause)? {
+/// Waits until something happens or the time is over, and takes it. How many things were taken; `None` = the parent is gone.
+pub(super) fn wait_and_take(shell: &mut Shell, pause: Option<Duration>) -> Result<Option<usize>, ShellError> {
+    let all = wait(shell, pause)?;
+    let count = all.len();
+    for ready in all {
         match ready {
-            Ready::Parent => return Ok(false),
+            Ready::Parent => return Ok(None),
             Ready::Applier => accept_link(shell),
             Ready::Admin => accept_command(shell),
             Ready::Link => take_link(shell)?,
@@ -89,12 +93,11 @@ pub(super) fn wait_and_take(shell: &mut Shell, pause: Option<Duration>) -> Resul
             Ready::Runner => shell.take_runner()?,
         }
     }
-    Ok(true)
+    Ok(Some(count))
 }
 
 fn wait(shell: &mut Shell, pause: Option<Duration>) -> Result<Vec<Ready>, ShellError> {
-    let rest = shell.sockets.pace.rest(clock::boot());
-    let pause = pause.into_iter().chain(rest).min();
+    let rest = shell.sockets.rest();
     let sockets = &shell.sockets;
     let mut watched = vec![
         (Ready::Applier, sockets.applier.as_fd()),
@@ -240,17 +243,17 @@ fn take_link(shell: &mut Shell) -> Result<(), ShellError> {
     Ok(())
 }
 
-/// Answers what was asked, once it is known what is lacking.
-pub(super) fn answer_owed(shell: &mut Shell) {
+/// Answers what was asked, once it is known what is lacking. True = it is answered now.
+pub(super) fn answer_owed(shell: &mut Shell) -> bool {
     if !shell.sockets.link.as_ref().is_some_and(|l| l.owed) {
-        return;
+        return false;
     }
-    if let Some(need) = intake::need(shell) {
-        if let Some(link) = &mut shell.sockets.link {
-            link.owed = false;
-        }
-        send(shell, &FromApplier::Need(need));
+    let Some(need) = intake::need(shell) else { return false };
+    if let Some(link) = &mut shell.sockets.link {
+        link.owed = false;
     }
+    send(shell, &FromApplier::Need(need));
+    true
 }
 
 /// Tells the link half that there is something to report.
@@ -270,10 +273,17 @@ pub(super) fn ask_link_again(shell: &mut Shell) {
 
 fn send(shell: &mut Shell, message: &FromApplier) {
     let Some(link) = &shell.sockets.link else { return };
-    if let Err(error) = link.socket.send(message, &[]) {
+    if let Err(error) = tell(shell.paths.disk(), &link.socket, message) {
         tracing::warn!(error = %chain(&error), "the link half does not listen");
         shell.sockets.link = None;
     }
+}
+
+/// Sends what somebody may act on; noted where the order of changes is.
+fn tell<T: Serialize>(disk: &Disk, socket: &Socket, message: &T) -> Result<(), SocketError> {
+    let bytes = ensign_bundle::codec::encode(message)?;
+    disk.told(&bytes);
+    socket.send_bytes(&bytes, &[])
 }
 
 fn take_command(shell: &mut Shell, at: usize) -> Result<(), ShellError> {
@@ -287,7 +297,7 @@ fn take_command(shell: &mut Shell, at: usize) -> Result<(), ShellError> {
         Ok(None) => return Ok(()),
         Err(error) => crate::ipc::FromAdmin::Refused(error.refusal()),
     };
-    match socket.send(&answer, &[]) {
+    match tell(shell.paths.disk(), &socket, &answer) {
         Ok(()) => shell.sockets.admins.push(socket),
         Err(error) => tracing::debug!(error = %chain(&error), "a command did not wait for its answer"),
     }

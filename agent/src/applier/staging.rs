@@ -35,11 +35,39 @@ pub(super) struct Staging {
     pub received: u64,
     /// Room for what is still to be written, bytes.
     left: u64,
-    child: Child,
+    child: Option<Child>,
     socket: Socket,
     /// What is lacking; `None` = the worker is at work.
     need: Option<Vec<FileRef>>,
     links: Pending,
+}
+
+/// Who unpacks.
+#[derive(Debug)]
+pub enum Unpacking {
+    /// A confined process for each release.
+    Process,
+    /// Whoever takes the ends of sockets from here and serves them with [`super::unpack::Worker`]: a test, in its own process.
+    Handed(std::sync::mpsc::Sender<Socket>),
+}
+
+impl Unpacking {
+    /// Somebody who serves this end of a socket.
+    fn begin(&self, theirs: Socket, sandbox: Sandbox) -> io::Result<Option<Child>> {
+        match self {
+            // This very program, whatever has become of its file since.
+            Self::Process => Command::new("/proc/self/exe")
+                .arg0("ensign-applier")
+                .arg("unpack")
+                .args((sandbox == Sandbox::Required).then_some("--required"))
+                .current_dir("/")
+                .stdin(Stdio::from(theirs.into_fd()))
+                .stdout(Stdio::null())
+                .spawn()
+                .map(Some),
+            Self::Handed(to) => to.send(theirs).map(|()| None).map_err(io::Error::other),
+        }
+    }
 }
 
 /// What the worker's answer means.
@@ -61,7 +89,7 @@ impl Staging {
     /// Starts a worker. `sources` are manifests (in `manifests/`) of releases whose trees stand.
     pub(super) fn start(
         paths: &Paths,
-        sandbox: Sandbox,
+        (unpacking, sandbox): (&Unpacking, Sandbox),
         manifest: FileRef,
         skip: Vec<Ident>,
         mut sources: Vec<FileRef>,
@@ -69,15 +97,7 @@ impl Staging {
         let begin = || -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
             sources.truncate(SOURCES);
             let (socket, theirs) = Socket::pair()?;
-            // This very program, whatever has become of its file since.
-            let child = Command::new("/proc/self/exe")
-                .arg0("ensign-applier")
-                .arg("unpack")
-                .args((sandbox == Sandbox::Required).then_some("--required"))
-                .current_dir("/")
-                .stdin(Stdio::from(theirs.into_fd()))
-                .stdout(Stdio::null())
-                .spawn()?;
+            let child = unpacking.begin(theirs, sandbox)?;
             let (staging, trees) = (paths.disk().dir(&paths.staging())?, paths.disk().dir(&paths.trees())?);
             socket.send_bytes(PLACES, &[staging.as_fd(), trees.as_fd()])?;
             let mut files = vec![File::open(paths.manifests().join(manifest.digest.to_string()))?];
@@ -142,10 +162,8 @@ impl Staging {
         let received = self.socket.receive::<FromWorker>();
         let received = received.map_err(|e| Ended::Lost(Refusal::new(Code::Io, chain(&e))))?;
         let Some((answer, _)) = received else {
-            let ended = self
-                .child
-                .wait()
-                .map_or_else(|e| e.to_string(), |status| status.to_string());
+            let ended = self.child.as_mut().map(Child::wait).transpose();
+            let ended = ended.map_or_else(|e| e.to_string(), |status| status.unwrap_or_default().to_string());
             let reason = Refusal::new(Code::Io, format!("the unpack worker ended: {ended}"));
             return Err(Ended::Lost(reason));
         };
@@ -182,9 +200,10 @@ impl Staging {
 
     /// Ends the worker. True = the kernel had ended it, for a call that it may not make.
     pub(super) fn broke_out(&mut self) -> bool {
+        let Some(child) = &mut self.child else { return false };
         // One that is dead already keeps what it died of.
-        let _ = self.child.kill();
-        let ended = self.child.wait();
+        let _ = child.kill();
+        let ended = child.wait();
         ended.is_ok_and(|status| status.signal() == Some(SIGSYS))
     }
 
@@ -216,8 +235,10 @@ impl AsFd for Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         // It ends with its socket; killing it only makes that quick, and a dead one is no trouble.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test kit: what cannot be set up fails the test")]
 
+pub mod fleet;
 mod plan;
 mod tree;
 

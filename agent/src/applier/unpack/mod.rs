@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sandbox::Level;
 
-pub use worker::main;
+pub use worker::{Worker, main};
 pub(super) use worker::read;
 
 /// From the applier.

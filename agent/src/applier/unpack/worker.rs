@@ -36,7 +36,13 @@ pub fn main(required: bool) -> ExitCode {
         }
         socket.send(&FromWorker::Confined(level), &[])?;
         let disk = Disk::default();
-        serve(&socket, (disk.dir_of(staging), disk.dir_of(trees)))
+        let mut worker = Worker {
+            socket,
+            places: Some((disk.dir_of(staging), disk.dir_of(trees))),
+            stage: None,
+        };
+        while worker.turn()? {}
+        Ok(())
     };
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,39 +53,67 @@ pub fn main(required: bool) -> ExitCode {
     }
 }
 
-/// `places`: the staging directory, the directory of trees.
-fn serve(socket: &Socket, places: (Dir, Dir)) -> Result<(), SocketError> {
-    let mut places = Some(places);
-    let mut stage: Option<Stage> = None;
-    while let Some((message, descriptors)) = socket.receive::<ToWorker>()? {
-        let answer = match message {
+/// One end of a socket, served.
+pub struct Worker {
+    socket: Socket,
+    /// The staging directory, the directory of trees.
+    places: Option<(Dir, Dir)>,
+    stage: Option<Stage>,
+}
+
+impl Worker {
+    /// One that nothing confines, in the process of a test. The first packet waits in the socket.
+    pub fn unconfined(socket: Socket, disk: &Disk) -> Result<Self, SocketError> {
+        let places = socket.receive_bytes()?.map(|(_, places)| <[OwnedFd; 2]>::try_from(places));
+        let Some(Ok([staging, trees])) = places else {
+            return Err(std::io::Error::other("the two places are missing").into());
+        };
+        Ok(Self {
+            socket,
+            places: Some((disk.dir_of(staging), disk.dir_of(trees))),
+            stage: None,
+        })
+    }
+
+    /// Waits for the next message, does what it says and answers. False = the other end closed.
+    pub fn turn(&mut self) -> Result<bool, SocketError> {
+        let Some((message, descriptors)) = self.socket.receive::<ToWorker>()? else {
+            return Ok(false);
+        };
+        let answer = self.answer(message, descriptors).unwrap_or_else(FromWorker::Failed);
+        for links in self.stage.iter_mut().flat_map(Stage::take_links) {
+            self.socket.send(&FromWorker::Links(links), &[])?;
+        }
+        self.socket.send(&answer, &[])?;
+        Ok(true)
+    }
+
+    fn answer(&mut self, message: ToWorker, descriptors: Vec<OwnedFd>) -> Result<FromWorker, Refusal> {
+        match message {
             ToWorker::Begin {
                 manifest,
                 skip,
                 sources,
-            } => begin(&manifest, &skip, &sources, descriptors, &mut places).map(|begun| {
+            } => {
+                let begun = begin(&manifest, &skip, &sources, descriptors, &mut self.places)?;
                 let survey = begun.survey();
-                stage = Some(begun);
-                FromWorker::Surveyed(survey)
-            }),
-            ToWorker::Go => running(&mut stage).and_then(|stage| {
+                self.stage = Some(begun);
+                Ok(FromWorker::Surveyed(survey))
+            }
+            ToWorker::Go => {
+                let stage = running(&mut self.stage)?;
                 stage.prepare()?;
                 next(stage)
-            }),
-            ToWorker::Blobs { digests } => running(&mut stage).and_then(|stage| {
+            }
+            ToWorker::Blobs { digests } => {
+                let stage = running(&mut self.stage)?;
                 for (digest, file) in digests.iter().zip(descriptors) {
                     stage.take(digest, &File::from(file))?;
                 }
                 next(stage)
-            }),
-        };
-        let answer = answer.unwrap_or_else(FromWorker::Failed);
-        for links in stage.iter_mut().flat_map(Stage::take_links) {
-            socket.send(&FromWorker::Links(links), &[])?;
+            }
         }
-        socket.send(&answer, &[])?;
     }
-    Ok(())
 }
 
 fn running(stage: &mut Option<Stage>) -> Result<&mut Stage, Refusal> {
