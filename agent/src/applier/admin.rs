@@ -245,9 +245,10 @@ fn finish_enroll(shell: &mut Shell, enrolment: Enrolment) -> Result<FromAdmin, R
         member,
         binding,
     } = enrolment;
-    // Trust first, then the binding that says who this is: a crash in between leaves a device that has not joined.
+    // Trust first, then the binding that says who this is: a crash in between leaves a device that has not joined, or whose old binding
+    // fits nothing. Either joins again.
     let disk = shell.paths.disk();
-    disk.remove(&shell.paths.binding())
+    disk.remove_lossy(&shell.paths.binding())
         .map_err(|e| io(&shell.paths.binding(), &e))?;
     shell.store.forget()?;
     shell.store.save(&trusted)?;

@@ -61,7 +61,7 @@ impl Journal {
             this.file.set_len(end).map_err(fail)?;
         }
         this.preallocate().map_err(fail)?;
-        this.file.sync_data().map_err(fail)?;
+        // The first step that is appended makes the rest last.
         let above = disk.dir(path.parent().unwrap_or(Path::new("/")));
         above.and_then(|above| above.sync()).map_err(fail)?;
         Ok((this, replay.device))

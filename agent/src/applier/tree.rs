@@ -39,8 +39,8 @@ pub(super) fn publish(paths: &Paths, trees: &[Digest]) -> io::Result<()> {
     let (disk, root) = (paths.disk(), paths.trees());
     let (from, to) = (disk.dir(&paths.staging())?, disk.dir(&root)?);
     for tree in trees {
-        // A marker without a tree is harmless: both are asked for.
-        disk.write(&root.join(marker(tree)), tree.to_string().as_bytes(), 0o644)?;
+        // Either without the other is harmless: both are asked for.
+        disk.write_lossy(&root.join(marker(tree)), tree.to_string().as_bytes(), 0o644)?;
         let name = tree.to_string();
         match from.rename(&name, &to, &name, Replace::No) {
             // What stood there was not complete, or it would not have been staged.
@@ -51,15 +51,15 @@ pub(super) fn publish(paths: &Paths, trees: &[Digest]) -> io::Result<()> {
             renamed => renamed?,
         }
     }
-    to.sync()?;
-    from.sync()
+    to.sync()
 }
 
-/// Removes a tree; its marker first, so that half of it is never taken for the whole.
+/// Removes a tree; its marker first, so that half of it is not taken for the whole. Where a power cut brings the marker back, the half
+/// is found out like any other tree that stood before: its files are compared with what was signed.
 pub(super) fn discard(paths: &Paths, tree: &Digest) -> io::Result<()> {
-    let root = paths.trees();
-    paths.disk().remove(&root.join(marker(tree)))?;
-    paths.disk().dir(&root)?.remove(&tree.to_string())
+    let trees = paths.disk().dir(&paths.trees())?;
+    trees.remove(&marker(tree))?;
+    trees.remove(&tree.to_string())
 }
 
 /// Compares a standing tree with the signed entries: every file's bytes and mode, every link, and that nothing else is there.

@@ -1,8 +1,9 @@
 //! Every change that Ensign makes on a device's disk goes through here: files written, names given and taken, and when that lasts.
 //!
 //! Reading is nobody's business but the reader's. A [`Disk`] carries changes out; where it has a [`Recorder`], each is told to it
-//! with the line of the program that asked for it. Sockets are no part of it: they lie under `run`, which is empty after each start
-//! of the machine.
+//! with the line of the program that asked for it. Tests enumerate from such a record what a power cut can leave behind
+//! (docs/reliability.md, docs/decisions/0010-power-cuts-from-a-recorded-disk.md). Sockets are no part of it: they lie under `run`,
+//! which is empty after each start of the machine.
 
 mod dir;
 mod file;
@@ -198,6 +199,13 @@ impl Disk {
             dir.sync_at(site)?;
         }
         Ok(())
+    }
+
+    /// Like [`Self::remove()`] without waiting for the disk: a power cut may bring the file back.
+    #[track_caller]
+    pub fn remove_lossy(&self, path: &Path) -> io::Result<()> {
+        let (dir, name) = self.place(path)?;
+        dir.remove_file_at(&name, Location::caller()).map(drop)
     }
 
     /// Makes `path` with this mode, and what lacks above it with 0755. All of them survive a power cut.

@@ -75,6 +75,11 @@ impl Worker {
         })
     }
 
+    /// Lets [`Self::turn`] wait for nothing.
+    pub fn nonblocking(&self) -> Result<(), SocketError> {
+        self.socket.nonblocking(true)
+    }
+
     /// Waits for the next message, does what it says and answers. False = the other end closed.
     pub fn turn(&mut self) -> Result<bool, SocketError> {
         let Some((message, descriptors)) = self.socket.receive::<ToWorker>()? else {
