@@ -157,6 +157,7 @@ impl Home {
     }
 }
 
+impl Context {
     /// What the controller's API knows this operator by.
     pub fn api_token(&self) -> Result<String> {
         if let Some(token) = std::env::var("ENSIGN_API_TOKEN").ok().filter(|t| !t.is_empty()) {

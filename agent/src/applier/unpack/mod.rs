@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::sandbox::Level;
 
-pub use worker::{Worker, main};
 pub(super) use worker::read;
+pub use worker::{Worker, main};
 
 /// From the applier.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -64,7 +64,9 @@ pub struct Worker {
 impl Worker {
     /// One that nothing confines, in the process of a test. The first packet waits in the socket.
     pub fn unconfined(socket: Socket, disk: &Disk) -> Result<Self, SocketError> {
-        let places = socket.receive_bytes()?.map(|(_, places)| <[OwnedFd; 2]>::try_from(places));
+        let places = socket
+            .receive_bytes()?
+            .map(|(_, places)| <[OwnedFd; 2]>::try_from(places));
         let Some(Ok([staging, trees])) = places else {
             return Err(std::io::Error::other("the two places are missing").into());
         };
