@@ -106,8 +106,10 @@ impl From<ErrorDocument> for Failure {
     /// What a controller answered: foreign text.
     fn from(document: ErrorDocument) -> Self {
         let body = document.error;
+        // Whoever answers says that it failed; no code of its choice makes that a success.
+        let code = if body.code.exit() == 0 { Code::Failed } else { body.code };
         Self {
-            code: body.code,
+            code,
             text: ensign_bundle::text::printable(&body.message, 2000),
             hint: Some(ensign_bundle::text::printable(&body.hint, 500)).filter(|h| !h.is_empty()),
         }
@@ -121,3 +123,23 @@ macro_rules! fail {
     };
 }
 pub(crate) use fail;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_something_failed_is_no_success_whatever_its_code() {
+        let answer = |code| ErrorDocument {
+            error: ErrorBody {
+                code,
+                exit: 0,
+                message: "all is well".to_owned(),
+                hint: String::new(),
+            },
+        };
+        assert_eq!(Failure::from(answer(Code::UpToDate)).exit(), 1);
+        assert_eq!(Failure::from(answer(Code::InProgress)).exit(), 1);
+        assert_eq!(Failure::from(answer(Code::Held)).code, Code::Held);
+    }
+}

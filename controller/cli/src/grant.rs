@@ -12,7 +12,7 @@ use ensign_bundle::trust::roles::{Root, Scope};
 use ensign_crypto::{KeyId, PublicKey};
 use serde::Serialize;
 
-use crate::app::App;
+use crate::app::{App, Session};
 use crate::args::SignFile;
 use crate::clock;
 use crate::difference::Difference;
@@ -21,7 +21,7 @@ use crate::failure::{Failure, Result, fail};
 use crate::output::{Document, Facts, Paint};
 use crate::scopes::{self, ScopeCount};
 use crate::signing;
-use crate::token::show_labels;
+use crate::token::{TTL_MAX_S, USES_MAX, show_labels};
 use crate::units::show_count;
 
 #[derive(Debug, Serialize)]
@@ -55,7 +55,7 @@ pub async fn sign(app: &App, words: &SignFile) -> Result<()> {
     session.refresh_if_reached().await?;
     let path = &words.file;
     let mut grant = signing::open::<Grant>(path)?;
-    let terms = terms(&grant).map_err(|e| e.about(path))?;
+    let terms = terms(&session, &grant).map_err(|e| e.about(path))?;
     let scopes = touched(session.trust.root(), &grant)?;
     let before = scopes::counts(&session, &scopes, &grant.envelope);
     let (key, added) = if words.by.add.is_empty() {
@@ -106,7 +106,7 @@ pub async fn sign(app: &App, words: &SignFile) -> Result<()> {
 pub async fn publish(app: &App, path: &Path) -> Result<()> {
     let session = app.signing_session().await?;
     let grant = signing::open::<Grant>(path)?;
-    let terms = terms(&grant).map_err(|e| e.about(path))?;
+    let terms = terms(&session, &grant).map_err(|e| e.about(path))?;
     let scopes = touched(session.trust.root(), &grant)?;
     let hint = format!("each key holder: `ensign token sign {}`", path.display());
     scopes::require(&session, &scopes, &grant.envelope, &hint).map_err(|e| e.about(path))?;
@@ -134,7 +134,8 @@ fn touched<'a>(root: &'a Root, grant: &Signed<Grant>) -> Result<Vec<&'a Scope>> 
 }
 
 /// Grants of tokens travel; those of devices are signed where the device's labels are known.
-fn terms(grant: &Signed<Grant>) -> Result<Terms> {
+/// What `token create` would have written, so that nobody signs more than that for somebody else.
+fn terms(session: &Session, grant: &Signed<Grant>) -> Result<Terms> {
     let Subject::Token {
         key,
         uses,
@@ -150,6 +151,27 @@ fn terms(grant: &Signed<Grant>) -> Result<Terms> {
             Code::TokenExpired,
             format!("the token expired at {}, it is {}", Time(expires), Time(now)),
         ));
+    }
+    session.trust.authority().check_issued(&grant.body)?;
+    let again = "make it again: `ensign token create --grant GRANT`";
+    if !(1..=USES_MAX).contains(&uses) {
+        let text = format!("the token lets {uses} devices join, 1 to {USES_MAX} are possible");
+        return Err(Failure::new(Code::LimitExceeded, text).hint(again));
+    }
+    if expires.saturating_sub(grant.body.issued) > TTL_MAX_S {
+        let text = format!(
+            "the token lives from {} to {}, at most 400d",
+            Time(grant.body.issued),
+            Time(expires)
+        );
+        return Err(Failure::new(Code::LifetimeRefused, text).hint(again));
+    }
+    if grant.body.label_seq > 0 {
+        let text = format!(
+            "the grant of a token has no number, this one has {}",
+            grant.body.label_seq
+        );
+        return Err(Failure::new(Code::Malformed, text).hint(again));
     }
     Ok(Terms {
         token: key,

@@ -8,6 +8,7 @@
 //! ```
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use ensign_bundle::digest::{Digest, FleetId};
@@ -298,20 +299,36 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 /// A file of at most `limit` bytes.
 pub fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let failed = |e| Failure::io("read", path, &e);
-    let length = fs::metadata(path).map_err(failed)?.len();
-    if length > limit {
+    let mut bytes = Vec::new();
+    // What is no file has no length that could be looked at first.
+    let file = fs::File::open(path).map_err(failed)?;
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > limit {
         return fail!(
             LimitExceeded,
-            "{} has {length} bytes, at most {limit} are allowed",
+            "{} has more than {limit} bytes, at most that many are allowed",
             path.display()
         );
     }
-    fs::read(path).map_err(failed)
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_no_end_is_read_up_to_the_limit() {
+        let failure = read_up_to(Path::new("/dev/zero"), 1000).unwrap_err();
+        assert_eq!(failure.code, Code::LimitExceeded);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        durable::write(&path, &[1; 1000], durable::PUBLIC).unwrap();
+        assert_eq!(read_up_to(&path, 1000).unwrap().len(), 1000);
+        assert_eq!(read_up_to(&path, 999).unwrap_err().code, Code::LimitExceeded);
+    }
 
     #[test]
     fn an_empty_home_says_what_to_do() {

@@ -23,7 +23,9 @@ use crate::{clock, durable, grant, random, scopes, units};
 /// What to do where a token's grant needs several signatures.
 const SEVERAL: &str = "write it as a file: `ensign token create --grant GRANT --out TOKEN`; each signs it: `ensign token sign GRANT`; then `ensign token publish GRANT`";
 /// Longest life of a token, seconds: 400 days.
-const TTL_MAX_S: u64 = 400 * 24 * 3600;
+pub const TTL_MAX_S: u64 = 400 * 24 * 3600;
+/// Most devices that one token lets join.
+pub const USES_MAX: u32 = 1_000_000;
 /// Digits of a key in the list: enough to name it.
 const SHOWN_DIGITS: usize = 16;
 

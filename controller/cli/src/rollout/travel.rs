@@ -9,7 +9,7 @@ use ensign_bundle::digest::Digest;
 use ensign_bundle::limits::PLAN_FILE_BYTES;
 use ensign_bundle::plan::cohort::CutWave;
 use ensign_bundle::plan::file::{PlanDevice, PlanFile};
-use ensign_bundle::plan::statements::Plan;
+use ensign_bundle::plan::statements::{OnBreach, Plan};
 use ensign_bundle::reason::Code;
 use ensign_bundle::selector::Selector;
 use ensign_bundle::statement::{self, Document as _};
@@ -212,6 +212,7 @@ pub async fn open(session: &mut Session, path: &Path) -> Result<Verified> {
 
 fn verify(session: &Session, file: PlanFile, release: &Release, online: bool) -> Result<Verified> {
     let plan = &file.plan.body;
+    check_fields(plan)?;
     check_release(plan, release)?;
     check_time(session, plan, file.plan.digest())?;
     let inventory = inventory(session, &file)?;
@@ -225,6 +226,36 @@ fn verify(session: &Session, file: PlanFile, release: &Release, online: bool) ->
         cut,
         online,
     })
+}
+
+/// Nobody signs what is not shown: a plan holds only what this program would have written itself.
+fn check_fields(plan: &Plan) -> Result<()> {
+    let pace = &plan.pace;
+    let unknown = [
+        ("windows", !plan.windows.is_empty()),
+        ("health", plan.health.is_some()),
+        ("offline", plan.offline.is_some()),
+        ("reverts", plan.reverts.is_some()),
+        ("ext", !plan.ext.is_empty()),
+        ("pace.one_per", pace.one_per.is_some()),
+        ("pace.rate_per_h", pace.rate_per_h.is_some()),
+        ("pace.prefetch", pace.prefetch),
+        ("pace.priority", pace.priority > 0),
+        ("pace.stop.on_breach", pace.stop.on_breach != OnBreach::Halt),
+    ];
+    let named: Vec<&str> = unknown
+        .iter()
+        .filter(|(_, there)| *there)
+        .map(|(name, _)| *name)
+        .collect();
+    if named.is_empty() {
+        return Ok(());
+    }
+    fail!(
+        VersionUnknown,
+        "the plan has {}: no flag of this version writes that, so what it means cannot be shown",
+        named.join(", ")
+    )
 }
 
 /// The plan brings exactly the release that this machine has verified.
@@ -342,5 +373,47 @@ pub fn name(plan: &Plan) -> ReleaseName {
     ReleaseName {
         product: plan.product.clone(),
         version: plan.release.version.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ensign_bundle::plan::statements::{HealthBounds, PlanRelease};
+
+    use super::*;
+
+    type Change<'a> = &'a dyn Fn(&mut Plan);
+
+    /// Whoever drafts a plan for others to sign hides nothing in it that they are not shown.
+    #[test]
+    fn fields_that_no_flag_writes_are_not_signed() {
+        let release = PlanRelease {
+            version: "1.0.0".parse().unwrap(),
+            counter: 1,
+            manifest: Digest([1; 32]),
+            length: 1,
+        };
+        let plain = ensign_testkit::plan(1, 1, release, Vec::new());
+        assert_eq!(check_fields(&plain), Ok(()));
+        let bounds = HealthBounds {
+            window_s: 1,
+            deadline_s: 1,
+        };
+        let changes: [(&str, Change<'_>); 7] = [
+            ("windows", &|p| p.windows.push("Sun 02:00-04:00".to_owned())),
+            ("health", &|p| p.health = Some(bounds)),
+            ("offline", &|p| p.offline = Some(Digest([2; 32]))),
+            ("pace.rate_per_h", &|p| p.pace.rate_per_h = Some(1)),
+            ("pace.prefetch", &|p| p.pace.prefetch = true),
+            ("pace.priority", &|p| p.pace.priority = 1),
+            ("pace.stop.on_breach", &|p| p.pace.stop.on_breach = OnBreach::Revert),
+        ];
+        for (name, change) in changes {
+            let mut plan = plain.clone();
+            change(&mut plan);
+            let failure = check_fields(&plan).unwrap_err();
+            assert_eq!(failure.code, Code::VersionUnknown);
+            assert!(failure.text.contains(name), "{failure}");
+        }
     }
 }
