@@ -6,17 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::FILES;
-use super::applier::AROUND;
-use super::by_hand::{BY_HAND, ByHand};
 use super::source::{question, switch};
+use super::{BY_HAND, FILES};
 
 /// The crates that the copy needs.
-const CRATES: &[&str] = &["crypto", "bundle", "tests/kit", "agent/apply", "agent"];
-/// Files outside of them that their tests read.
-const READ: &[&str] = &["docs/agent.toml"];
-/// Those with switches.
-const SWITCHED: &[&str] = &["crypto", "bundle", "agent"];
+const CRATES: &[&str] = &["crypto", "bundle", "tests/kit"];
 /// The question that every switch asks.
 const MUTANT: &str = "
 /// True for the check that is taken away in this run.
@@ -52,19 +46,24 @@ pub(super) fn make(top: &Path) -> Result<Vec<String>> {
         &copy.join("Cargo.toml"),
         &format!("{}members = [{members}]{}", &manifest[..from], &manifest[to..]),
     )?;
-    fs::create_dir_all(copy.join("docs"))?;
-    for name in ["Cargo.lock", "rust-toolchain.toml"].iter().chain(READ) {
-        fs::copy(top.join(name), copy.join(name)).with_context(|| (*name).to_owned())?;
+    for name in ["Cargo.lock", "rust-toolchain.toml"] {
+        fs::copy(top.join(name), copy.join(name)).with_context(|| name.to_owned())?;
     }
     let bundle = copy.join("bundle/src");
     let mut names = Vec::new();
     for change in BY_HAND {
-        by_hand(&copy, change)?;
+        let path = bundle.join(change.file);
+        let text = fs::read_to_string(&path).with_context(|| change.file.to_owned())?;
+        ensure!(
+            text.matches(change.from).count() == 1,
+            "`{}`: {} does not have this once: {}",
+            change.name,
+            change.file,
+            change.from
+        );
+        let to = change.to.replace("MUTANT", &question(change.name));
+        write(&path, &text.replace(change.from, &to))?;
         names.push(change.name.to_owned());
-    }
-    for around in AROUND {
-        by_hand(&copy, &around.check)?;
-        names.push(around.check.name.to_owned());
     }
     for file in FILES {
         let path = bundle.join(file);
@@ -73,35 +72,11 @@ pub(super) fn make(top: &Path) -> Result<Vec<String>> {
         write(&path, &switched.text)?;
         names.extend(switched.names);
     }
-    for name in SWITCHED {
-        let lib = copy.join(name).join("src/lib.rs");
-        let text = fs::read_to_string(&lib)? + MUTANT;
-        write(&lib, &text)?;
-    }
+    let lib = bundle.join("lib.rs");
+    let text = fs::read_to_string(&lib)? + MUTANT;
+    write(&lib, &text)?;
     names.sort();
     Ok(names)
-}
-
-fn by_hand(copy: &Path, change: &ByHand) -> Result<()> {
-    let foreign = ["crypto/", "agent/"]
-        .iter()
-        .any(|folder| change.file.starts_with(folder));
-    let path = if foreign {
-        copy.to_owned()
-    } else {
-        copy.join("bundle/src")
-    }
-    .join(change.file);
-    let text = fs::read_to_string(&path).with_context(|| change.file.to_owned())?;
-    ensure!(
-        text.matches(change.from).count() == 1,
-        "`{}`: {} does not have this once: {}",
-        change.name,
-        change.file,
-        change.from
-    );
-    let to = change.to.replace("MUTANT", &question(change.name));
-    write(&path, &text.replace(change.from, &to))
 }
 
 fn copy_dir(from: &Path, to: &Path) -> Result<()> {
@@ -109,9 +84,6 @@ fn copy_dir(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
         let entry = entry?;
         let to = to.join(entry.file_name());
-        if entry.file_name() == "target" {
-            continue;
-        }
         if entry.file_type()?.is_dir() {
             copy_dir(&entry.path(), &to)?;
         } else {

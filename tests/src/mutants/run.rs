@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::copy;
 
 /// Longest run: tests that hang without a check have noticed that it is gone.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(300);
 /// Between two looks at a run.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Tests that look at bytes rather than at checks, and take long.
@@ -27,15 +27,11 @@ const SKIPPED: &[&str] = &[
 /// Names of failed tests that are told.
 const TOLD: usize = 3;
 
-/// A test program, and where it runs.
-struct Program {
-    name: String,
-    path: PathBuf,
+/// The test programs, the most telling first.
+pub(super) struct Suite {
+    programs: Vec<PathBuf>,
     dir: PathBuf,
 }
-
-/// The test programs, the most telling first.
-pub(super) struct Suite(Vec<Program>);
 
 /// With a target directory of its own: cargo names what it builds by the place within a workspace, so the copy's crates would take
 /// the place of the real ones.
@@ -46,10 +42,6 @@ pub(super) fn build(top: &Path) -> Result<Suite> {
         "--offline",
         "-p",
         "ensign-bundle",
-        "-p",
-        "ensign-crypto",
-        "-p",
-        "ensign-agent",
         "--no-run",
         "--message-format=json-render-diagnostics",
     ];
@@ -65,96 +57,61 @@ pub(super) fn build(top: &Path) -> Result<Suite> {
     let mut programs = Vec::new();
     for line in String::from_utf8_lossy(&built.stdout).lines() {
         let message: Value = serde_json::from_str(line)?;
-        // The binaries that tests start are built too.
-        if let (Some(path), Some(true)) = (message["executable"].as_str(), message["profile"]["test"].as_bool()) {
-            let manifest = message["manifest_path"].as_str().context("a package has a manifest")?;
-            programs.push(Program {
-                name: message["target"]["name"].as_str().unwrap_or_default().to_owned(),
-                path: path.into(),
-                dir: Path::new(manifest)
-                    .parent()
-                    .context("a manifest has a folder")?
-                    .to_owned(),
-            });
+        if let Some(program) = message["executable"].as_str() {
+            programs.push(PathBuf::from(program));
         }
     }
     // The tests from outside first: nearly everything is caught there.
-    programs.sort_by_key(|program| program.name != "trust");
+    programs.sort_by_key(|p| !p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("trust")));
     ensure!(programs.len() > 1, "no test programs were built");
-    Ok(Suite(programs))
+    Ok(Suite {
+        programs,
+        dir: dir.join("bundle"),
+    })
 }
 
-/// Runs every test of the acceptance function without the check of this name. The names of the first that failed; `None` = all passed.
+/// Runs the tests without the check of this name. The names of the first that failed; `None` = all passed.
 pub(super) fn run(suite: &Suite, mutant: Option<&str>) -> Result<Option<Vec<String>>> {
-    for program in suite.0.iter().filter(|program| !program.dir.ends_with("agent")) {
-        let skipped = SKIPPED.iter().flat_map(|name| ["--skip", name]);
-        let failed = start(program, skipped, false, mutant)?;
-        if failed.is_some() {
-            return Ok(failed);
+    for program in &suite.programs {
+        let mut command = Command::new(program);
+        command.args(SKIPPED.iter().flat_map(|name| ["--skip", name]));
+        command
+            .current_dir(&suite.dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        command
+            .env("PROPTEST_CASES", "16")
+            .env("RUST_BACKTRACE", "0")
+            .env_remove("ENSIGN_MUTANT");
+        if let Some(mutant) = mutant {
+            command.env("ENSIGN_MUTANT", mutant);
+        }
+        let mut child = command.spawn().with_context(|| program.display().to_string())?;
+        let mut output = child.stdout.take().context("standard output is a pipe")?;
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            output.read_to_string(&mut text).map(|_| text)
+        });
+        let mut waited = Duration::ZERO;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if waited > LONGEST {
+                child.kill()?;
+                child.wait()?;
+                return Ok(Some(vec!["it hangs".to_owned()]));
+            }
+            std::thread::sleep(PAUSE);
+            waited += PAUSE;
+        };
+        if !status.success() {
+            let text = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
+            let failed = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+            return Ok(Some(failed.take(TOLD).map(str::to_owned).collect()));
         }
     }
     Ok(None)
-}
-
-/// Runs the one test that must notice.
-pub(super) fn run_one(suite: &Suite, program: &str, test: &str, mutant: Option<&str>) -> Result<Option<Vec<String>>> {
-    let found = suite
-        .0
-        .iter()
-        .find(|found| found.name == program && found.dir.ends_with("agent"));
-    let program = found.with_context(|| format!("no test program {program}"))?;
-    start(program, [test], true, mutant)
-}
-
-fn start<'a>(
-    program: &Program,
-    args: impl IntoIterator<Item = &'a str>,
-    one: bool,
-    mutant: Option<&str>,
-) -> Result<Option<Vec<String>>> {
-    let mut command = Command::new(&program.path);
-    command.args(args);
-    command
-        .current_dir(&program.dir)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
-    command
-        .env("PROPTEST_CASES", "16")
-        .env("RUST_BACKTRACE", "0")
-        .env_remove("ENSIGN_MUTANT");
-    if let Some(mutant) = mutant {
-        command.env("ENSIGN_MUTANT", mutant);
-    }
-    let mut child = command.spawn().with_context(|| program.path.display().to_string())?;
-    let mut output = child.stdout.take().context("standard output is a pipe")?;
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        output.read_to_string(&mut text).map(|_| text)
-    });
-    let mut waited = Duration::ZERO;
-    let status = loop {
-        if let Some(status) = child.try_wait()? {
-            break status;
-        }
-        if waited > LONGEST {
-            child.kill()?;
-            child.wait()?;
-            return Ok(Some(vec!["it hangs".to_owned()]));
-        }
-        std::thread::sleep(PAUSE);
-        waited += PAUSE;
-    };
-    let text = reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))??;
-    ensure!(
-        !one || !text.contains("running 0 tests"),
-        "{}: no such test",
-        program.name
-    );
-    if status.success() {
-        return Ok(None);
-    }
-    let failed = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
-    Ok(Some(failed.take(TOLD).map(str::to_owned).collect()))
 }

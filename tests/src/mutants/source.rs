@@ -39,12 +39,6 @@ pub(super) fn switch(file: &str, source: &str) -> Switched {
         if let Some((from, to)) = condition(code, at) {
             let name = names.next(file, code, from, &kind);
             edits.extend(guard(code, from, to, &name));
-            // Several reasons for one refusal are several checks.
-            for (part, (from, to)) in alternatives(code, from, to).into_iter().enumerate() {
-                let name = format!("{name}, reason {}", part + 1);
-                edits.extend(guard(code, from, to, &name));
-                names.all.push(name);
-            }
         }
     }
     let mut at = 0;
@@ -96,33 +90,6 @@ fn guard(code: &str, from: usize, to: usize, name: &str) -> [Edit; 2] {
             text: close.to_owned(),
         },
     ]
-}
-
-/// What stands between the `||` of a condition, where there is more than one; those in parentheses or closures are not looked at.
-fn alternatives(code: &str, from: usize, to: usize) -> Vec<(usize, usize)> {
-    let text = &code[from..to];
-    let (mut depth, mut begin, mut found) = (0, 0, Vec::new());
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth -= 1,
-            b'|' if depth == 0 && text[at..].starts_with("|| ") => {
-                found.push((begin, at));
-                begin = at + "||".len();
-            }
-            _ => {}
-        }
-    }
-    if found.is_empty() || text.contains("let ") {
-        return Vec::new();
-    }
-    found.push((begin, text.len()));
-    let trimmed = |(begin, end): (usize, usize)| {
-        let part = &text[begin..end];
-        let begin = from + begin + part.len() - part.trim_start().len();
-        (begin, begin + part.trim().len())
-    };
-    found.into_iter().map(trimmed).collect()
 }
 
 /// Where the condition of the refusal at `at` stands; `None` = it has none of its own (`else`, the last arm, the end of a function).
@@ -224,18 +191,11 @@ mod tests {
         let switched = switch("f.rs", source);
         assert_eq!(
             switched.names,
-            [
-                "f.rs a: One",
-                "f.rs a: One, reason 1",
-                "f.rs a: One, reason 2",
-                "f.rs a: Two",
-                "f.rs a: Three",
-                "f.rs a: first"
-            ]
+            ["f.rs a: One", "f.rs a: Two", "f.rs a: Three", "f.rs a: first"]
         );
         for wanted in [
             "if !crate::mutant(\"f.rs a: first\") { first(x)?; }\n",
-            "if !crate::mutant(\"f.rs a: One\") && (!crate::mutant(\"f.rs a: One, reason 1\") && (x == 1) || !crate::mutant(\"f.rs a: One, reason 2\") && (x == 2)) {",
+            "if !crate::mutant(\"f.rs a: One\") && (x == 1 || x == 2) {",
             "if !crate::mutant(\"f.rs a: Two\") && let Some(y) = z\n        && y > 1\n",
             "3 if !crate::mutant(\"f.rs a: Three\") && (y) => refuse!",
             "4 => refuse!(Four",
