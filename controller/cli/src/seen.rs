@@ -317,7 +317,7 @@ impl Changed {
                 Code::PolicyRefused,
                 format!("{text}; root's policy allows known ones only"),
             )
-            .hint("look at them: `ensign device show DEVICE`; once `ensign rollout plan` has shown them on this machine they are known"));
+            .hint("look at them: `ensign device show DEVICE`; once `ensign rollout plan --product PRODUCT --version VERSION` has shown them on this machine they are known"));
         }
         if self.since.is_some() {
             Shell::warn(&text);
