@@ -4,7 +4,7 @@
 use ensign_bundle::digest::{Digest, FleetId};
 use ensign_bundle::reason::Code;
 use ensign_bundle::trust::issue;
-use ensign_bundle::trust::roles::{Listed, ListedRelease, ProductFloor, Role, Root, Snapshot};
+use ensign_bundle::trust::roles::{Listed, ListedRelease, ProductFloor, Role, Root, Snapshot, Targets};
 use ensign_bundle::trust::{Source, Step, Trusted};
 
 use crate::fleet::*;
@@ -254,6 +254,36 @@ fn what_no_signature_can_mend_is_refused_before_anybody_signs() {
         (|root| root.expires = root.issued + 4000 * DAY, Code::LifetimeRefused),
         (
             |root| root.policy.timestamp_life_s = Some(4000 * DAY),
+            Code::LifetimeRefused,
+        ),
+    ] {
+        assert_eq!(refused(change), Some(code));
+    }
+}
+
+#[test]
+fn what_no_signature_of_the_next_targets_can_mend_is_refused_before_anybody_signs() {
+    let fleet = Fleet::new();
+    let trusted = fleet.fresh();
+    let refused = |change: fn(&mut Targets)| {
+        let mut next = fleet.targets.clone();
+        next.version += 1;
+        change(&mut next);
+        trusted.check_next_targets(&next, fleet.now).err().map(|r| r.code)
+    };
+    assert_eq!(refused(|_| ()), None);
+    for (change, code) in [
+        (
+            (|targets| targets.version -= 1) as fn(&mut Targets),
+            Code::RollbackRefused,
+        ),
+        (|targets| targets.products[0].role.threshold = 0, Code::KeysRefused),
+        (
+            |targets| targets.products.push(targets.products[0].clone()),
+            Code::Malformed,
+        ),
+        (
+            |targets| targets.expires = targets.issued + 4000 * DAY,
             Code::LifetimeRefused,
         ),
     ] {
