@@ -282,6 +282,7 @@ fn what_no_signature_of_the_next_targets_can_mend_is_refused_before_anybody_sign
             |targets| targets.products.push(targets.products[0].clone()),
             Code::Malformed,
         ),
+        (|targets| targets.expires = targets.issued, Code::LifetimeRefused),
         (
             |targets| targets.expires = targets.issued + 4000 * DAY,
             Code::LifetimeRefused,
